@@ -1,0 +1,89 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// maxFile bounds the configuration. A queue of four keys takes about 150
+// bytes, so this is room for thousands.
+const maxFile = 1 << 20
+
+// Option changes how a configuration is read.
+type Option func(*reader)
+
+// WithoutFiles leaves out the checks of what the configuration refers to on
+// this machine: files, directories, commands, the group. It is for programs
+// that use none of them and may lack the permission to look: etrn-milter,
+// which must not be able to read etrnd's keys, and etrnctl when it only wants
+// to know where the socket is.
+func WithoutFiles() Option { return func(r *reader) { r.noFiles = true } }
+
+// Load reads and checks the configuration file at path. A bad file yields an
+// *Error with every problem in it; one that cannot be read yields an *Error
+// too, with that as its only problem.
+func Load(path string, opts ...Option) (*Config, error) {
+	data, err := readFile(path, maxFile)
+	if err != nil {
+		return nil, &Error{Problems: []Problem{{File: path, Msg: reason(err), Hint: loadHint(err)}}}
+	}
+	return Parse(path, data, opts...)
+}
+
+func loadHint(err error) string {
+	switch {
+	case os.IsNotExist(err):
+		return "name another file with -config, or write this one: see etrnd.toml(5)"
+	case os.IsPermission(err):
+		return "the users etrnd and etrn-milter must be able to read it; it holds no secrets"
+	}
+	return ""
+}
+
+// readFile reads a regular file of at most max bytes. Anything else, a FIFO
+// for example, could block the start of a daemon.
+func readFile(path string, max int64) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", quote(path))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("%s is longer than %d bytes", quote(path), max)
+	}
+	return data, nil
+}
+
+// Parse checks a configuration. Its name stands in messages, and relative
+// file names are taken from its directory.
+func Parse(name string, data []byte, opts ...Option) (*Config, error) {
+	r := newReader(name)
+	for _, o := range opts {
+		o(r)
+	}
+	cfg := r.read(data)
+	if len(r.errs) > 0 {
+		e := &Error{Problems: inOrder(r.errs)}
+		if n := len(e.Problems); n > maxProblems {
+			e.Problems, e.Omitted = e.Problems[:maxProblems], n-maxProblems
+		}
+		return nil, e
+	}
+	cfg.Warnings = inOrder(r.warnings)
+	return cfg, nil
+}
+
+func sameName(a, b string) bool { return strings.EqualFold(a, b) }
