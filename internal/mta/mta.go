@@ -1,0 +1,91 @@
+// Package mta is what the rest of the program knows of the mail server: what
+// it holds, how to make it try, and which domains are its own. Postfix is the
+// one implementation; this is the only package that knows its commands and
+// its files.
+//
+// Holding needs no daemon of ours. Mail for a held domain is routed to a
+// transport that Postfix is told to defer (defer_transports), and releasing
+// asks the flush service (flush(8)) for one more try, which is made in spite
+// of defer_transports. Plan computes the set-up for that, and takes it out
+// again.
+//
+// What the package does not do: it keeps no state about the queue, it starts
+// nothing by itself, and it never deletes, holds (in the sense of postsuper
+// -h) or rewrites a message.
+package mta
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// MTA is a mail server that holds mail until it is told to let it go.
+//
+// A listing is no snapshot: a message that moves between two queues while
+// they are read can be missed. Whoever keeps an index should believe that a
+// message is gone only when two listings in a row, or a listing and another
+// sign, say so.
+type MTA interface {
+	// List returns every message that the server has, each id once.
+	List(ctx context.Context) ([]Message, error)
+
+	// Release makes the server try now: all that it has noted as deferred
+	// for whole recipient domains, and single messages by id. It returns
+	// when the requests are accepted, which is before anything is delivered.
+	//
+	// A message that is gone, or is being tried at this moment, is no error
+	// and not moved; see Postfix.Release for when to ask again. The error
+	// joins one error for each domain or id that was refused, and is
+	// ErrDown or ErrPermission (errors.Is) when there was no use in going on.
+	Release(ctx context.Context, domains, ids []string) error
+
+	// IsLocal reports whether the server is itself the destination of mail
+	// for domain, so that it is never held by a queue of "*".
+	IsLocal(ctx context.Context, domain string) (bool, error)
+
+	// RecipientDelimiter is the set of characters that separate a user from
+	// an address extension (user+folder@...), or "".
+	RecipientDelimiter(ctx context.Context) (string, error)
+
+	// Refresh forgets what IsLocal and RecipientDelimiter remember of the
+	// server's configuration.
+	Refresh()
+}
+
+// Message is a message in the server's queue.
+type Message struct {
+	ID    string
+	Queue string // active, incoming, deferred, hold, maildrop
+	// Arrived has a resolution of one second.
+	Arrived time.Time
+	// Size is header and body in bytes, about what SMTP transfers.
+	Size int64
+	// Sender is empty for a bounce, as in MAIL FROM:<>.
+	Sender string
+	// Recipients are those still to be delivered to. The list is empty for
+	// a message in maildrop, which the server has not read yet.
+	Recipients []Recipient
+}
+
+// Recipient is one that a message has not yet been delivered to.
+type Recipient struct {
+	Address string
+	// Reason is why the last attempt failed, or empty when there was none or
+	// one is under way. ReasonHeld if the mail waits for its release.
+	Reason string
+}
+
+// ReasonHeld is the Reason of a recipient whose transport is deferred by
+// configuration, as opposed to one that was tried and failed.
+const ReasonHeld = "deferred transport"
+
+var (
+	// ErrDown says that the mail system is not running.
+	ErrDown = errors.New("the mail system is down")
+	// ErrPermission says that this process may not talk to the mail system.
+	ErrPermission = errors.New("no permission to use the mail queue")
+	// ErrNotFlushable says that the server keeps no list of deferred mail
+	// for a domain.
+	ErrNotFlushable = errors.New("the server keeps no record of deferred mail for it")
+)
