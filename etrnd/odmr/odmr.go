@@ -1,0 +1,58 @@
+// Package odmr speaks the command dialogue in which a site asks for its mail:
+// ETRN (RFC 1985) on a port of its own, 366 by default, and later ATRN (RFC
+// 2645), whose port that is. It has the server of the hub, the client of the
+// site, and a probe that tells what a remote offers.
+//
+// The dialogue is SMTP's (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC
+// 4954), but no mail is taken here. The package knows neither queues nor the
+// MTA: an Asker answers each ETRN, and a Turner will take over a turned
+// connection.
+//
+// Both roles of RFC 2645 have their place: the provider is Server with a Turner,
+// the customer is a Client that gives away its connection once ATRN is answered.
+//
+// Enhanced status codes (RFC 2034) are not offered: peers look for the count of
+// a 253 reply as the first number in its text, where "2.0.0" would be in the way.
+package odmr
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// Identity is what is known of the peer of a session.
+type Identity struct {
+	Addr         netip.Addr // unmapped, without zone; invalid when the peer has no IP address
+	User         string     // as authenticated; empty when not
+	Certificates []string   // SHA-256 of the client certificate and of its public key (SPKI), lower-case hex; nobody has verified the chain
+	TLS          bool
+	Session      string // id of the session in the log
+}
+
+// Asker decides about one ETRN and has done what it answers: when it says 253,
+// the messages are on their way. It is called from many sessions at once, and
+// has to return when ctx ends.
+type Asker interface {
+	// Ask gets the name as sent: "acme.example", "@acme.example" or "#acme".
+	// Its syntax has been checked.
+	Ask(ctx context.Context, who Identity, name string) Answer
+}
+
+// Answer to an ETRN.
+type Answer struct {
+	Code  int    // 250 to 253, 451, 458 or 459
+	Count int    // messages, with 253
+	Text  string // with 451, 458 and 459: the reason, as the peer is told it
+}
+
+// Turner takes over the connections that are turned around by ATRN. The dialogue
+// around it is the next stage of the work; a Server without a Turner answers 502
+// and does not list ATRN.
+type Turner interface {
+	// Turn decides about an ATRN of an authenticated user. domains is empty when
+	// all of the user's are asked for. With code 250 turned is called after the
+	// reply has left, and owns the session until it returns; conn has its
+	// deadlines cleared, and is closed by the server.
+	Turn(ctx context.Context, who Identity, domains []string) (a Answer, turned func(ctx context.Context, conn net.Conn) error)
+}
