@@ -1,0 +1,230 @@
+// Package listen opens the sockets that the daemons serve on, from the words
+// of the configuration: "unix:/path" or "host:port".
+//
+// Its listeners go on after an accept that failed for want of descriptors or
+// memory, and hold the number of simultaneous connections below a limit. A
+// socket that systemd passed (sd_listen_fds(3)) is taken in place of a new
+// one. What is said over the connections is no business of this package; nor
+// is TLS.
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxUnixPath is the longest path of a unix socket, in bytes: sun_path of
+// unix(7) less its final NUL.
+const MaxUnixPath = 107
+
+// Options say how a listener is opened. The zero value opens a plain one
+// without limits.
+type Options struct {
+	// Name is what a socket unit calls this socket (FileDescriptorName=).
+	Name string
+	// Sockets are those that systemd passed, or nil.
+	Sockets *Sockets
+
+	// Mode and Group are the permissions of a unix socket. A zero Mode
+	// stands for 0600. Group is a name or a number; empty leaves the group
+	// of the process. A socket from systemd keeps what its unit gave it.
+	Mode  fs.FileMode
+	Group string
+
+	// Max and MaxPerClient bound the simultaneous connections, all together
+	// and from one address (from one /64 with IPv6, which is what a single
+	// host is given). Zero is no limit. Connections over a unix socket count
+	// only in Max.
+	Max, MaxPerClient int
+	// Busy is sent to a connection beyond the limits before it is closed,
+	// for example "421 4.7.0 too many connections\r\n".
+	Busy string
+
+	// Logger is told about refused connections and failed accepts; nil is
+	// silence.
+	Logger *slog.Logger
+}
+
+// Parse reads the address of a listener: "unix:/path", "host:port" with a
+// host name, an address or nothing for every address. The results are what
+// package net takes.
+func Parse(spec string) (network, address string, err error) {
+	if path, ok := strings.CutPrefix(spec, "unix:"); ok {
+		switch {
+		case !filepath.IsAbs(path):
+			return "", "", fmt.Errorf("%.200q is no address to listen on: the path after \"unix:\" must be absolute", spec)
+		case len(path) > MaxUnixPath:
+			return "", "", fmt.Errorf("%.200q is no address to listen on: a socket's path has at most %d bytes, this one has %d", spec, MaxUnixPath, len(path))
+		case strings.IndexByte(path, 0) >= 0 || strings.HasSuffix(path, "/"):
+			return "", "", fmt.Errorf("%.200q is no address to listen on: the path after \"unix:\" names no file", spec)
+		}
+		return "unix", filepath.Clean(path), nil
+	}
+	host, port, err := net.SplitHostPort(spec)
+	if err != nil {
+		return "", "", fmt.Errorf("%.200q is no address to listen on: write \"unix:/path\", \"host:port\" or \"[::]:port\"", spec)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 && port != "0" {
+		return "", "", fmt.Errorf("%.200q is no address to listen on: %.40q is no port number (1 to 65535)", spec, port)
+	}
+	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) {
+		return "", "", fmt.Errorf("%.200q is no address to listen on: %.100q is no host", spec, host)
+	}
+	return "tcp", net.JoinHostPort(host, port), nil
+}
+
+// Dial connects to an address of the form that Parse reads.
+func Dial(ctx context.Context, spec string) (net.Conn, error) {
+	network, address, err := Parse(spec)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, address)
+}
+
+// Listen opens a listener on spec. A unix socket that nobody answers on is
+// taken for the remains of a process that died, and replaced; one that
+// somebody answers on, and any other file, is an error and left alone. The
+// context bounds the look-up of a host name and that question.
+func Listen(ctx context.Context, spec string, o Options) (net.Listener, error) {
+	network, address, err := Parse(spec)
+	if err != nil {
+		return nil, err
+	}
+	if ln := o.Sockets.take(o.Name, network, address); ln != nil {
+		return wrap(ln, o), nil
+	}
+	var ln net.Listener
+	if network == "unix" {
+		ln, err = listenUnix(ctx, address, o)
+	} else {
+		var lc net.ListenConfig
+		ln, err = lc.Listen(ctx, network, address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", spec, err)
+	}
+	return wrap(ln, o), nil
+}
+
+// probeTimeout bounds the question whether somebody listens on a unix socket.
+// Connecting to one is answered by the kernel; only a full backlog, which
+// proves a listener, makes it wait.
+const probeTimeout = 2 * time.Second
+
+func listenUnix(ctx context.Context, path string, o Options) (net.Listener, error) {
+	gid := -1
+	if o.Group != "" {
+		var err error
+		if gid, err = lookupGroup(o.Group); err != nil {
+			return nil, err
+		}
+	}
+	if err := clearStale(ctx, path); err != nil {
+		return nil, err
+	}
+	// On Linux, bind gives the file the mode of the socket's own inode. So
+	// nobody else can connect before the group is right, and the umask, which
+	// belongs to the whole process, need not be touched.
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	ln, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if gid >= 0 {
+		if err := os.Lchown(path, -1, gid); err != nil {
+			ln.Close()
+			return nil, fmt.Errorf("give the socket to group %q: %w", o.Group, err)
+		}
+	}
+	if o.Mode != 0 {
+		if err := os.Chmod(path, o.Mode.Perm()); err != nil {
+			ln.Close()
+			return nil, err
+		}
+	}
+	return ln, nil
+}
+
+// clearStale removes a socket that nobody listens on.
+func clearStale(ctx context.Context, path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("%q is there already and is no socket: move it away or choose another path", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		c.Close()
+		return fmt.Errorf("another process answers on %q: %w", path, syscall.EADDRINUSE)
+	case errors.Is(err, syscall.ENOENT):
+		return nil
+	case errors.Is(err, syscall.ECONNREFUSED):
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the stale socket: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("find out whether somebody listens on %q: %w", path, err)
+}
+
+func lookupGroup(name string) (int, error) {
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("group %q of the socket: %w", name, err)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// clientKey is what connections are counted by, or the zero Prefix for a peer
+// without an address.
+func clientKey(a net.Addr) netip.Prefix {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip, ok := netip.AddrFromSlice(t.IP)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip = ip.Unmap()
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits)
+	return p
+}

@@ -1,0 +1,216 @@
+// Package report carries what the milter sees to the daemon: SMTP sessions
+// that open, deliver and close, and the messages in them. It speaks
+// newline-delimited JSON over a local stream socket.
+//
+// Reports are hints. None is acknowledged, and they may be lost when either
+// side dies or the daemon is slow; the queue listing of the MTA is the truth.
+// A stream therefore begins, and begins again after every gap, with a
+// picture of the sessions that are open now, and says when messages may have
+// gone unreported.
+//
+// A stream is: hello, then lost if messages went unreported, then messages
+// that waited, then an open for every session that is open now, then ready;
+// and from there on events as they happen. After a gap it starts over with a
+// hello on the same connection.
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Version is that of the protocol. A server refuses any other. New kinds and
+// new fields do not change it: whoever does not know them ignores them.
+const Version = 1
+
+// Kind says what an event is about.
+type Kind string
+
+const (
+	// Hello begins a picture of the reporter's sessions: all that were known
+	// before from the same reporter are void.
+	Hello Kind = "hello"
+	// Ready ends that picture.
+	Ready Kind = "ready"
+	// Lost says that messages may have gone unreported (Event.Count of them,
+	// as far as that is known): compare with the MTA's listing.
+	Lost Kind = "lost"
+	// Open is a session that a client opened. With Transaction set, it is
+	// part of a picture, and the session is in the middle of a message.
+	Open Kind = "open"
+	// Mail is a transaction that began.
+	Mail Kind = "mail"
+	// Message ends a transaction: the milter has let a whole message pass.
+	// The MTA may still fail to store it, and does so only after this report.
+	Message Kind = "message"
+	// Abort ends a transaction without a message.
+	Abort Kind = "abort"
+	// Close is the end of a session, and of the transaction in it.
+	Close Kind = "close"
+	// Gone is made up by the server when a reporter disconnects: nothing is
+	// known of its sessions any more. It never crosses the wire.
+	Gone Kind = "gone"
+
+	ping Kind = "ping" // a sign of life, not handed on
+)
+
+// Priority of a message as its sender stated it.
+type Priority string
+
+const (
+	PriorityUnstated Priority = ""
+	PriorityLow      Priority = "low"
+	PriorityNormal   Priority = "normal"
+	PriorityHigh     Priority = "high"
+)
+
+// Limits of what an event may hold. A Reporter cuts to them; a Server closes
+// the stream of whoever exceeds them.
+const (
+	MaxLine       = 128 << 10 // bytes of a line, its newline included
+	MaxRecipients = 100       // addresses listed; RecipientCount has them all
+	MaxAddress    = 512       // bytes of an address
+	MaxQueues     = 256       // queues of one message
+	maxName       = 128       // bytes of session, queue id, queue name, user
+)
+
+// Event is one report. Which fields are set depends on the kind; those about
+// the session (Session, Client, Local, User) are set in all of open, mail,
+// message, abort and close, so that each can be understood alone.
+type Event struct {
+	Kind Kind      `json:"kind"`
+	Time time.Time `json:"time"`
+
+	Version int `json:"version,omitempty"` // of hello
+	Count   int `json:"count,omitempty"`   // of lost: messages; of ready: sessions
+
+	// Session names an SMTP session; no two, of any reporter, have the same.
+	Session string `json:"session,omitempty"`
+	// Client is the address that connected, Local the address and port it
+	// connected to. Either may be invalid when the MTA did not say: mail from
+	// the command line has the client 127.0.0.1 or ::1 and no Local.
+	Client netip.Addr     `json:"client,omitzero"`
+	Local  netip.AddrPort `json:"local,omitzero"`
+	// User is who authenticated, or empty.
+	User string `json:"user,omitempty"`
+	// Transaction is set in an open that is part of a picture when the
+	// session is in the middle of a message.
+	Transaction bool `json:"transaction,omitempty"`
+
+	// Of message:
+
+	// QueueID is the MTA's name of the message. Empty when it did not say.
+	QueueID string `json:"queue_id,omitempty"`
+	// Queues are those that the message has recipients in, each once; none
+	// for mail that is not held.
+	Queues []string `json:"queues,omitempty"`
+	// Recipients are the addresses that are in these queues, at most
+	// MaxRecipients; RecipientCount is how many there are.
+	Recipients     []string `json:"recipients,omitempty"`
+	RecipientCount int      `json:"recipient_count,omitempty"`
+	// Size is what the client declared (RFC 1870), in bytes; 0 is unknown.
+	Size     int64    `json:"size,omitempty"`
+	Priority Priority `json:"priority,omitempty"`
+
+	// Reporter names the stream that an event came in by. The server sets it.
+	Reporter string `json:"-"`
+}
+
+// parse reads one line, without its newline.
+func parse(line []byte) (Event, error) {
+	var e Event
+	dec := json.NewDecoder(bytes.NewReader(line))
+	if err := dec.Decode(&e); err != nil {
+		return Event{}, fmt.Errorf("not an event: %w", err)
+	}
+	if dec.InputOffset() != int64(len(bytes.TrimRight(line, " \t\r"))) {
+		return Event{}, errors.New("something follows the event")
+	}
+	return e, e.check()
+}
+
+// check holds a foreign event to the limits.
+func (e *Event) check() error {
+	switch {
+	case e.Kind == "" || len(e.Kind) > 16:
+		return errors.New("it has no kind")
+	case e.Kind == Gone:
+		return errors.New(`kind "gone" is not for the wire`)
+	case e.Count < 0 || e.Size < 0 || e.RecipientCount < 0:
+		return errors.New("a number in it is negative")
+	case len(e.Queues) > MaxQueues:
+		return fmt.Errorf("%d queues, at most %d", len(e.Queues), MaxQueues)
+	case len(e.Recipients) > MaxRecipients:
+		return fmt.Errorf("%d recipients, at most %d", len(e.Recipients), MaxRecipients)
+	}
+	for _, s := range append([]string{e.Session, e.QueueID, e.User, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()}, e.Queues...) {
+		if err := checkWord(s, maxName); err != nil {
+			return err
+		}
+	}
+	for _, s := range e.Recipients {
+		if err := checkWord(s, MaxAddress); err != nil {
+			return err
+		}
+	}
+	switch e.Kind {
+	case Open, Mail, Message, Abort, Close:
+		if e.Session == "" {
+			return fmt.Errorf("kind %q without a session", e.Kind)
+		}
+	}
+	return nil
+}
+
+// checkWord refuses what is too long, and control characters: these words go
+// on to logs, tables and command lines.
+func checkWord(s string, n int) error {
+	if len(s) > n {
+		return fmt.Errorf("%.40q… is longer than %d bytes", s, n)
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("%.80q holds a control character", s)
+	}
+	return nil
+}
+
+// format writes an event as a line that every Server takes: it cuts what is
+// too long and leaves out what no Server would accept.
+func (e Event) format() []byte {
+	e.Session, e.QueueID = word(e.Session), word(e.QueueID)
+	e.User = word(e.User)
+	if len(e.Queues) > MaxQueues {
+		e.Queues = e.Queues[:MaxQueues]
+	}
+	if len(e.Recipients) > 0 {
+		kept := make([]string, 0, min(len(e.Recipients), MaxRecipients))
+		for _, r := range e.Recipients {
+			if len(kept) < MaxRecipients && checkWord(r, MaxAddress) == nil {
+				kept = append(kept, r)
+			}
+		}
+		e.RecipientCount = max(e.RecipientCount, len(e.Recipients))
+		e.Recipients = kept
+	}
+	line, err := json.Marshal(e)
+	if err != nil || len(line) >= MaxLine {
+		// Names escaped to six times their length can get here. What matters
+		// most is that the daemon looks for itself.
+		line, _ = json.Marshal(Event{Kind: Lost, Time: e.Time, Count: 1})
+	}
+	return append(line, '\n')
+}
+
+// word leaves out a name that would break the stream; it is better unknown
+// than wrong.
+func word(s string) string {
+	if checkWord(s, maxName) != nil {
+		return ""
+	}
+	return s
+}
