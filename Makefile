@@ -34,7 +34,6 @@ GO       ?= go
 VERSION  := $(shell packaging/version)
 LDFLAGS  = -X main.version=$(VERSION)
 COMMANDS = etrnd etrn-milter etrnctl
-SCRIPTS  = $(shell git ls-files -- .ci packaging contrib | xargs grep -lE '^\#!/bin/(ba)?sh')
 MANPAGES = $(wildcard packaging/man/*.[1-9])
 NFPM     = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
