@@ -21,10 +21,16 @@ package users
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
-
-	"github.com/emersion/go-sasl"
+	"runtime"
+	"sync/atomic"
+	"time"
 )
 
 // Names of the SASL mechanisms, as they stand in an AUTH command.
@@ -56,47 +62,177 @@ type Options struct {
 	// Parallel is how many passwords are hashed at a time; others wait.
 	// Default: half of the processors, at least one.
 	Parallel int
+	// Wait is how long a password waits for its turn before ErrBusy. Default: 10 s.
+	Wait time.Duration
 }
 
 // Store is the users file as it was last read. It is safe for concurrent use.
-type Store struct{}
+type Store struct {
+	path string
+	log  *slog.Logger
+	wait time.Duration
+	turn chan struct{} // one token for each password that is being hashed
+	// decoy makes up the salts of users that do not exist: the same name gets
+	// the same salt each time, as a real one does.
+	decoy [32]byte
+	table atomic.Pointer[table]
+}
+
+// table is one reading of the file; it is never changed.
+type table struct {
+	users      []User
+	secrets    map[string]*Secret
+	iterations int // cost of most users, and so of the users that do not exist
+}
 
 // Open reads the users file. Every problem of the file is in the error, an
 // Errors. A file that others may read or write is refused.
-func Open(path string, o Options) (*Store, error) { return nil, errors.ErrUnsupported }
+func Open(path string, o Options) (*Store, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	if o.Wait <= 0 {
+		o.Wait = 10 * time.Second
+	}
+	s := &Store{path: path, log: o.Logger, wait: o.Wait, turn: make(chan struct{}, o.Parallel)}
+	rand.Read(s.decoy[:])
+	t, err := load(path)
+	if err != nil {
+		return nil, err
+	}
+	s.table.Store(t)
+	return s, nil
+}
 
 // Reload reads the file again. When it is bad the users stay as they were, and
 // the error says why.
-func (s *Store) Reload() error { return errors.ErrUnsupported }
+func (s *Store) Reload() error {
+	t, err := load(s.path)
+	if err != nil {
+		return err
+	}
+	old := s.table.Swap(t)
+	var gone, fresh, changed int
+	for name, secret := range t.secrets {
+		switch was, ok := old.secrets[name]; {
+		case !ok:
+			fresh++
+		case was.String() != secret.String():
+			changed++
+		}
+	}
+	for name := range old.secrets {
+		if _, ok := t.secrets[name]; !ok {
+			gone++
+		}
+	}
+	s.log.Info("users file read", "file", s.path, "users", len(t.users), "new", fresh, "changed", changed, "removed", gone)
+	return nil
+}
 
 // Users lists the users in the order of the file.
-func (s *Store) Users() []User { return nil }
+func (s *Store) Users() []User { return append([]User(nil), s.table.Load().users...) }
 
-// Exchange is the server's side of one authentication. It is a sasl.Server.
-type Exchange struct{}
-
-// Server begins an exchange. ctx bounds the time spent waiting for a processor;
-// host is the server's name, part of the CRAM-MD5 challenge.
-func (s *Store) Server(ctx context.Context, mechanism, host string) (*Exchange, error) {
-	return nil, errors.ErrUnsupported
+func load(path string) (*table, error) {
+	data, mode, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := Parse(path, data)
+	var problems Errors
+	if err != nil && !errors.As(err, &problems) {
+		return nil, err
+	}
+	if mode.Perm()&0o007 != 0 {
+		problems = append(Errors{{File: path, Msg: fmt.Sprintf(
+			"mode %04o lets everybody at the secrets; run: chmod o= %s", mode.Perm(), path)}}, problems...)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	t := &table{users: f.Users(), secrets: make(map[string]*Secret), iterations: DefaultIterations}
+	costs := make(map[int]int)
+	for _, l := range f.lines {
+		if l.secret != nil {
+			t.secrets[l.name] = l.secret
+			costs[l.secret.iterations]++
+		}
+	}
+	most := 0
+	for iterations, n := range costs {
+		if n > most || n == most && iterations > t.iterations {
+			most, t.iterations = n, iterations
+		}
+	}
+	return t, nil
 }
 
-// Next takes the client's message (nil when there was no initial response) and
-// returns the next challenge. See sasl.Server.
-func (e *Exchange) Next(response []byte) (challenge []byte, done bool, err error) {
-	return nil, false, errors.ErrUnsupported
+// lookup never fails: a name that is not in the file gets a secret that nothing
+// fits, so that every later step takes as long as with a wrong password.
+func (s *Store) lookup(name string) (secret *Secret, known bool) {
+	t := s.table.Load()
+	if secret, known = t.secrets[name]; known {
+		return secret, true
+	}
+	mac := hmac.New(sha256.New, s.decoy[:])
+	mac.Write([]byte(name))
+	sum := mac.Sum(nil)
+	secret = &Secret{iterations: t.iterations, salt: sum[:saltLen]}
+	rand.Read(secret.storedKey[:])
+	rand.Read(secret.serverKey[:])
+	return secret, false
 }
 
-// User is the name that was authenticated; empty before Next said done. While
-// the exchange runs or after it failed, Claimed is what the peer called itself.
-func (e *Exchange) User() string { return "" }
+// check compares a password with the stored key. It costs a good part of a
+// second of a small processor, so that only a few run at a time.
+func (s *Store) check(ctx context.Context, name, password string) error {
+	if len(password) > maxPassword {
+		return fmt.Errorf("%w: a password of %d bytes, more than %d", ErrMalformed, len(password), maxPassword)
+	}
+	wait, cancel := context.WithTimeout(ctx, s.wait)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+	case <-wait.Done():
+		return fmt.Errorf("%w: no turn within %v", ErrBusy, s.wait)
+	}
+	defer func() { <-s.turn }()
 
-// Claimed is the name the peer gave, unchecked: quote it before it is logged.
-func (e *Exchange) Claimed() string { return "" }
+	secret, known := s.lookup(name)
+	prepared, err := prepare(password)
+	if err != nil {
+		// Not a password that can have been set; hashed all the same, as the
+		// time spent must not tell.
+		prepared = password
+	}
+	stored, _, err := derive(prepared, secret.salt, secret.iterations)
+	if err != nil {
+		return err
+	}
+	fits := hmac.Equal(stored[:], secret.storedKey[:])
+	switch {
+	case !known:
+		return fmt.Errorf("%w: unknown user", ErrDenied)
+	case !fits:
+		return fmt.Errorf("%w: wrong password", ErrDenied)
+	}
+	return nil
+}
 
-var _ sasl.Server = (*Exchange)(nil)
-
-// NewClient is the client's side of a mechanism.
-func NewClient(mechanism, user, password string) (sasl.Client, error) {
-	return nil, errors.ErrUnsupported
+// derive computes the keys of RFC 5802, section 3.
+func derive(password string, salt []byte, iterations int) (stored, server [sha256.Size]byte, err error) {
+	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	if err != nil {
+		return stored, server, fmt.Errorf("hash the password: %w", err)
+	}
+	mac := hmac.New(sha256.New, salted)
+	mac.Write([]byte("Client Key"))
+	stored = sha256.Sum256(mac.Sum(nil))
+	mac.Reset()
+	mac.Write([]byte("Server Key"))
+	mac.Sum(server[:0])
+	return stored, server, nil
 }
