@@ -22,10 +22,10 @@ mandir     = $(PREFIX)/share/man
 docdir     = $(PREFIX)/share/doc/etrnd
 sharedir   = $(PREFIX)/share/etrnd
 
-# An environment without PATH and HOME (cron, CI, env -i) is enough. The shell
-# finds Go where its own archive puts it, and Postfix in sbin.
+# An environment without PATH and HOME (cron, CI, env -i) is enough. Go is
+# found where packaging/get-go or its own archive puts it, Postfix in sbin.
 export HOME := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6),/root)
-export PATH := $(if $(PATH),$(PATH):)/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH := $(HOME)/.cache/etrnd/go/bin:$(if $(PATH),$(PATH):)/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # The version is stamped below, so that a checkout of another user, or none
 # at all, builds as well.
 export GOFLAGS := $(strip $(GOFLAGS) $(if $(findstring -buildvcs,$(GOFLAGS)),,-buildvcs=false))
