@@ -116,6 +116,9 @@ type Event struct {
 	// Size is what the client declared (RFC 1870), in bytes; 0 is unknown.
 	Size     int64    `json:"size,omitempty"`
 	Priority Priority `json:"priority,omitempty"`
+	// Digest is the same for two messages with the same Message-ID header and
+	// the same recipients, in hex; empty when there is no Message-ID.
+	Digest string `json:"digest,omitempty"`
 
 	// Reporter names the stream that an event came in by. The server sets it.
 	Reporter string `json:"-"`

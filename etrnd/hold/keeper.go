@@ -1,0 +1,716 @@
+// Package hold knows what the MTA holds for each queue, and lets it go.
+//
+// The MTA's queue is the only place where mail lives. The Keeper's index is a
+// cache of it: built from the MTA's listing, kept by what the milter reports,
+// and compared with the listing again on a cadence and after every release. A
+// release is a request to the MTA to try some messages now; the Keeper follows
+// each until the MTA has delivered it or has given a reason for not doing so.
+//
+// It decides who may ask for which queue (RFC 1985, section 6). It does not
+// speak any protocol and delivers nothing.
+package hold
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// Options for a Keeper.
+type Options struct {
+	MTA    mta.MTA
+	Queues *queue.Set
+	// Reconcile is the longest time between two listings of the MTA's queue.
+	Reconcile time.Duration
+	Logger    *slog.Logger
+}
+
+// Keeper keeps the index. Its methods may be called from several goroutines;
+// none of them waits for the MTA, except Refresh.
+type Keeper struct {
+	mta       mta.MTA
+	reconcile time.Duration
+	log       *slog.Logger
+	poke      chan struct{} // wakes Run
+	mu        sync.Mutex
+	set       *queue.Set
+	entries   map[string]*entry
+	open      map[string]*window // by queue name
+	asked     map[string]time.Time
+	left      map[string]Left // what has gone, by queue name
+	changed   chan struct{}   // closed and replaced at every change
+
+	listAt    time.Time // when the next listing is due
+	listed    time.Time // when the last good listing began; zero: never
+	listTook  time.Duration
+	listEnded time.Time
+	listErr   error
+	quiet     int // listings since anything moved
+}
+
+// window is the time in which new mail of a queue goes out at once.
+type window struct {
+	until time.Time // of an ETRN request
+	sels  []queue.Selection
+	pins  int // calls under way that push this queue
+}
+
+func (w *window) open(now time.Time) bool {
+	return w != nil && (w.pins > 0 || now.Before(w.until))
+}
+
+func (w *window) covers(e *entry) bool {
+	if w.pins > 0 {
+		return true
+	}
+	for _, sel := range w.sels {
+		if e.covered(sel) {
+			return true
+		}
+	}
+	return false
+}
+
+// Left counts what has left the MTA's queue after a release: delivered, or
+// returned to its sender.
+type Left struct {
+	Messages int
+	Bytes    int64
+}
+
+// State is what is known of one queue.
+type State struct {
+	Queue    string
+	Messages int   // with at least one recipient that has not got it
+	Bytes    int64 // of those messages
+	Oldest   time.Time
+	UnderWay int       // released, and neither gone nor back
+	Failed   int       // tried after a release, and back
+	OnHold   int       // put on hold by an administrator
+	Reason   string    // why one that failed did; empty if none did
+	Open     bool      // new mail goes out at once
+	Pinned   bool      // for as long as a call lasts
+	Until    time.Time // end of the window; zero if pinned or closed
+	Left     Left
+	Known    bool // false until the MTA's queue has been listed
+}
+
+// New returns a Keeper. Run does the work.
+func New(o Options) *Keeper {
+	return &Keeper{
+		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
+		poke:    make(chan struct{}, 1),
+		entries: map[string]*entry{}, open: map[string]*window{}, asked: map[string]time.Time{}, left: map[string]Left{},
+		changed: make(chan struct{}),
+	}
+}
+
+// SetQueues swaps the queues, as a reload does. Counts are right after the
+// next listing, which it asks for.
+func (k *Keeper) SetQueues(set *queue.Set) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.set = set
+	for _, e := range k.entries {
+		for i := range e.rcpts {
+			e.rcpts[i].queue, _ = set.Match(e.rcpts[i].address)
+		}
+	}
+	for name := range k.open {
+		if _, ok := set.ByName(name); !ok && k.open[name].pins == 0 {
+			delete(k.open, name)
+		}
+	}
+	k.listAt = time.Time{}
+	k.touched()
+}
+
+// Queues returns the set in use.
+func (k *Keeper) Queues() *queue.Set {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.set
+}
+
+// touched tells waiters and Run that something changed. The caller holds mu.
+func (k *Keeper) touched() {
+	k.notify()
+	select {
+	case k.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Changed returns a channel that is closed at the next change of any state.
+func (k *Keeper) Changed() <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.changed
+}
+
+// Arrived takes the milter's report of a message that the MTA is about to
+// accept. The listing that follows corrects it: the MTA may rewrite
+// recipients, or refuse the message after all.
+func (k *Keeper) Arrived(ev report.Event) {
+	if ev.QueueID == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	e := &entry{id: ev.QueueID, arrived: ev.Time, size: ev.Size, reported: now}
+	if e.arrived.IsZero() {
+		e.arrived = now
+	}
+	for _, addr := range ev.Recipients {
+		name, _ := k.set.Match(addr)
+		e.rcpts = append(e.rcpts, recipient{address: addr, queue: name})
+	}
+	if len(e.queues()) == 0 {
+		return
+	}
+	// An id may be used again: the MTA has just given this one to a new
+	// message, so what was known under it is gone.
+	k.entries[e.id] = e
+	k.openFor(e, now)
+	k.due(now.Add(time.Second))
+	k.touched()
+}
+
+// Lost says that reports were dropped or a milter went away: only a listing
+// can tell what is there.
+func (k *Keeper) Lost() { k.Relist() }
+
+// Relist asks for a listing now, without waiting for it.
+func (k *Keeper) Relist() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.listAt = time.Time{}
+	k.touched()
+}
+
+// due moves the next listing forward, but never so far that listing takes
+// more than a tenth of the time. The caller holds mu.
+func (k *Keeper) due(at time.Time) {
+	if soonest := k.listEnded.Add(k.pause()); at.Before(soonest) {
+		at = soonest
+	}
+	if at.Before(k.listAt) {
+		k.listAt = at
+	}
+}
+
+// openFor releases a message that has just arrived if its queue is open. The
+// caller holds mu.
+func (k *Keeper) openFor(e *entry, now time.Time) {
+	for _, name := range e.queues() {
+		if w := k.open[name]; w.open(now) && w.covers(e) && e.release(name, now) && e.where == "" {
+			e.flushAt = now.Add(arrivalDelays[0])
+		}
+	}
+}
+
+// Release lets a selection go and returns how many messages that started and
+// how many were under way before. It does not wait for the MTA.
+func (k *Keeper) Release(sel queue.Selection) (started, underWay int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	started, underWay = k.release(sel, time.Now())
+	k.touched()
+	return started, underWay
+}
+
+func (k *Keeper) release(sel queue.Selection, now time.Time) (started, underWay int) {
+	for _, e := range k.entries {
+		if e.held() || !e.covered(sel) {
+			continue
+		}
+		fresh := e.where == "" && e.want == nil
+		if !e.release(sel.Queue, now) {
+			underWay++
+			continue
+		}
+		if fresh {
+			e.flushAt = now.Add(arrivalDelays[0])
+		}
+		started++
+	}
+	return started, underWay
+}
+
+// Pin opens a queue for as long as a call lasts: what is held goes now, what
+// arrives goes at once, and what fails is tried again after a while. The
+// function that it returns ends that; what is still held then stays held.
+func (k *Keeper) Pin(name string) (unpin func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.windowOf(name)
+	w.pins++
+	k.release(queue.Selection{Queue: name}, time.Now())
+	k.touched()
+	return sync.OnceFunc(func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		w.pins--
+		if w.pins == 0 {
+			// Nothing more is flushed; what the MTA is trying now ends by
+			// itself.
+			for _, e := range k.entries {
+				if e.in(name) {
+					e.drop(name)
+				}
+			}
+		}
+		k.touched()
+	})
+}
+
+func (k *Keeper) windowOf(name string) *window {
+	w := k.open[name]
+	if w == nil {
+		w = &window{}
+		k.open[name] = w
+	}
+	return w
+}
+
+// State returns what is known of one queue.
+func (k *Keeper) State(name string) (State, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	q, ok := k.set.ByName(name)
+	if !ok {
+		return State{}, false
+	}
+	states := k.states([]queue.Queue{q})
+	return states[0], true
+}
+
+// States returns what is known of every queue, in the order of the
+// configuration.
+func (k *Keeper) States() []State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.states(k.set.Queues())
+}
+
+func (k *Keeper) states(queues []queue.Queue) []State {
+	now := time.Now()
+	states := make([]State, len(queues))
+	at := map[string]*State{}
+	for i, q := range queues {
+		s := &states[i]
+		*s = State{Queue: q.Name, Left: k.left[q.Name], Known: !k.listed.IsZero()}
+		if w := k.open[q.Name]; w.open(now) {
+			s.Open, s.Pinned = true, w.pins > 0
+			if !s.Pinned {
+				s.Until = w.until
+			}
+		}
+		at[q.Name] = s
+	}
+	for _, e := range k.entries {
+		for _, name := range e.queues() {
+			s := at[name]
+			if s == nil {
+				continue
+			}
+			s.Messages++
+			s.Bytes += e.size
+			if s.Oldest.IsZero() || e.arrived.Before(s.Oldest) {
+				s.Oldest = e.arrived
+			}
+			switch {
+			case slices.Contains(e.want, name):
+				s.UnderWay++
+			case e.held():
+				s.OnHold++
+			case e.failed != "":
+				s.Failed++
+				s.Reason = e.failed
+			}
+		}
+	}
+	return states
+}
+
+// Listed returns when the last good listing began, how long it took, and the
+// error of the last try if that failed.
+func (k *Keeper) Listed() (at time.Time, took time.Duration, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.listed, k.listTook, k.listErr
+}
+
+// Run lists and flushes until ctx ends. The MTA is asked by this goroutine
+// alone, so that a listing is either older or newer than a flush.
+func (k *Keeper) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-k.poke:
+		}
+		timer.Reset(k.step(ctx))
+	}
+}
+
+// step does what is due and returns how long until something is due again.
+func (k *Keeper) step(ctx context.Context) (wait time.Duration) {
+	defer func() {
+		// A panic here must not cost the daemon its index for good: the next
+		// listing builds it anew.
+		if p := recover(); p != nil {
+			k.log.Error("panic while looking after the MTA's queue", "panic", p, "stack", string(debug.Stack()))
+			wait = time.Second
+		}
+	}()
+	k.flush(ctx)
+	k.mu.Lock()
+	list := !time.Now().Before(k.listAt)
+	k.mu.Unlock()
+	if list && ctx.Err() == nil {
+		k.list(ctx)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := k.listAt
+	for _, e := range k.entries {
+		for _, at := range []time.Time{e.flushAt, e.retryAt} {
+			if !at.IsZero() && at.Before(next) {
+				next = at
+			}
+		}
+	}
+	return max(time.Until(next), 0)
+}
+
+// flushChunk bounds the messages of one flush: a listing and new arrivals get
+// their turn in between.
+const flushChunk = 200
+
+// domainWorth is the number of messages from which a flush by domain is
+// cheaper than one by message.
+const domainWorth = 20
+
+// flush asks the MTA to try what is due.
+func (k *Keeper) flush(ctx context.Context) {
+	k.mu.Lock()
+	now := time.Now()
+	k.retry(now)
+	var due []*entry
+	for _, e := range k.entries {
+		if e.want != nil && !e.flushAt.IsZero() && !e.flushAt.After(now) {
+			due = append(due, e)
+		}
+	}
+	if due == nil {
+		k.mu.Unlock()
+		return
+	}
+	slices.SortFunc(due, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.tries, b.tries), a.arrived.Compare(b.arrived), cmp.Compare(a.id, b.id))
+	})
+	domains, ids, due := k.plan(due)
+	for _, e := range due {
+		e.tries++
+		if e.where == "" && e.tries < len(arrivalDelays) {
+			e.flushAt = now.Add(arrivalDelays[e.tries])
+		} else {
+			e.flushAt = time.Time{}
+		}
+	}
+	k.mu.Unlock()
+
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := k.mta.Release(ctx, domains, ids)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now = time.Now()
+	for _, e := range due {
+		e.flushed = now
+	}
+	k.quiet = 0
+	k.due(now.Add(300 * time.Millisecond))
+	if err != nil {
+		k.log.Error("the MTA did not take a release", "error", err)
+		for _, e := range due {
+			if e.want != nil {
+				e.flushAt = now.Add(time.Second * time.Duration(min(e.tries, 30)))
+			}
+		}
+		return
+	}
+	k.log.Info("released", "messages", len(due), "domains", len(domains), "took", time.Since(start).Round(time.Millisecond))
+}
+
+// retry asks again for what failed in a pinned queue. The caller holds mu.
+func (k *Keeper) retry(now time.Time) {
+	for _, e := range k.entries {
+		if e.retryAt.IsZero() || e.retryAt.After(now) {
+			continue
+		}
+		e.retryAt = time.Time{}
+		for _, name := range e.queues() {
+			if w := k.open[name]; w != nil && w.pins > 0 && !e.held() {
+				e.release(name, now)
+			}
+		}
+	}
+}
+
+// plan chooses the domains that are flushed whole, and bounds the rest. A
+// flush by domain moves every message that has a recipient there, so a domain
+// qualifies only when all of its listed messages are to go. The caller holds
+// mu.
+func (k *Keeper) plan(due []*entry) (domains, ids []string, chunk []*entry) {
+	count := map[string]int{}
+	for _, e := range due {
+		if e.where != deferred || e.tries > 0 {
+			continue // a flush by domain did not find it, or would not
+		}
+		seen := map[string]bool{}
+		for _, r := range e.rcpts {
+			if d := domainOf(r.address); slices.Contains(e.want, r.queue) && !seen[d] {
+				seen[d] = true
+				count[d]++
+			}
+		}
+	}
+	for _, e := range k.entries {
+		for _, r := range e.rcpts {
+			if !slices.Contains(e.want, r.queue) {
+				delete(count, domainOf(r.address))
+			}
+		}
+	}
+	for _, q := range k.set.Queues() {
+		for _, p := range q.Domains {
+			if p.Address() {
+				// Mail for another address of this domain may be no queue's
+				// and unknown to the index.
+				delete(count, p.DomainName())
+			}
+		}
+	}
+	for d, n := range count {
+		if n >= domainWorth {
+			domains = append(domains, d)
+		}
+	}
+	slices.Sort(domains)
+	for _, e := range due {
+		switch {
+		case slices.ContainsFunc(e.rcpts, func(r recipient) bool {
+			return slices.Contains(e.want, r.queue) && slices.Contains(domains, domainOf(r.address))
+		}):
+		case len(ids) < flushChunk:
+			ids = append(ids, e.id)
+		default:
+			continue
+		}
+		chunk = append(chunk, e)
+	}
+	return domains, ids, chunk
+}
+
+// list compares the index with the MTA's queue.
+func (k *Keeper) list(ctx context.Context) {
+	lctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	start := time.Now()
+	k.mu.Lock()
+	// Whoever asks for a listing while this one runs wants a newer one.
+	k.listAt = start.Add(k.reconcile)
+	k.mu.Unlock()
+	msgs, err := k.mta.List(lctx)
+	if ctx.Err() != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	k.listTook, k.listEnded = now.Sub(start), now
+	if err != nil {
+		if k.listErr == nil {
+			k.log.Error("cannot list the MTA's queue", "error", err)
+		}
+		k.listErr = err
+		k.due(now.Add(2 * time.Second))
+		k.notify()
+		return
+	}
+	if k.listErr != nil {
+		k.log.Info("the MTA's queue can be listed again")
+	}
+	k.listErr = nil
+	moved := k.apply(msgs, start)
+	k.listed = start
+	if moved {
+		k.quiet = 0
+	} else {
+		k.quiet++
+	}
+	k.due(now.Add(k.cadence(now)))
+	k.notify()
+}
+
+// notify tells waiters. The caller holds mu.
+func (k *Keeper) notify() {
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// pause keeps the share of time that goes into listing at a tenth or less,
+// however long the queue is.
+func (k *Keeper) pause() time.Duration { return min(10*k.listTook, k.reconcile) }
+
+// cadence is how long until the next listing: short while something is
+// expected to move.
+func (k *Keeper) cadence(now time.Time) time.Duration {
+	d := k.reconcile
+	for name, w := range k.open {
+		if !w.open(now) {
+			if w.pins == 0 {
+				delete(k.open, name)
+			}
+			continue
+		}
+		if w.pins > 0 {
+			d = min(d, 500*time.Millisecond)
+		} else {
+			d = min(d, time.Second)
+		}
+	}
+	for _, e := range k.entries {
+		switch {
+		case e.missing:
+			d = min(d, 200*time.Millisecond)
+		case e.want != nil:
+			// Slower the longer nothing has moved: a connection to a place
+			// that has gone quiet takes minutes to time out.
+			d = min(d, 500*time.Millisecond*time.Duration(1+min(k.quiet/4, 9)))
+		case e.where == "":
+			d = min(d, time.Second)
+		}
+	}
+	return d
+}
+
+// unlisted is how long a message that the milter reported may be absent from
+// listings before it is given up: the MTA may still be writing it.
+const unlisted = 5 * time.Second
+
+// apply makes the index equal to a listing that began at start. It reports
+// whether anything changed. The caller holds mu.
+func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
+	now := time.Now()
+	listed := make(map[string]bool, len(msgs))
+	for _, m := range msgs {
+		e := k.entries[m.ID]
+		if e != nil && e.where != "" && !e.arrived.Equal(m.Arrived) {
+			// The id was used again for another message.
+			k.gone(e)
+			delete(k.entries, m.ID)
+			e = nil
+		}
+		var rcpts []recipient
+		relevant := e != nil && e.want != nil
+		for _, r := range m.Recipients {
+			name, _ := k.set.Match(r.Address)
+			relevant = relevant || name != ""
+			rcpts = append(rcpts, recipient{address: r.Address, queue: name, reason: r.Reason})
+		}
+		if !relevant {
+			continue // no entry, or one whose recipients have all been served
+		}
+		listed[m.ID] = true
+		isNew := e == nil
+		if isNew {
+			e = &entry{id: m.ID}
+			k.entries[m.ID] = e
+		}
+		if e.where != m.Queue || len(e.rcpts) != len(rcpts) {
+			moved = true
+		}
+		wasWanted := e.want != nil
+		e.arrived, e.size, e.where, e.missing, e.reported = m.Arrived, m.Size, m.Queue, false, time.Time{}
+		before := e.queues()
+		e.rcpts = rcpts
+		if wasWanted {
+			for _, name := range before {
+				if !e.in(name) {
+					k.count(name, e)
+				}
+			}
+		}
+		e.judge(start)
+		if isNew {
+			k.openFor(e, now)
+		}
+		if len(e.queues()) == 0 && e.want == nil {
+			delete(k.entries, m.ID)
+		}
+	}
+	for id, e := range k.entries {
+		if listed[id] {
+			continue
+		}
+		switch {
+		case e.where == "" && !e.reported.IsZero() && now.Sub(e.reported) < unlisted:
+			// Reported by the milter a moment ago.
+		case !e.missing && e.reported.IsZero():
+			// The MTA moves messages from one directory to another while it
+			// lists them, so one absence proves nothing.
+			e.missing = true
+		default:
+			k.gone(e)
+			delete(k.entries, id)
+			moved = true
+		}
+	}
+	return moved
+}
+
+// gone counts a message that has left the MTA's queue.
+func (k *Keeper) gone(e *entry) {
+	if e.want == nil {
+		return
+	}
+	for _, name := range e.queues() {
+		k.count(name, e)
+	}
+}
+
+func (k *Keeper) count(name string, e *entry) {
+	l := k.left[name]
+	l.Messages++
+	l.Bytes += e.size
+	k.left[name] = l
+}
+
+func domainOf(addr string) string {
+	for i := len(addr) - 1; i >= 0; i-- {
+		if addr[i] == '@' {
+			d, err := queue.Domain(addr[i+1:])
+			if err != nil {
+				return ""
+			}
+			return d
+		}
+	}
+	return ""
+}

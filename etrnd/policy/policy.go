@@ -1,0 +1,178 @@
+// Package policy answers Postfix's policy service requests for ETRN, so that
+// ETRN on Postfix's own port obeys the same rules, and releases the same
+// queues, as ETRN on the daemon's listener.
+//
+// Postfix asks once for every ETRN (smtpd_etrn_restrictions) and writes the
+// answer to the client itself: a refusal has our code and text, a success is
+// always "250 Queuing started". Postfix strips "@" and "#" before it asks.
+// The protocol is described in Postfix's SMTPD_POLICY_README.
+//
+// Requests of any other protocol state are answered DUNNO: this is no general
+// policy service.
+package policy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/hold"
+)
+
+// Asker decides about an ETRN and starts what it allows.
+type Asker interface {
+	AskStripped(who hold.Identity, name string) hold.Answer
+}
+
+// Server answers policy requests.
+type Server struct {
+	Asker  Asker
+	Logger *slog.Logger
+}
+
+const (
+	// maxRequest bounds one request. Postfix sends about 800 bytes, most of
+	// them names and certificate subjects that the client chose.
+	maxRequest = 64 << 10
+	maxLine    = 8 << 10
+	// idle is longer than Postfix keeps a connection that it does not use
+	// (smtpd_policy_service_max_idle, 300 s), so that Postfix closes first
+	// and never finds a connection dead that it is about to use.
+	idle = 10 * time.Minute
+	// slow bounds the time between the first and the last byte of a request.
+	slow = 30 * time.Second
+)
+
+// Serve answers on l until ctx ends, then closes l and every connection, and
+// waits for them.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("policy: accept: %w", err)
+		}
+		wg.Go(func() {
+			defer conn.Close()
+			stop := context.AfterFunc(ctx, func() { conn.Close() })
+			defer stop()
+			if err := s.serve(conn); err != nil && ctx.Err() == nil {
+				s.Logger.Warn("policy connection ended", "error", err)
+			}
+		})
+	}
+}
+
+func (s *Server) serve(conn net.Conn) error {
+	in := bufio.NewReaderSize(conn, maxLine)
+	for {
+		conn.SetReadDeadline(time.Now().Add(idle))
+		if _, err := in.Peek(1); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return fmt.Errorf("wait for a request: %w", err)
+		}
+		conn.SetDeadline(time.Now().Add(slow))
+		attrs, err := readRequest(in)
+		if err != nil {
+			return fmt.Errorf("read a request: %w", err)
+		}
+		if _, err := fmt.Fprintf(conn, "action=%s\n\n", s.answer(attrs)); err != nil {
+			return fmt.Errorf("answer a request: %w", err)
+		}
+	}
+}
+
+// readRequest reads name=value lines up to an empty one. Of a name that comes
+// twice the first counts: what Postfix knows precedes what the client said.
+func readRequest(in *bufio.Reader) (map[string]string, error) {
+	attrs := map[string]string{}
+	for total := 0; ; {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return nil, err // bufio.ErrBufferFull: a line over maxLine
+		}
+		if total += len(line); total > maxRequest {
+			return nil, fmt.Errorf("longer than %d bytes", maxRequest)
+		}
+		text := strings.TrimSuffix(strings.TrimSuffix(string(line), "\n"), "\r")
+		if text == "" {
+			return attrs, nil
+		}
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, fmt.Errorf("%.80q is not name=value", text)
+		}
+		if _, ok := attrs[name]; !ok {
+			attrs[name] = value
+		}
+	}
+}
+
+// answer is the action for one request.
+func (s *Server) answer(attrs map[string]string) (action string) {
+	if attrs["request"] != "smtpd_access_policy" || attrs["protocol_state"] != "ETRN" {
+		return "DUNNO"
+	}
+	name := attrs["etrn_domain"]
+	log := s.Logger.With("client", attrs["client_address"], "name", cut(name), "session", attrs["instance"])
+	defer func() {
+		// An ETRN that nobody has judged must not pass: without restrictions
+		// Postfix lets anyone in.
+		if p := recover(); p != nil {
+			log.Error("panic in an ETRN policy request", "panic", p, "stack", string(debug.Stack()))
+			action = "451 Local error, try again later"
+		}
+	}()
+	who := hold.Identity{User: attrs["sasl_username"], TLS: attrs["encryption_protocol"] != "", Session: attrs["instance"]}
+	who.Addr, _ = netip.ParseAddr(attrs["client_address"])
+	for _, key := range []string{"ccert_fingerprint", "ccert_pubkey_fingerprint"} {
+		// Postfix says "AB:CD:..."; only SHA-256 is long enough to match.
+		if fp := strings.ToLower(strings.ReplaceAll(attrs[key], ":", "")); len(fp) == 64 {
+			who.Certificates = append(who.Certificates, fp)
+		}
+	}
+	a := s.Asker.AskStripped(who, name)
+	switch a.Code {
+	case 458:
+		log.Info("ETRN put off", "code", a.Code, "user", cut(who.User), "reason", a.Log)
+		return fmt.Sprintf("458 Unable to queue messages for node %s: %s", cut(name), a.Text)
+	case 459:
+		log.Warn("ETRN refused", "code", a.Code, "user", cut(who.User), "reason", a.Log)
+		return fmt.Sprintf("459 Node %s not allowed: %s", cut(name), a.Text)
+	}
+	log.Info("ETRN accepted", "code", a.Code, "user", cut(who.User), "messages", a.Count)
+	// OK rather than DUNNO: the decision is made. The restrictions that the
+	// administrator has put first have had their say.
+	return "OK"
+}
+
+// cut makes a foreign string fit for a reply and the log.
+func cut(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0xfffd {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(s) > 80 {
+		s = s[:80] + "..."
+	}
+	return s
+}

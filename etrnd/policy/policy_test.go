@@ -1,0 +1,132 @@
+package policy
+
+import (
+	"bufio"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/hold"
+)
+
+type asker struct {
+	answer hold.Answer
+	who    hold.Identity
+	name   string
+	panics bool
+}
+
+func (a *asker) AskStripped(who hold.Identity, name string) hold.Answer {
+	if a.panics {
+		panic("on purpose")
+	}
+	a.who, a.name = who, name
+	return a.answer
+}
+
+const etrn = "request=smtpd_access_policy\nprotocol_state=ETRN\nprotocol_name=ESMTP\nclient_address=192.0.2.7\netrn_domain=acme.example\nsasl_username=acme\nencryption_protocol=TLSv1.3\nccert_fingerprint=AA:BB\nccert_pubkey_fingerprint=" +
+	"00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\n\n"
+
+func TestAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		asker asker
+		in    string
+		want  string
+	}{
+		"accepted":      {asker{answer: hold.Answer{Code: 253, Count: 3}}, etrn, "action=OK\n\n"},
+		"nothing there": {asker{answer: hold.Answer{Code: 251}}, etrn, "action=OK\n\n"},
+		"refused":       {asker{answer: hold.Answer{Code: 459, Text: "no queue of yours"}}, etrn, "action=459 Node acme.example not allowed: no queue of yours\n\n"},
+		"put off":       {asker{answer: hold.Answer{Code: 458, Text: "already under way"}}, etrn, "action=458 Unable to queue messages for node acme.example: already under way\n\n"},
+		// What nobody has judged must not pass.
+		"panic": {asker{panics: true}, etrn, "action=451 Local error, try again later\n\n"},
+		// This is no general policy service.
+		"other state":   {asker{}, strings.Replace(etrn, "ETRN", "RCPT", 1), "action=DUNNO\n\n"},
+		"other request": {asker{}, "request=junk\n\n", "action=DUNNO\n\n"},
+		// One connection serves many requests.
+		"two": {asker{answer: hold.Answer{Code: 250}}, etrn + etrn, "action=OK\n\naction=OK\n\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, done := serve(t, &c.asker)
+			go func() {
+				io.WriteString(client, c.in)
+				client.(*net.UnixConn).CloseWrite()
+			}()
+			got, err := io.ReadAll(client)
+			if err != nil || string(got) != c.want {
+				t.Errorf("got %q, %v; want %q", got, err, c.want)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if who := c.asker.who; c.asker.name != "" && (who.User != "acme" || who.Addr.String() != "192.0.2.7" || !who.TLS || len(who.Certificates) != 1 || who.Certificates[0][:4] != "0011") {
+				t.Errorf("identity %+v", who)
+			}
+		})
+	}
+}
+
+func TestGarbage(t *testing.T) {
+	for name, in := range map[string]string{
+		"no equals":    "hello\n",
+		"endless line": strings.Repeat("x", maxLine+1),
+		"endless":      strings.Repeat("a=b\n", maxRequest/4+1),
+		"half":         "request=smtpd_access_policy\nproto",
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, done := serve(t, &asker{})
+			go func() {
+				io.WriteString(client, in)
+				client.(*net.UnixConn).CloseWrite()
+			}()
+			got, _ := io.ReadAll(client)
+			if len(got) != 0 {
+				t.Errorf("answered %q", got)
+			}
+			if err := <-done; err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}
+
+func serve(t *testing.T, a *asker) (net.Conn, chan error) {
+	t.Helper()
+	l, err := net.Listen("unix", t.TempDir()+"/p.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	s := &Server{Asker: a, Logger: slog.New(slog.DiscardHandler)}
+	go func() {
+		defer l.Close()
+		conn, err := l.Accept()
+		if err == nil {
+			err = s.serve(conn)
+			conn.Close()
+		}
+		done <- err
+	}()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.SetDeadline(time.Now().Add(10 * time.Second))
+	t.Cleanup(func() { client.Close() })
+	return client, done
+}
+
+func FuzzReadRequest(f *testing.F) {
+	f.Add(etrn)
+	f.Add("a=b\r\n\r\n")
+	f.Add("\n")
+	f.Add("=\n\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		attrs, err := readRequest(bufio.NewReaderSize(strings.NewReader(in), maxLine))
+		if err == nil {
+			(&Server{Asker: &asker{}, Logger: slog.New(slog.DiscardHandler)}).answer(attrs)
+		}
+	})
+}
