@@ -20,7 +20,10 @@ import (
 )
 
 // Backend is the daemon as seen from the control socket. All methods may be
-// called at the same time, and each must return soon after its context ends.
+// called at the same time, and each must return soon after its context ends,
+// which is when the client goes away: what a method starts, such as a call,
+// must not hang on it.
+//
 // An error that is, or wraps, an *Error reaches the user with its hint and
 // exit code; any other becomes "try again" (75).
 type Backend interface {

@@ -1,0 +1,980 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// childSocket makes the test binary a client of that socket, to be run as
+// another user.
+const childSocket = "ETRND_TEST_CHILD_SOCKET"
+
+func TestMain(m *testing.M) {
+	if s := os.Getenv(childSocket); s != "" {
+		_, err := NewClient(ClientOptions{Socket: s, Timeout: 20 * time.Second}).Queues(context.Background())
+		if err == nil {
+			fmt.Println("allowed")
+			os.Exit(0)
+		}
+		var e *Error
+		if !errors.As(err, &e) {
+			e = Errorf(1, "", "%v", err)
+		}
+		fmt.Printf("%s; %s\n", e.Message, e.Hint)
+		os.Exit(e.Exit)
+	}
+	os.Exit(m.Run())
+}
+
+// backend answers with what the test puts in.
+type backend struct {
+	mu    sync.Mutex
+	calls []string // what was asked
+
+	status  Status
+	queues  func(context.Context) ([]Queue, error)
+	release func(context.Context, string) ([]Released, error)
+	watch   func(context.Context, []string) (<-chan CallEvent, error)
+	err     error
+}
+
+func (b *backend) note(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls = append(b.calls, fmt.Sprintf(format, args...))
+}
+
+func (b *backend) Status(context.Context) Status { return b.status }
+
+func (b *backend) Queues(ctx context.Context) ([]Queue, error) {
+	if b.queues == nil {
+		return []Queue{}, b.err
+	}
+	return b.queues(ctx)
+}
+
+func (b *backend) Release(ctx context.Context, name string) ([]Released, error) {
+	b.note("release %q", name)
+	if b.release == nil {
+		return []Released{{Queue: "acme", Messages: 3, Bytes: 4096}}, b.err
+	}
+	return b.release(ctx, name)
+}
+
+func (b *backend) LinkUp(_ context.Context, ev LinkEvent) ([]CallRef, error) {
+	b.note("link up %+v", ev)
+	return []CallRef{{Call: "c1", Remote: "hub", Link: "isp"}}, b.err
+}
+
+func (b *backend) LinkDown(_ context.Context, ev LinkEvent) error {
+	b.note("link down %+v", ev)
+	return b.err
+}
+
+func (b *backend) Call(_ context.Context, remote string) (CallRef, error) {
+	b.note("call %q", remote)
+	return CallRef{Call: "c2", Remote: remote, Link: "isp"}, b.err
+}
+
+func (b *backend) HangUp(_ context.Context, link string) error {
+	b.note("hang up %q", link)
+	return b.err
+}
+
+func (b *backend) Watch(ctx context.Context, calls []string) (<-chan CallEvent, error) {
+	if b.watch == nil {
+		return nil, Errorf(ExitUsage, "", "no call %q", calls)
+	}
+	return b.watch(ctx, calls)
+}
+
+func (b *backend) History(_ context.Context, n int) ([]CallResult, error) {
+	b.note("history %d", n)
+	return []CallResult{{CallRef: CallRef{Call: "c0"}, Line: Seconds(1500 * time.Millisecond)}}, b.err
+}
+
+func (b *backend) Reload(context.Context) ([]string, error) {
+	b.note("reload")
+	return []string{"a warning"}, b.err
+}
+
+// serve runs a server on a socket that anybody may connect to, until the test
+// ends. stop ends it earlier and returns what Serve returned.
+func serve(t *testing.T, o Options) (socket string, stop func() error) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etrnd") // t.TempDir is private, and its path too long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "control.sock")
+	ln, err := net.Listen("unix", socket)
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.Chmod(socket, 0o666))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return socket, serveOn(t, o, ln)
+}
+
+func serveOn(t *testing.T, o Options, ln net.Listener) (stop func() error) {
+	t.Helper()
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- NewServer(o).Serve(ctx, ln) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(20 * time.Second):
+			return errors.New("Serve has not returned within 20 seconds")
+		}
+	})
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return stop
+}
+
+func client(t *testing.T, socket string) *Client {
+	c := NewClient(ClientOptions{Socket: "unix:" + socket, Timeout: 20 * time.Second})
+	t.Cleanup(c.Close)
+	return c
+}
+
+func within(t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("10 seconds have passed, and not: %s", what)
+	}
+}
+
+// What the backend says is what the client hears, and what the client asks is
+// what the backend is asked.
+func TestRoundTrip(t *testing.T) {
+	at := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
+	queues := []Queue{
+		{Name: "acme", Messages: 2, Bytes: 1 << 40, Oldest: &at, Open: true, OpenUntil: &at, UnderWay: 1, Failed: 1, Domains: []string{"acme.example"}, Deliver: "smtp:[mail.acme.example]"},
+		{Name: "empty", Domains: []string{".beta.example"}, Deliver: "smtp:[b.example]"},
+	}
+	b := &backend{
+		status: Status{
+			Version: "1", PID: 7, Started: at, Uptime: Seconds(90 * time.Second), MTA: MTAStatus{Type: "postfix", Reconciled: &at},
+			Listen: []Listener{{Name: "odmr", Address: "[::]:366"}}, Links: []Link{{Name: "isp", State: LinkUp, Since: &at, Interface: "ppp0", Remotes: []string{"hub"}}},
+			Calls: []CallEvent{{CallRef: CallRef{Call: "c1"}, Time: at, Phase: PhasePushing, Waiting: "2 messages", In: Progress{Expected: -1}}}, Warnings: []string{"w"},
+		},
+		queues: func(context.Context) ([]Queue, error) { return queues, nil },
+	}
+	socket, _ := serve(t, Options{Backend: b})
+	c, ctx := client(t, socket), t.Context()
+
+	if got, err := c.Status(ctx); err != nil || !reflect.DeepEqual(got, b.status) {
+		t.Errorf("Status: got\n%+v (%v), want\n%+v", got, err, b.status)
+	}
+	if got, err := c.Queues(ctx); err != nil || !reflect.DeepEqual(got, queues) {
+		t.Errorf("Queues: got %+v (%v), want %+v", got, err, queues)
+	}
+	if got, err := c.Release(ctx, "@acme.example"); err != nil || len(got) != 1 || got[0] != (Released{"acme", 3, 4096}) {
+		t.Errorf("Release: got %+v (%v)", got, err)
+	}
+	if got, err := c.LinkUp(ctx, LinkEvent{Interface: "ppp0"}); err != nil || len(got) != 1 || got[0].Call != "c1" {
+		t.Errorf("LinkUp: got %+v (%v)", got, err)
+	}
+	if err := c.LinkDown(ctx, LinkEvent{Link: "isp"}); err != nil {
+		t.Errorf("LinkDown: %v", err)
+	}
+	if got, err := c.Call(ctx, "hub"); err != nil || got != (CallRef{"c2", "hub", "isp"}) {
+		t.Errorf("Call: got %+v (%v)", got, err)
+	}
+	if err := c.HangUp(ctx, "isp"); err != nil {
+		t.Errorf("HangUp: %v", err)
+	}
+	if got, err := c.History(ctx, 12); err != nil || len(got) != 1 || got[0].Line != Seconds(1500*time.Millisecond) {
+		t.Errorf("History: got %+v (%v)", got, err)
+	}
+	if got, err := c.Reload(ctx); err != nil || len(got) != 1 || got[0] != "a warning" {
+		t.Errorf("Reload: got %q (%v)", got, err)
+	}
+	want := []string{`release "@acme.example"`, "link up {Link: Interface:ppp0}", "link down {Link:isp Interface:}", `call "hub"`, `hang up "isp"`, "history 12", "reload"}
+	if !reflect.DeepEqual(b.calls, want) {
+		t.Errorf("the backend was asked\n%q, want\n%q", b.calls, want)
+	}
+}
+
+// The fields of queues that scripts rely on, as JSON.
+func TestQueueJSON(t *testing.T) {
+	got, err := json.Marshal(Queue{Name: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"name":"acme","messages":0,"bytes":0,"oldest":null,`; !strings.HasPrefix(string(got), want) {
+		t.Errorf("got %s, want it to begin with %s", got, want)
+	}
+}
+
+func TestSecondsJSON(t *testing.T) {
+	for _, c := range []struct {
+		json string
+		want time.Duration
+		ok   bool
+	}{
+		{"0", 0, true},
+		{"1.5", 1500 * time.Millisecond, true},
+		{"0.0004", 0, true},              // below the resolution
+		{"-1", -time.Second, true},       // a clock was set back
+		{"86400", 24 * time.Hour, true},  //
+		{"1e300", 0, false},              // would overflow
+		{`"1s"`, 0, false},               // not a number
+		{"1e9", 1e9 * time.Second, true}, // thirty years
+	} {
+		var s Seconds
+		err := json.Unmarshal([]byte(c.json), &s)
+		if (err == nil) != c.ok || time.Duration(s) != c.want {
+			t.Errorf("%s: got %v (%v), want %v, ok %t", c.json, time.Duration(s), err, c.want, c.ok)
+		}
+	}
+}
+
+// Who may act is decided by real credentials of real processes.
+func TestPeers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test runs processes of other users and has to be run as root")
+	}
+	games, err := user.LookupGroup("games") // a group of every Debian
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := strconv.Atoi(games.Gid)
+	gid := uint32(n)
+	const uid, other = 47110, 47111 // nobody has them
+	many := make([]uint32, 200)
+	for i := range many {
+		many[i] = other + uint32(i)
+	}
+
+	for _, c := range []struct {
+		name  string
+		group string
+		cred  syscall.Credential
+		exit  int
+		says  string
+	}{
+		// Root needs no group.
+		{"root", "games", syscall.Credential{}, 0, "allowed"},
+		// A stranger is told who may.
+		{"stranger", "games", syscall.Credential{Uid: uid, Gid: other}, ExitNoPerm, `user 47110 may not control etrnd: only root and the group "games" may; ask as root, or join the group (adduser USER games) and log in again`},
+		// The group may be the primary one,
+		{"primary", "games", syscall.Credential{Uid: uid, Gid: gid}, 0, "allowed"},
+		// or a supplementary one,
+		{"supplementary", "games", syscall.Credential{Uid: uid, Gid: other, Groups: []uint32{other, gid}}, 0, "allowed"},
+		// also the last of more than the first buffer holds.
+		{"many groups", "games", syscall.Credential{Uid: uid, Gid: other, Groups: append(many[:199:199], gid)}, 0, "allowed"},
+		// Other groups, however many, do not help,
+		{"other groups", "games", syscall.Credential{Uid: uid, Gid: other, Groups: many}, ExitNoPerm, "may not control"},
+		// nor does root's group.
+		{"group root", "games", syscall.Credential{Uid: uid, Gid: 0}, ExitNoPerm, "may not control"},
+		// Without a group only root may.
+		{"no group", "", syscall.Credential{Uid: uid, Gid: 0}, ExitNoPerm, "only root may"},
+		// A group that does not exist lets nobody in and is named.
+		{"missing group", "no-such-group", syscall.Credential{Uid: uid, Gid: gid}, ExitNoPerm, "this machine has no such group"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			socket, _ := serve(t, Options{Backend: &backend{}, Group: c.group})
+			got, exit := child(t, socket, c.cred)
+			if exit != c.exit || !strings.Contains(got, c.says) {
+				t.Errorf("got %q, exit %d; want %q, exit %d", got, exit, c.says, c.exit)
+			}
+		})
+	}
+
+	// The mode of the socket can keep people out before that.
+	t.Run("mode", func(t *testing.T) {
+		socket, _ := serve(t, Options{Backend: &backend{}, Group: "games"})
+		if err := os.Chmod(socket, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, exit := child(t, socket, syscall.Credential{Uid: uid, Gid: gid})
+		if exit != ExitNoPerm || !strings.Contains(got, "you may not open the socket "+socket) {
+			t.Errorf("got %q, exit %d", got, exit)
+		}
+	})
+}
+
+// child asks from a process with these credentials.
+func child(t *testing.T, socket string, cred syscall.Credential) (out string, exit int) {
+	t.Helper()
+	// The binary is in a directory that only root may enter.
+	bin := filepath.Join(filepath.Dir(socket), "child")
+	b, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(bin, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), bin)
+	cmd.Env = []string{childSocket + "=" + socket}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &cred}
+	got, err := cmd.CombinedOutput()
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return string(got), cmd.ProcessState.ExitCode()
+}
+
+// The group can be changed by a reload, and connections that are open obey.
+func TestSetGroup(t *testing.T) {
+	if e := mayAct(peer{uid: 47110, groups: []int{0}}, "root"); e != nil {
+		t.Errorf("a member of the group root: %v", e)
+	}
+	s := NewServer(Options{Backend: &backend{}, Group: "root"})
+	h := s.handler(nil)
+	ask := func() int {
+		r := httptest.NewRequest("GET", "/v1/queues", nil)
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 47110, groups: []int{0}}))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	if got := ask(); got != http.StatusOK {
+		t.Errorf("before: status %d", got)
+	}
+	s.SetGroup("games")
+	if got := ask(); got != http.StatusForbidden {
+		t.Errorf("after: status %d", got)
+	}
+}
+
+// On a socket without peer credentials, nobody may do anything: not even root
+// over loopback.
+func TestTCP(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, Options{Backend: &backend{}, Group: "games"}, ln)
+	rsp, err := http.Get("http://" + ln.Addr().String() + "/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rsp.Body.Close()
+	body, _ := io.ReadAll(rsp.Body)
+	if rsp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "cannot tell who is asking") {
+		t.Errorf("got %d %s", rsp.StatusCode, body)
+	}
+}
+
+// An error keeps its text, hint, details and exit code on its way.
+func TestErrors(t *testing.T) {
+	bad := &Error{Message: "the configuration is bad; the one of before stays in force", Details: []string{"f:1: x", "f:2: y"}, Hint: "mend it", Exit: ExitConfig}
+	for _, c := range []struct {
+		name string
+		err  error
+		want *Error
+	}{
+		{"as it is", bad, bad},
+		// The outer text is the whole one.
+		{"wrapped", fmt.Errorf("reload: %w", bad), &Error{Message: "reload: " + bad.Message, Details: bad.Details, Hint: bad.Hint, Exit: ExitConfig}},
+		// An error that nobody classified may pass.
+		{"plain", errors.New("postqueue: killed"), &Error{Message: "postqueue: killed", Exit: ExitTempFail}},
+		// An error is never a success.
+		{"no exit code", &Error{Message: "oops"}, &Error{Message: "oops", Exit: ExitTempFail}},
+		{"refused by the remote", Errorf(ExitUnavailable, "", "no"), &Error{Message: "no", Exit: ExitUnavailable}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			socket, _ := serve(t, Options{Backend: &backend{err: c.err}})
+			_, err := client(t, socket).Reload(t.Context())
+			var e *Error
+			if !errors.As(err, &e) || !reflect.DeepEqual(e, c.want) {
+				t.Errorf("got %#v, want %#v", err, c.want)
+			}
+		})
+	}
+}
+
+// A panic of the backend costs one answer.
+func TestPanic(t *testing.T) {
+	var log bytes.Buffer
+	b := &backend{release: func(context.Context, string) ([]Released, error) { panic("boom") }}
+	socket, stop := serve(t, Options{Backend: b, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	c := client(t, socket)
+	_, err := c.Release(t.Context(), "acme")
+	var e *Error
+	if !errors.As(err, &e) || e.Exit != ExitTempFail {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Queues(t.Context()); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if err := stop(); err != nil { // the log is not written to any longer
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "panic=boom") || !strings.Contains(log.String(), "control_test.go") {
+		t.Errorf("the log lacks the panic or its stack:\n%s", &log)
+	}
+}
+
+// A backend that takes its time is not cut short by the deadline for reading
+// requests: net/http ends the request's context when that strikes.
+func TestSlowBackend(t *testing.T) {
+	const read = 50 * time.Millisecond
+	b := &backend{release: func(ctx context.Context, _ string) ([]Released, error) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(6 * read):
+			return nil, nil
+		}
+	}}
+	b.queues = func(ctx context.Context) ([]Queue, error) {
+		_, err := b.release(ctx, "")
+		return nil, err
+	}
+	socket, _ := serve(t, Options{Backend: b, ReadTimeout: read})
+	if _, err := client(t, socket).Release(t.Context(), "acme"); err != nil {
+		t.Errorf("Release: %v", err)
+	}
+	if _, err := client(t, socket).Queues(t.Context()); err != nil {
+		t.Errorf("Queues: %v", err)
+	}
+}
+
+// A client that goes away ends the context of what it asked.
+func TestClientGone(t *testing.T) {
+	begun, ended := make(chan struct{}), make(chan struct{})
+	b := &backend{release: func(ctx context.Context, _ string) ([]Released, error) {
+		close(begun)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	}}
+	socket, _ := serve(t, Options{Backend: b})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := client(t, socket).Release(ctx, "acme")
+		done <- err
+	}()
+	within(t, "the backend is asked", begun)
+	cancel()
+	within(t, "its context ends", ended)
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+// Events come one by one as they happen, and the last of each call ends it.
+func TestWatch(t *testing.T) {
+	events := make(chan CallEvent)
+	var asked []string
+	b := &backend{watch: func(_ context.Context, calls []string) (<-chan CallEvent, error) {
+		asked = calls
+		return events, nil
+	}}
+	socket, _ := serve(t, Options{Backend: b})
+	got := make(chan CallEvent)
+	done := make(chan error, 1)
+	go func() {
+		done <- client(t, socket).Watch(t.Context(), []string{"c1", "c 2&"}, func(ev CallEvent) error {
+			got <- ev
+			return nil
+		})
+	}()
+	for i, ev := range []CallEvent{
+		{CallRef: CallRef{Call: "c1"}, Phase: PhaseMTA, Waiting: "the local SMTP listener"},
+		{CallRef: CallRef{Call: "c 2&"}, Phase: PhaseReceiving, In: Progress{1, 2048, 14}},
+		{CallRef: CallRef{Call: "c1"}, Phase: PhaseDone, Result: &CallResult{Exit: ExitUnavailable, Error: "no ETRN"}},
+		{CallRef: CallRef{Call: "c 2&"}, Phase: PhaseDone, Result: &CallResult{Line: Seconds(time.Minute)}},
+	} {
+		events <- ev
+		// It is here before the next one is even sent.
+		select {
+		case g := <-got:
+			if !reflect.DeepEqual(g, ev) {
+				t.Errorf("event %d: got %+v, want %+v", i, g, ev)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("event %d has not come within 10 seconds", i)
+		}
+	}
+	// The server has not closed the stream; the client knows by itself.
+	if err := <-done; err != nil {
+		t.Errorf("Watch: %v", err)
+	}
+	if !reflect.DeepEqual(asked, []string{"c1", "c 2&"}) {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
+// A stream ends before the call: by the client, by the daemon, by a client
+// that stops reading, by the function that takes the events.
+func TestWatchCut(t *testing.T) {
+	type watched struct {
+		socket string
+		stop   func() error
+		ended  chan struct{} // the backend's context
+	}
+	start := func(t *testing.T, o Options, next func(int) (CallEvent, bool)) watched {
+		ended := make(chan struct{})
+		o.Backend = &backend{watch: func(ctx context.Context, _ []string) (<-chan CallEvent, error) {
+			c := make(chan CallEvent)
+			go func() {
+				defer close(ended)
+				defer close(c)
+				for i := 0; ; i++ {
+					ev, ok := next(i)
+					if !ok {
+						<-ctx.Done()
+						return
+					}
+					select {
+					case c <- ev:
+					case <-ctx.Done():
+						return
+					}
+				}
+			}()
+			return c, nil
+		}}
+		socket, stop := serve(t, o)
+		return watched{socket, stop, ended}
+	}
+	one := func(i int) (CallEvent, bool) {
+		return CallEvent{CallRef: CallRef{Call: "c1"}, Phase: PhasePushing}, i < 1
+	}
+
+	t.Run("client cancels", func(t *testing.T) {
+		w := start(t, Options{}, one)
+		ctx, cancel := context.WithCancel(t.Context())
+		err := client(t, w.socket).Watch(ctx, []string{"c1"}, func(CallEvent) error { cancel(); return nil })
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		within(t, "the backend is told", w.ended)
+	})
+	t.Run("daemon stops", func(t *testing.T) {
+		w := start(t, Options{DrainTimeout: time.Minute}, one)
+		var stopped error
+		begun := time.Now()
+		err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { go w.stop(); return nil })
+		stopped = w.stop()
+		var e *Error
+		if !errors.As(err, &e) || e.Exit != ExitTempFail || e.Message != "etrnd is stopping" {
+			t.Errorf("got %v", err)
+		}
+		if stopped != nil || time.Since(begun) > 20*time.Second {
+			t.Errorf("Serve returned %v after %v: a stream must not hold it up", stopped, time.Since(begun))
+		}
+	})
+	t.Run("client stops reading", func(t *testing.T) {
+		pad := strings.Repeat("x", 8<<10)
+		w := start(t, Options{WriteTimeout: 100 * time.Millisecond}, func(int) (CallEvent, bool) { return CallEvent{Waiting: pad}, true })
+		c, err := net.Dial("unix", w.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /v1/watch?call=c1 HTTP/1.1\r\nHost: x\r\n\r\n")
+		within(t, "the backend is told", w.ended)
+		if _, err := client(t, w.socket).Queues(t.Context()); err != nil {
+			t.Errorf("others meanwhile: %v", err)
+		}
+	})
+	t.Run("function fails", func(t *testing.T) {
+		w := start(t, Options{}, one)
+		mine := errors.New("enough")
+		if err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { return mine }); err != mine {
+			t.Errorf("got %v", err)
+		}
+		within(t, "the backend is told", w.ended)
+	})
+	t.Run("backend ends early", func(t *testing.T) {
+		c := make(chan CallEvent)
+		close(c)
+		socket, _ := serve(t, Options{Backend: &backend{watch: func(context.Context, []string) (<-chan CallEvent, error) { return c, nil }}})
+		err := client(t, socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { return nil })
+		var e *Error
+		if !errors.As(err, &e) || e.Exit != ExitTempFail || !strings.Contains(e.Message, "went away before the call had ended") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("unknown call", func(t *testing.T) {
+		socket, _ := serve(t, Options{Backend: &backend{}})
+		err := client(t, socket).Watch(t.Context(), []string{"c9"}, func(CallEvent) error { return nil })
+		var e *Error
+		if !errors.As(err, &e) || e.Exit != ExitUsage {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Requests that no etrnctl makes. Each is refused in JSON, and none reaches
+// the backend.
+func TestBadRequests(t *testing.T) {
+	b := &backend{}
+	socket, _ := serve(t, Options{Backend: b})
+	long := strings.Repeat("x", maxName+1)
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+		says                     string
+	}{
+		{"unknown path", "GET", "/v9/status", "", 404, `does not know the request \"GET\" \"/v9/status\"`},
+		{"wrong method", "DELETE", "/v1/queues", "", 404, "does not know"},
+		{"no body", "POST", "/v1/release", "", 400, "cannot be read: EOF"},
+		{"not JSON", "POST", "/v1/release", "acme", 400, "cannot be read"},
+		{"wrong type", "POST", "/v1/release", `{"name":7}`, 400, "cannot be read"},
+		{"unknown field", "POST", "/v1/release", `{"queue":"acme"}`, 400, "unknown field"},
+		{"two values", "POST", "/v1/release", `{"name":"acme"}{"name":"beta"}`, 400, "more than one value"},
+		{"junk behind", "POST", "/v1/release", `{"name":"acme"}]`, 400, "cannot be read"},
+		{"no name", "POST", "/v1/release", `{}`, 400, "no queue is named"},
+		{"long name", "POST", "/v1/call", `{"remote":"` + long + `"}`, 400, "513 bytes long"},
+		{"body too large", "POST", "/v1/reload", `{"x":"` + strings.Repeat("x", maxBody) + `"}`, 400, "too large"},
+		{"no link", "POST", "/v1/link-up", `{}`, 400, "neither a link nor an interface"},
+		{"long interface", "POST", "/v1/link-down", `{"interface":"` + long + `"}`, 400, "longer than"},
+		{"null", "POST", "/v1/hang-up", `null`, 400, "no link is named"},
+		{"history of words", "GET", "/v1/history?n=all", "", 400, `n is \"all\"`},
+		{"history of none", "GET", "/v1/history?n=0", "", 400, "from 1 to"},
+		{"history of too many", "GET", "/v1/history?n=10001", "", 400, "from 1 to"},
+		{"watch nothing", "GET", "/v1/watch", "", 400, "0 calls"},
+		{"watch too many", "GET", "/v1/watch?" + strings.Repeat("call=c&", maxWatched+1), "", 400, "257 calls"},
+		{"watch long", "GET", "/v1/watch?call=" + long, "", 400, "bytes long"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, err := net.Dial("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", c.method, c.path, len(c.body), c.body)
+			rsp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(rsp.Body)
+			var e Error
+			if err := json.Unmarshal(body, &e); err != nil || e.Exit != ExitUsage {
+				t.Errorf("%s: %v", body, err)
+			}
+			if rsp.StatusCode != c.status || !strings.Contains(string(body), c.says) {
+				t.Errorf("got %d %s, want %d %s", rsp.StatusCode, body, c.status, c.says)
+			}
+		})
+	}
+	if len(b.calls) > 0 {
+		t.Errorf("the backend was asked %q", b.calls)
+	}
+}
+
+// Clients that send junk, dawdle, or open what they can are put off, and
+// others are answered meanwhile.
+func TestBadClients(t *testing.T) {
+	const read = 300 * time.Millisecond
+	for _, c := range []struct {
+		name string
+		send string
+	}{
+		{"silence", ""},
+		{"half a request", "GET /v1/status HT"},
+		{"no end of headers", "GET /v1/status HTTP/1.1\r\nHost: x\r\n"},
+		{"half a body", "POST /v1/release HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"},
+		{"junk", strings.Repeat("\xff\x00junk", 2000)},
+		{"NULs", strings.Repeat("\x00", 9999) + "\r\n\r\n"},
+		{"endless header", "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 4*maxHeader)},
+		{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"},
+		{"SMTP", "EHLO mail.acme.example\r\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			socket, _ := serve(t, Options{Backend: &backend{}, ReadTimeout: read})
+			conn, err := net.Dial("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, c.send) // may be cut off half-way, as it should
+			if _, err := client(t, socket).Queues(t.Context()); err != nil {
+				t.Errorf("another client meanwhile: %v", err)
+			}
+			// The server closes the connection by itself.
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection is still open after 10 seconds")
+			}
+		})
+	}
+
+	t.Run("too many of one user", func(t *testing.T) {
+		socket, stop := serve(t, Options{Backend: &backend{}, ReadTimeout: time.Minute, DrainTimeout: time.Minute})
+		var conns []net.Conn
+		for range maxPerUser {
+			c, err := net.Dial("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns = append(conns, c)
+		}
+		extra, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer extra.Close()
+		_ = extra.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, err := extra.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("one more than the limit: read %d bytes (%v), want it closed", n, err)
+		}
+		// Another user is not concerned.
+		if got, exit := child(t, socket, syscall.Credential{Uid: 47110, Gid: 47110}); exit != ExitNoPerm {
+			t.Errorf("another user: %q, exit %d", got, exit)
+		}
+		// One that closes makes room, and is noticed when the server reads.
+		conns[0].Close()
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			if _, err := client(t, socket).Queues(t.Context()); err == nil {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("10 seconds after one was closed: %v", err)
+			}
+		}
+		// Nor do silent clients hold up the end.
+		begun := time.Now()
+		if err := stop(); err != nil || time.Since(begun) > 3*time.Second {
+			t.Errorf("Serve returned %v after %v", err, time.Since(begun))
+		}
+	})
+}
+
+// A request that is under way when the daemon stops is answered; one that
+// does not end is told to.
+func TestShutdown(t *testing.T) {
+	begun, finish := make(chan struct{}), make(chan struct{})
+	b := &backend{release: func(ctx context.Context, name string) ([]Released, error) {
+		begun <- struct{}{}
+		if name == "stubborn" {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		<-finish
+		return []Released{{Queue: name}}, nil
+	}}
+	socket, stop := serve(t, Options{Backend: b, DrainTimeout: 500 * time.Millisecond})
+	type reply struct {
+		r   []Released
+		err error
+	}
+	ask := func(name string) chan reply {
+		c := make(chan reply, 1)
+		go func() {
+			r, err := client(t, socket).Release(t.Context(), name)
+			c <- reply{r, err}
+		}()
+		within(t, "the backend is asked for "+name, begun)
+		return c
+	}
+	good, stubborn := ask("acme"), ask("stubborn")
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	// No new requests: the socket is gone.
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := os.Stat(socket); err != nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal("the socket is still there")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	close(finish)
+	if r := <-good; r.err != nil || len(r.r) != 1 {
+		t.Errorf("the request under way: %v", r.err)
+	}
+	if r := <-stubborn; r.err == nil {
+		t.Error("the stubborn request succeeded")
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// A listener that fails is an error.
+func TestListenerFails(t *testing.T) {
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if err := NewServer(Options{Backend: &backend{}}).Serve(t.Context(), ln); err == nil {
+		t.Error("no error")
+	}
+}
+
+// Each way in which there can be no answer has a sentence and an exit code.
+func TestUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	gone := filepath.Join(dir, "dead")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: gone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false) // as after kill -9
+	ln.Close()
+
+	answer := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				if text == "" {
+					_, _ = io.Copy(io.Discard, c) // until the client gives up
+				} else {
+					_, _ = c.Read(make([]byte, 4096))
+					_, _ = io.WriteString(c, text)
+				}
+				c.Close()
+			}
+		})
+		t.Cleanup(func() { ln.Close(); wg.Wait() })
+		return path
+	}
+	reply := func(status, body string) string {
+		return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
+	}
+
+	for _, c := range []struct {
+		name, socket string
+		exit         int
+		says         string
+	}{
+		{"no socket", filepath.Join(dir, "none"), ExitTempFail, "there is no socket " + dir},
+		{"no directory", filepath.Join(dir, "no", "such"), ExitTempFail, "there is no socket"},
+		{"nobody listens", gone, ExitTempFail, "nobody listens on " + gone},
+		{"a file", os.Args[0], ExitTempFail, "nobody listens on"},
+		{"path too long", "/" + strings.Repeat("x", 120), ExitUsage, "cannot be the path of a socket"},
+		{"hangs", answer("hangs", ""), ExitTempFail, "has not answered within 200ms"},
+		{"closes", answer("closes", "\n"), ExitTempFail, ""},
+		{"another protocol", answer("smtp", "220 mail.acme.example ESMTP\r\n"), ExitTempFail, ""},
+		{"another HTTP server", answer("http", reply("404 Not Found", "<html>")), ExitTempFail, "is no answer of etrnd"},
+		{"a proxy's page", answer("page", reply("200 OK", "<html>")), ExitTempFail, "cannot be read"},
+		{"a wrong type", answer("type", reply("200 OK", `{"name":1}`)), ExitTempFail, "cannot be read"},
+		{"half a reply", answer("half", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n["), ExitTempFail, "closed the connection"},
+		{"an error without exit code", answer("zero", reply("500 Oops", `{"error":"oops"}`)), ExitTempFail, "oops"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cl := NewClient(ClientOptions{Socket: c.socket, Timeout: 200 * time.Millisecond})
+			defer cl.Close()
+			_, err := cl.Queues(t.Context())
+			var e *Error
+			if !errors.As(err, &e) || e.Exit != c.exit || !strings.Contains(e.Message, c.says) {
+				t.Errorf("got %#v, want %q, exit %d", err, c.says, c.exit)
+			}
+		})
+	}
+}
+
+// Whatever is asked is answered in JSON, with an error where it is one.
+func FuzzHandler(f *testing.F) {
+	for _, s := range []struct{ method, path, body string }{
+		{"GET", "/v1/status", ""},
+		{"GET", "/v1/history?n=5", ""},
+		{"GET", "/v1/history?n=%00", ""},
+		{"POST", "/v1/release", `{"name":"acme"}`},
+		{"POST", "/v1/link-up", `{"interface":"ppp0"}`},
+		{"POST", "/v1/link-down", `{"link":"isp","link":"isp2"}`},
+		{"POST", "/v1/call", `{"remote":"\u0000"}`},
+		{"POST", "/v1/hang-up", `[[[[[[[[`},
+		{"GET", "/v1/watch?call=c1&call=c2", ""},
+		{"GET", "/../v1//status", ""},
+		{"\x00", "/", "\xff"},
+	} {
+		f.Add(s.method, s.path, s.body)
+	}
+	h := NewServer(Options{Backend: &backend{}}).handler(nil)
+	f.Fuzz(func(t *testing.T, method, path, body string) {
+		r, err := http.NewRequest(method, "http://etrnd"+path, strings.NewReader(body))
+		if err != nil {
+			t.Skip("no request")
+		}
+		r = r.WithContext(context.WithValue(t.Context(), peerKey{}, peer{uid: 0}))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		switch {
+		case w.Code == http.StatusOK && json.Valid(w.Body.Bytes()):
+		case w.Code >= 300 && w.Code < 400: // the mux cleans a path
+		default:
+			var e Error
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Exit == 0 || e.Message == "" || w.Code >= 500 {
+				t.Errorf("%s %q %q: %d %q", method, path, body, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Whatever comes in a stream, Watch returns, and without an error only if the
+// call has ended.
+func FuzzWatch(f *testing.F) {
+	f.Add([]byte(`{"event":{"call":"c1","phase":"pushing"}}` + "\n" + `{"event":{"call":"c1","result":{}}}` + "\n"))
+	f.Add([]byte(`{"error":{"error":"etrnd is stopping","exit":75}}`))
+	f.Add([]byte(`{"event":{"call":"c1","in":{"bytes":1e99}}}`))
+	f.Add([]byte("{}\n\n\x00\n"))
+	f.Add([]byte(`{"event":{"line_seconds":1e400}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := NewClient(ClientOptions{})
+		c.http.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(b))}, nil
+		})
+		ended := false
+		err := c.Watch(t.Context(), []string{"c1"}, func(ev CallEvent) error {
+			ended = ended || ev.Call == "c1" && ev.Result != nil
+			return nil
+		})
+		if (err == nil) != ended {
+			t.Errorf("%q: error %v, ended %t", b, err, ended)
+		}
+	})
+}
