@@ -62,14 +62,16 @@ func NewServer(o ServerOptions) *Server {
 // listener fails, and returns after the last stream has ended. It closes the
 // listener.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	// Deferred after wg.Wait, and so run before it: also when the listener
 	// failed by itself, the streams end.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// On this context, not on its parent: whoever finds the listener closed
+	// must find the same context ended.
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
 	defer ln.Close()
 	for {
 		conn, err := ln.Accept()
