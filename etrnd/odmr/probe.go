@@ -2,7 +2,11 @@ package odmr
 
 import (
 	"context"
-	"errors"
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -53,7 +57,117 @@ type OfferCertificate struct {
 
 // Probe connects to addr (host:port), asks what is offered, without and with
 // TLS, and leaves. Auth and the TLS mode of o are not used. When the remote goes
-// away midway, what was found is returned together with the error.
+// away midway, what was found is returned together with the error. A remote whose
+// TLS fails is no error: it is in the Offer.
 func Probe(ctx context.Context, addr string, o ClientOptions) (*Offer, error) {
-	return nil, errors.ErrUnsupported
+	offer := &Offer{Address: addr, Auth: []string{}, AuthTLS: []string{}, Keywords: []string{}}
+	conn, err := dial(ctx, addr, &o)
+	if err != nil {
+		return offer, err
+	}
+	c := newClient(conn, o)
+	defer c.Close()
+	offer.Remote = conn.RemoteAddr().String()
+
+	o.Phase(PhaseHello)
+	err = c.greet(ctx)
+	offer.Greeting = c.greeting
+	if err != nil {
+		return offer, err
+	}
+	if err := c.hello(ctx); err != nil {
+		return offer, err
+	}
+	offer.take(c)
+	offer.Auth = offer.mechanisms(c)
+	if !offer.STARTTLS {
+		c.Quit()
+		return offer, nil
+	}
+
+	o.Phase(PhaseTLS)
+	offer.TLS = &OfferTLS{}
+	rep, err := c.command(ctx, "STARTTLS", "STARTTLS")
+	if err != nil {
+		return offer, err
+	}
+	if rep.code != 220 {
+		offer.TLS.Problem = fmt.Sprintf("STARTTLS refused: %d %s", rep.code, rep.text())
+		c.Quit()
+		return offer, nil
+	}
+	if err := c.handshake(ctx, false); err != nil {
+		offer.TLS.Problem = printable(err.Error(), maxReplyText)
+		if ctx.Err() != nil {
+			return offer, err
+		}
+		return offer, nil
+	}
+	offer.TLS.take(c)
+	if err := c.hello(ctx); err != nil {
+		return offer, err
+	}
+	offer.take(c)
+	offer.STARTTLS = true // it is not listed again
+	offer.AuthTLS = offer.mechanisms(c)
+	c.Quit()
+	return offer, nil
+}
+
+// take notes what the last EHLO said.
+func (f *Offer) take(c *Client) {
+	f.Hostname = c.host
+	f.ESMTP = c.esmtp
+	f.Keywords = append([]string{}, c.keywords...)
+	for keyword, flag := range map[string]*bool{
+		"ETRN": &f.ETRN, "ATRN": &f.ATRN, "STARTTLS": &f.STARTTLS, "PIPELINING": &f.Pipelining,
+		"CHUNKING": &f.Chunking, "8BITMIME": &f.EightBit, "SMTPUTF8": &f.SMTPUTF8, "DSN": &f.DSN,
+		"MT-PRIORITY": &f.MTPriority, "SIZE": &f.SizeListed,
+	} {
+		*flag = c.offered(keyword)
+	}
+	f.Size = 0
+	if n, err := strconv.ParseInt(c.offers["SIZE"], 10, 64); err == nil && n > 0 {
+		f.Size = n
+	}
+}
+
+// mechanisms of the last EHLO, each once.
+func (f *Offer) mechanisms(c *Client) []string {
+	found := []string{}
+	for _, mechanism := range strings.Fields(strings.ToUpper(c.offers["AUTH"])) {
+		if !slices.Contains(found, mechanism) {
+			found = append(found, mechanism)
+		}
+	}
+	return found
+}
+
+func (t *OfferTLS) take(c *Client) {
+	t.Version = tls.VersionName(c.tls.Version)
+	t.Cipher = tls.CipherSuiteName(c.tls.CipherSuite)
+	t.Verified = c.distrust == nil
+	if c.distrust != nil {
+		t.Problem = printable(c.distrust.Error(), maxReplyText)
+	}
+	if len(c.tls.PeerCertificates) == 0 {
+		return
+	}
+	leaf := c.tls.PeerCertificates[0]
+	names := []string{}
+	for _, name := range leaf.DNSNames {
+		names = append(names, printable(name, 255))
+	}
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	t.Certificate = &OfferCertificate{
+		Subject:     printable(leaf.Subject.String(), maxReplyText),
+		Issuer:      printable(leaf.Issuer.String(), maxReplyText),
+		Names:       names,
+		NotBefore:   leaf.NotBefore,
+		NotAfter:    leaf.NotAfter,
+		Fingerprint: fingerprint(leaf),
+		PublicKey:   keyFingerprint(leaf),
+	}
 }
