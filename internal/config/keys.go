@@ -20,7 +20,7 @@ type Key struct {
 	min, max int64
 	// values are the words that are allowed, where there are only a few.
 	values []string
-	// doc stands for the default where TOML cannot say it.
+	// defaultDoc stands for the default where TOML cannot say it.
 	defaultDoc string
 }
 
@@ -35,17 +35,6 @@ const (
 	Number   Type = "number"
 	Duration Type = "duration"
 )
-
-// String is the key as a message names it: "odmr.tls-cert", "[[queue]] name".
-func (k Key) String() string {
-	switch {
-	case k.Table == "":
-		return k.Name
-	case repeated(k.Table):
-		return "[[" + k.Table + "]] " + k.Name
-	}
-	return "[" + k.Table + "] " + k.Name
-}
 
 // DefaultText is the default for people: TOML, or a clause where it depends
 // on something else, or empty where the key simply has none.

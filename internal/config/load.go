@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 )
@@ -27,7 +29,11 @@ func WithoutFiles() Option { return func(r *reader) { r.noFiles = true } }
 func Load(path string, opts ...Option) (*Config, error) {
 	data, err := readFile(path, maxFile)
 	if err != nil {
-		return nil, &Error{Problems: []Problem{{File: path, Msg: reason(err), Hint: loadHint(err)}}}
+		msg := reason(err)
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			msg = pe.Err.Error() // the path stands before it
+		}
+		return nil, &Error{Problems: []Problem{{File: path, Msg: msg, Hint: loadHint(err)}}}
 	}
 	return Parse(path, data, opts...)
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 
@@ -35,9 +37,9 @@ type reader struct {
 	errs, warnings []Problem
 
 	listeners []listener
-	queues    []taken // names in use
-	links     []taken
-	remotes   []taken
+	queues    map[string]taken // names in use, by their lower case
+	links     map[string]taken
+	remotes   map[string]taken
 	patterns  map[string]owner
 	pushed    map[string]bool // lower-case names of queues that a remote pushes
 }
@@ -69,6 +71,9 @@ func newReader(name string) *reader {
 		table:    Keys(),
 		keys:     map[string]map[string]Key{},
 		defaults: map[string]any{},
+		queues:   map[string]taken{},
+		links:    map[string]taken{},
+		remotes:  map[string]taken{},
 		patterns: map[string]owner{},
 		pushed:   map[string]bool{},
 	}
@@ -180,17 +185,26 @@ func (r *reader) syntax(err error) Problem {
 			p.Hint = "write a key or [table] once; [[queue]], [[link]] and [[remote]] may be repeated"
 		}
 	}
-	p.Msg = "not valid TOML: " + p.Msg
+	p.Msg = "not valid TOML: " + strings.TrimSuffix(p.Msg, ".")
 	return p
 }
 
-// clip bounds a message of another package, which may quote what we read.
+// clip makes a message of another package fit for a log: it may quote what we
+// read, at any length and with control characters in it.
 func clip(s string) string {
 	const most = 300
 	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "..."
+		s = s[:most] + "..."
 	}
-	return s
+	var b strings.Builder
+	for _, r := range strings.ToValidUTF8(s, "?") {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		}
+	}
+	return b.String()
 }
 
 // one returns a table that is written once. When it is absent, or is no
@@ -409,10 +423,11 @@ func (r *reader) control(t *table, c *Config) {
 	}
 }
 
+// reason is an error of the operating system without the name of the call.
 func reason(err error) string {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		return quote(pe.Path) + ": " + pe.Err.Error()
+		return quote(pe.Path) + ": " + clip(pe.Err.Error())
 	}
 	return clip(err.Error())
 }

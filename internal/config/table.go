@@ -125,29 +125,37 @@ func (t *table) hintFor(name string) string {
 		}
 		return "did you mean " + quote(n) + "?"
 	}
+	if name == "password" || name == "secret" {
+		return "secrets do not belong here, where both daemons can read them: write the password into a file and name that in password-file"
+	}
 	// A key of another table is most often one that stands below the wrong
 	// header: TOML has no way back to the top.
 	var elsewhere []string
 	for _, tab := range append([]string{""}, t.r.tables()...) {
 		if _, ok := t.r.keys[tab][name]; ok {
-			elsewhere = append(elsewhere, header(tab))
+			elsewhere = append(elsewhere, home(tab))
 		}
 	}
 	if len(elsewhere) > 0 {
-		return "it belongs in " + list(elsewhere, "or")
+		return "it belongs " + list(elsewhere, "or")
 	}
 	return "see etrnd.toml(5) for the keys there are"
 }
 
 // header is how a table is written.
 func header(table string) string {
-	switch {
-	case table == "":
-		return "the top of the file, before the first table"
-	case repeated(table):
+	if repeated(table) {
 		return "[[" + table + "]]"
 	}
 	return "[" + table + "]"
+}
+
+// home is where the keys of a table stand.
+func home(table string) string {
+	if table == "" {
+		return "at the top of the file, before the first table"
+	}
+	return "in " + header(table)
 }
 
 // raw returns the value of a key, or its default, or nil.

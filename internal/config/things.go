@@ -11,7 +11,7 @@ import (
 
 // takeName checks the name of a queue, link or remote against those of its
 // kind.
-func (t *table) takeName(names *[]taken) string {
+func (t *table) takeName(names map[string]taken) string {
 	s := t.str("name")
 	if !t.has("name") || s == "" && t.vals["name"] != "" {
 		return ""
@@ -21,18 +21,19 @@ func (t *table) takeName(names *[]taken) string {
 		t.fail("name", hint, "%s is no name for a %s", quote(s), t.name)
 		return ""
 	}
-	for _, o := range *names {
-		if sameName(o.name, s) {
-			hint := "upper and lower case are the same; choose another name"
-			t.fail("name", hint, "%s is already the name of the %s on line %d", quote(s), t.name, o.line)
-			return s
+	if o, ok := names[strings.ToLower(s)]; ok {
+		hint := "choose another name"
+		if o.name != s {
+			hint = "upper and lower case are the same: " + hint
 		}
+		t.fail("name", hint, "%s is already the name of the %s on line %d", quote(s), t.name, o.line)
+		return s
 	}
-	*names = append(*names, taken{s, t.line("name")})
+	names[strings.ToLower(s)] = taken{s, t.line("name")}
 	return s
 }
 
-// patterns reads a list of patterns and makes them the queue's own. skip
+// takePatterns reads a list of patterns and makes them the queue's own. skip
 // takes out the elements that are not patterns.
 func (r *reader) takePatterns(t *table, key string, skip func(item) bool) []queue.Pattern {
 	var ps []queue.Pattern
@@ -46,6 +47,7 @@ func (r *reader) takePatterns(t *table, key string, skip func(item) bool) []queu
 			if d, ok := strings.CutPrefix(it.s, "*."); ok {
 				hint = "write " + quote("."+d) + " for all below " + d
 			} else if d, ok := strings.CutPrefix(it.s, "@"); ok {
+				err = fmt.Errorf("%s is a name to ask for, not a pattern", quote(it.s))
 				hint = "write " + quote(d) + ", and " + quote("."+d) + " for all below it"
 			}
 			t.failAt(it.line, key, hint, "%s", clip(err.Error()))
@@ -70,7 +72,7 @@ func (r *reader) takePatterns(t *table, key string, skip func(item) bool) []queu
 
 func (r *reader) queue(t *table, c *Config) {
 	q := queue.Queue{
-		Name:        t.takeName(&r.queues),
+		Name:        t.takeName(r.queues),
 		Domains:     r.takePatterns(t, "domains", nil),
 		Clients:     t.prefixes("clients"),
 		Window:      t.duration("window"),
@@ -112,7 +114,7 @@ func (t *table) notEmpty(key, hint string) bool {
 
 func (r *reader) link(t *table, c *Config) {
 	l := Link{
-		Name:          t.takeName(&r.links),
+		Name:          t.takeName(r.links),
 		Dial:          r.command(t, "dial"),
 		HangUp:        r.command(t, "hang-up"),
 		DialTimeout:   t.duration("dial-timeout"),
@@ -135,6 +137,7 @@ func (r *reader) link(t *table, c *Config) {
 			l.Interfaces = append(l.Interfaces, it.s)
 		}
 	}
+	t.notEmpty("interfaces", `write interfaces = ["ppp0"], or leave the key out`)
 	if len(l.HangUp) > 0 && !t.has("interfaces") {
 		t.warn("hang-up", `write interfaces = ["ppp0"]`, "without interfaces nothing tells when the link is up or down but etrnctl link up %s and link down %s", l.Name, l.Name)
 	}
@@ -166,7 +169,7 @@ func (r *reader) shared(c *Config, pattern string) string {
 
 func (r *reader) remote(t *table, c *Config) {
 	rem := Remote{
-		Name:           t.takeName(&r.remotes),
+		Name:           t.takeName(r.remotes),
 		Protocol:       Protocol(t.str("protocol")),
 		RouterType:     RouterType(t.str("router-type")),
 		ConnectTimeout: t.duration("connect-timeout"),
@@ -177,7 +180,7 @@ func (r *reader) remote(t *table, c *Config) {
 		Senders:        t.prefixes("senders"),
 	}
 	if rem.Limit > 0 && rem.Wait >= rem.Limit {
-		t.fail("wait", fmt.Sprintf("write a limit above it; it is %s now", short(int64(rem.Limit))), "%s is not shorter than the limit of the whole call", short(int64(rem.Wait)))
+		t.fail("wait", "write a shorter wait, or a higher limit", "%s is not shorter than the limit of the whole call, %s", short(int64(rem.Wait)), short(int64(rem.Limit)))
 	}
 	if s := t.str("link"); s != "" || t.vals["link"] == "" {
 		rem.Link = s
@@ -249,11 +252,11 @@ func (r *reader) requests(t *table, rem *Remote) {
 	case t.has("request"):
 		// A request without a pulling type is never sent: it has to be a
 		// mistake, since push-only is the default.
-		kind := "router-type " + quote(string(rem.RouterType))
+		byDefault := ""
 		if !t.has("router-type") {
-			kind = "the default router-type, " + quote(string(rem.RouterType)) + ","
+			byDefault = ", the default"
 		}
-		t.fail("request", `write router-type = "pull-push" or "pull-only"`, "is never sent with %s", kind)
+		t.fail("request", `write router-type = "pull-push" or "pull-only"`, "is never sent: router-type is %s%s", quote(string(rem.RouterType)), byDefault)
 	}
 }
 
@@ -261,8 +264,7 @@ func (r *reader) requests(t *table, rem *Remote) {
 // remote's own; "#name" is a [[queue]], which several remotes may share.
 func (r *reader) push(t *table, c *Config, rem *Remote) {
 	patterns := false // whether there are any, good or bad
-	var own []queue.Pattern
-	own = r.takePatterns(t, "push", func(it item) bool {
+	own := r.takePatterns(t, "push", func(it item) bool {
 		name, ok := strings.CutPrefix(it.s, "#")
 		if !ok {
 			patterns = true
@@ -276,7 +278,7 @@ func (r *reader) push(t *table, c *Config, rem *Remote) {
 	case rem.RouterType == "":
 	case rem.RouterType == PullOnly:
 		if t.has("push") {
-			t.fail("push", `write router-type = "pull-push", or leave push out`, "is never sent with router-type %s", kind)
+			t.fail("push", `write router-type = "pull-push", or leave push out`, "is never sent: router-type is %s", kind)
 		}
 	case t.notEmpty("push", `write push = ["*"] for all mail that is not for this machine`) && !t.has("push"):
 		hint := `write push = ["*"] for all mail that is not for this machine`
@@ -302,11 +304,9 @@ func (r *reader) push(t *table, c *Config, rem *Remote) {
 	if !patterns {
 		return
 	}
-	for _, o := range r.queues {
-		if sameName(o.name, rem.Name) {
-			hint := "choose another name for one of them, or write push = [" + quote("#"+o.name) + "]"
-			t.fail("name", hint, "push makes a queue of this name, and there is a [[queue]] %s on line %d already", quote(o.name), o.line)
-		}
+	if o, ok := r.queues[strings.ToLower(rem.Name)]; ok {
+		hint := "choose another name for one of them, or write push = [" + quote("#"+o.name) + "]"
+		t.fail("name", hint, "push makes a queue of this name, and there is a [[queue]] %s on line %d already", quote(o.name), o.line)
 	}
 	q := queue.Queue{
 		Name: rem.Name, Remote: rem.Name, Domains: own, Deliver: deliver,

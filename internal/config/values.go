@@ -100,7 +100,7 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 			t.failAt(line, key, `write an absolute path: "unix:/run/etrnd/..."`, "%s is not an absolute path", quote(s))
 			return ""
 		case clean != p || clean == "/":
-			hint := ""
+			hint := `name a file: "unix:/run/etrnd/..."`
 			if clean != "/" {
 				hint = "write " + quote("unix:"+clean)
 			}
@@ -119,12 +119,12 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 	default:
 		host, port, msg := hostPort(s)
 		if msg != "" {
-			hint := `write "host:port"`
+			hint := `write "[::]:366" or an address of this machine with a port`
 			if allowed == unixOrTCP {
 				hint = `write "unix:/path" or "host:port"`
 			}
 			if strings.HasPrefix(s, "/") && allowed == unixOrTCP {
-				hint = "write " + quote("unix:"+s)
+				msg, hint = "lacks \"unix:\" before the path", "write "+quote("unix:"+s)
 			}
 			t.failAt(line, key, hint, "%s %s", quote(s), msg)
 			return ""
@@ -141,20 +141,27 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 		}
 	}
 	for _, o := range r.listeners {
-		if clash(o, l) {
-			t.failAt(line, key, "", "%s cannot be had twice: %s has it on line %s", quote(s), o.where, lineText(o.line))
-			return ""
+		if !clash(o, l) {
+			continue
 		}
+		// A default has no line: the one to blame is what the file says.
+		mine, other := l, o
+		if line == 0 {
+			mine, other = o, l
+		}
+		where := "on line " + strconv.Itoa(other.line)
+		if other.line == 0 {
+			where = "by default"
+		}
+		r.errs = append(r.errs, Problem{
+			File: r.file, Line: mine.line, Key: mine.where,
+			Msg:  fmt.Sprintf("%s cannot be had twice: %s has it %s", quote(s), other.where, where),
+			Hint: "choose another one",
+		})
+		return ""
 	}
 	r.listeners = append(r.listeners, l)
 	return s
-}
-
-func lineText(line int) string {
-	if line == 0 {
-		return "none, by default"
-	}
-	return strconv.Itoa(line)
 }
 
 // clash reports whether two sockets cannot be bound at the same time. A
@@ -243,6 +250,9 @@ func fingerprint(s string) (fp, msg string) {
 // remoteHost splits "host", "host:port", "[address]:port" or an address.
 func remoteHost(s string) (host string, port uint16, msg string) {
 	const defaultPort = 25 // ETRN is a command of SMTP, RFC 1985
+	if strings.Contains(s, "://") {
+		return "", 0, "is a URL, not a host"
+	}
 	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
 	if a := address(bare); a.IsValid() && (s == bare || s == "["+bare+"]") {
 		return bare, defaultPort, ""
