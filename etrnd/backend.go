@@ -1,0 +1,156 @@
+package etrnd
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/queue"
+)
+
+// backend is the daemon as the control socket sees it.
+type backend struct{ d *Daemon }
+
+var _ control.Backend = backend{}
+
+func (b backend) config() *config.Config {
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	return b.d.cfg
+}
+
+// at is a time for JSON, where none is null.
+func at(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func (b backend) Status(ctx context.Context) control.Status {
+	d := b.d
+	cfg := b.config()
+	d.mu.Lock()
+	s := control.Status{
+		Version: d.o.Version, PID: os.Getpid(), Hostname: cfg.Hostname,
+		Started: d.started, Uptime: control.Seconds(time.Since(d.started)),
+		Config:   control.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems},
+		Listen:   d.listeners,
+		Warnings: []string{},
+	}
+	d.mu.Unlock()
+	for _, w := range cfg.Warnings {
+		s.Warnings = append(s.Warnings, w.String())
+	}
+	s.MTA.Type = cfg.MTA.Type
+	listed, _, err := d.keeper.Listed()
+	s.MTA.Reconciled = at(listed)
+	if err != nil {
+		s.MTA.Error = err.Error()
+	}
+	connected, since, sessions := d.inbound.Connected()
+	s.Milter = control.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
+	for _, st := range d.keeper.States() {
+		s.Queues.Queues++
+		s.Queues.Messages += st.Messages
+		s.Queues.Bytes += st.Bytes
+		if !st.Oldest.IsZero() && (s.Queues.Oldest == nil || st.Oldest.Before(*s.Queues.Oldest)) {
+			s.Queues.Oldest = at(st.Oldest)
+		}
+	}
+	s.Links = d.caller.Links()
+	s.Calls = d.caller.Calls()
+	return s
+}
+
+func (b backend) Queues(context.Context) ([]control.Queue, error) {
+	set := b.d.keeper.Queues()
+	list := []control.Queue{}
+	for _, st := range b.d.keeper.States() {
+		q, ok := set.ByName(st.Queue)
+		if !ok {
+			continue
+		}
+		list = append(list, control.Queue{
+			Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(st.Oldest),
+			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Failed: st.Failed, Released: at(st.Released),
+			Domains: patterns(q.Domains), Deliver: q.Deliver.String(), Remote: q.Remote,
+		})
+	}
+	return list, nil
+}
+
+func patterns(list []queue.Pattern) []string {
+	s := []string{}
+	for _, p := range list {
+		s = append(s, p.String())
+	}
+	return s
+}
+
+func (b backend) Release(_ context.Context, name string) ([]control.Released, error) {
+	set := b.d.keeper.Queues()
+	sels := set.Resolve("#" + name)
+	if sels == nil {
+		sels = set.Resolve(name)
+	}
+	if sels == nil {
+		known := "none"
+		for i, q := range set.Queues() {
+			if i == 0 {
+				known = q.Name
+				continue
+			}
+			known += ", " + q.Name
+		}
+		return nil, control.Errorf(control.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
+	}
+	var list []control.Released
+	for _, sel := range sels {
+		st := b.d.keeper.Release(sel)
+		list = append(list, released(sel.Queue, st))
+	}
+	return list, nil
+}
+
+func released(name string, st hold.Started) control.Released {
+	return control.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
+}
+
+func (b backend) LinkUp(_ context.Context, ev control.LinkEvent) ([]control.CallRef, error) {
+	return b.d.caller.LinkUp(ev)
+}
+
+func (b backend) LinkDown(_ context.Context, ev control.LinkEvent) error {
+	return b.d.caller.LinkDown(ev)
+}
+
+func (b backend) Call(_ context.Context, remote string) (control.CallRef, error) {
+	return b.d.caller.Call(remote)
+}
+
+func (b backend) HangUp(ctx context.Context, link string) error {
+	return b.d.caller.HangUp(ctx, link)
+}
+
+func (b backend) Watch(ctx context.Context, calls []string) (<-chan control.CallEvent, error) {
+	return b.d.caller.Watch(ctx, calls)
+}
+
+func (b backend) History(_ context.Context, n int) ([]control.CallResult, error) {
+	return b.d.caller.History(n), nil
+}
+
+func (b backend) Reload(ctx context.Context) ([]string, error) {
+	warnings, err := b.d.Reload(ctx)
+	if err != nil {
+		return nil, &control.Error{
+			Message: "the new configuration is bad; the old one stays in force",
+			Hint:    "mend the file and reload again", Details: problems(err), Exit: control.ExitConfig,
+		}
+	}
+	return warnings, nil
+}

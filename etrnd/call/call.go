@@ -1,0 +1,436 @@
+package call
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// call is one session with a remote. The caller's mu guards what changes.
+type call struct {
+	caller  *Caller
+	session *session
+	ref     control.CallRef
+	remote  config.Remote
+	log     *slog.Logger
+
+	made       time.Time // the call was asked for
+	began      time.Time // the link was up; zero: never
+	phase      control.Phase
+	waiting    string
+	replies    []control.Reply
+	tally      *Tally
+	leftBefore hold.Left // of the push queues, when the call began
+
+	expectIn int // messages that the remote has announced; -1: unknown
+	in       Counts
+	out      control.Progress
+
+	exit      int
+	err, hint string
+}
+
+// newCall makes a call. The caller holds mu.
+func newCall(c *Caller, s *session, r config.Remote) *call {
+	id := c.newID()
+	return &call{
+		caller: c, session: s, remote: r, made: time.Now(), phase: control.PhaseDialling, expectIn: -1,
+		ref: control.CallRef{Call: id, Remote: r.Name, Link: r.Link},
+		log: c.log.With("call", id, "remote", r.Name),
+	}
+}
+
+// event is how the call stands. The caller holds mu.
+func (cl *call) event() control.CallEvent {
+	ev := control.CallEvent{
+		CallRef: cl.ref, Time: time.Now(), Phase: cl.phase, Waiting: cl.waiting,
+		In:  control.Progress{Messages: cl.in.Messages, Bytes: cl.in.Bytes, Expected: cl.expectIn},
+		Out: cl.out,
+	}
+	if !cl.began.IsZero() {
+		ev.Line = control.Seconds(time.Since(cl.began))
+	}
+	return ev
+}
+
+// finish is the result of a call that has ended. The caller holds mu.
+func (cl *call) finish() control.CallResult {
+	ev := cl.event()
+	start := cl.began
+	if start.IsZero() {
+		start = cl.made
+	}
+	return control.CallResult{
+		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
+		In: ev.In, Out: ev.Out, Duplicates: cl.in.Duplicates, Replies: append([]control.Reply{}, cl.replies...),
+		Error: cl.err, Hint: cl.hint, Exit: cl.exit,
+	}
+}
+
+// fail notes why a call did not do all that it should. The first reason
+// stands: what comes later mostly follows from it. The caller holds mu.
+func (cl *call) fail(exit int, err, hint string) {
+	if cl.exit == 0 {
+		cl.exit, cl.err, cl.hint = exit, err, hint
+	}
+}
+
+// set changes the call's state and tells watchers.
+func (cl *call) set(change func()) {
+	cl.caller.mu.Lock()
+	defer cl.caller.mu.Unlock()
+	change()
+	cl.caller.notify()
+}
+
+func (cl *call) step(phase control.Phase, waiting string) {
+	cl.set(func() { cl.phase, cl.waiting = phase, waiting })
+}
+
+// run is the whole call, from the link's being up until nothing is left to
+// come or to go.
+func (cl *call) run(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cl.remote.Limit, fmt.Errorf("the limit of %v for one call was reached", cl.remote.Limit))
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			cl.log.Error("panic in a call", "panic", p, "stack", string(debug.Stack()))
+			cl.set(func() {
+				cl.fail(control.ExitTempFail, "internal error in the call", "this is a bug: the log has the details")
+			})
+		}
+	}()
+	tally := cl.caller.inbound.Tally(cl.ours(ctx))
+	defer tally.Close()
+	cl.set(func() { cl.tally = tally })
+
+	var asked request
+	if cl.remote.RouterType.Pulls() {
+		asked = cl.pull(ctx)
+	}
+	cl.wait(ctx, asked)
+	if ctx.Err() != nil {
+		why := context.Cause(ctx)
+		hint := "what has not gone stays held and goes with the next call"
+		cl.set(func() {
+			cl.measure()
+			cl.fail(control.ExitTempFail, why.Error(), hint)
+		})
+	}
+}
+
+// ours returns what tells the remote's inbound sessions from others: they come
+// from where the configuration says, or from the remote's own addresses, or
+// over the link's interface.
+func (cl *call) ours(ctx context.Context) func(client, local netip.Addr) bool {
+	senders := slices.Clone(cl.remote.Senders)
+	local := map[netip.Addr]bool{}
+	if len(senders) == 0 {
+		lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if addrs, err := net.DefaultResolver.LookupNetIP(lookup, "ip", cl.remote.Host); err == nil {
+			for _, a := range addrs {
+				a = a.Unmap()
+				senders = append(senders, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+		// The MTA that sends need not have the address that takes requests.
+		if ifaces, err := net.Interfaces(); err == nil {
+			for _, i := range ifaces {
+				if !cl.session.link.Match(i.Name) {
+					continue
+				}
+				addrs, _ := i.Addrs()
+				for _, a := range addrs {
+					if p, err := netip.ParsePrefix(a.String()); err == nil {
+						local[p.Addr().Unmap()] = true
+					}
+				}
+			}
+		}
+	}
+	return func(client, to netip.Addr) bool {
+		if local[to] {
+			return true
+		}
+		return slices.ContainsFunc(senders, func(p netip.Prefix) bool { return p.Contains(client) })
+	}
+}
+
+// request is what came of asking the remote.
+type request struct {
+	made     bool // at least one name was accepted, so mail may come
+	counted  bool // all that was accepted was counted (251, 253)
+	announce int  // messages announced by 253
+}
+
+// pull waits for the local MTA and asks the remote for its mail.
+func (cl *call) pull(ctx context.Context) request {
+	if err := cl.waitForMTA(ctx); err != nil {
+		if ctx.Err() == nil {
+			cl.set(func() {
+				cl.fail(control.ExitTempFail, err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed")
+			})
+		}
+		return request{}
+	}
+	return cl.ask(ctx, false)
+}
+
+// waitForMTA waits until the local SMTP listener answers, so that the mail
+// does not arrive before the door is open.
+func (cl *call) waitForMTA(ctx context.Context) error {
+	addr := cl.caller.config().MTA.SMTP
+	ctx, cancel := context.WithTimeout(ctx, cl.remote.RequestTimeout)
+	defer cancel()
+	cl.step(control.PhaseMTA, "the local SMTP listener "+addr+" to answer")
+	for {
+		err := greets(ctx, addr)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the local SMTP listener %s does not answer: %w", addr, err)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// greets reports whether an SMTP server says 220 at addr.
+func greets(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	var buf [512]byte
+	n, err := conn.Read(buf[:])
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(string(buf[:n]), "220") {
+		return fmt.Errorf("it said %.60q", buf[:n])
+	}
+	conn.Write([]byte("QUIT\r\n"))
+	return nil
+}
+
+// ask has the dialogue with the remote. A connection that is refused is tried
+// again for a moment: a route or a name server may need that after the link
+// has come up.
+func (cl *call) ask(ctx context.Context, again bool) request {
+	r := &cl.remote
+	ctx, cancel := context.WithTimeoutCause(ctx, r.ConnectTimeout+r.RequestTimeout, odmr.ErrTimeout)
+	defer cancel()
+	options, err := cl.options()
+	if err != nil {
+		cl.set(func() { cl.fail(control.ExitConfig, err.Error(), "") })
+		return request{}
+	}
+	cl.step(control.PhaseConnecting, r.Addr()+" to answer")
+	var client *odmr.Client
+	for delay, until := time.Second, time.Now().Add(r.ConnectTimeout); ; delay *= 2 {
+		client, err = odmr.Dial(ctx, r.Addr(), options)
+		if err == nil || !errors.Is(err, odmr.ErrConnect) || time.Now().Add(delay).After(until) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		cl.refused(ctx, err)
+		return request{}
+	}
+	defer client.Quit()
+	cl.step(control.PhaseRequest, "the answer of "+r.Host)
+	replies, err := client.Request(ctx, r.Request)
+	return cl.judge(ctx, replies, err, again)
+}
+
+func (cl *call) options() (odmr.ClientOptions, error) {
+	r := &cl.remote
+	o := odmr.ClientOptions{
+		Hostname: cl.caller.config().Hostname, TLS: odmr.TLSMode(r.TLS), Logger: cl.log,
+		ConnectTimeout: r.ConnectTimeout, ReplyTimeout: r.RequestTimeout,
+		Phase: func(p odmr.Phase) {
+			switch p {
+			case odmr.PhaseTLS:
+				cl.step(control.PhaseTLS, "TLS with "+r.Host)
+			case odmr.PhaseAuth:
+				cl.step(control.PhaseAuth, r.Host+" to accept user "+r.User)
+			}
+		},
+	}
+	o.Config = &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12}
+	if o.Config.ServerName == "" {
+		o.Config.ServerName = r.Host
+	}
+	if r.TLSCA != "" {
+		pem, err := os.ReadFile(r.TLSCA)
+		if err != nil {
+			return o, fmt.Errorf("remote %s: tls-ca: %w", r.Name, err)
+		}
+		o.Config.RootCAs = x509.NewCertPool()
+		if !o.Config.RootCAs.AppendCertsFromPEM(pem) {
+			return o, fmt.Errorf("remote %s: tls-ca: no certificate in %s", r.Name, r.TLSCA)
+		}
+	}
+	if r.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(r.TLSCert, r.TLSKey)
+		if err != nil {
+			return o, fmt.Errorf("remote %s: tls-cert: %w", r.Name, err)
+		}
+		o.Config.Certificates = []tls.Certificate{cert}
+	}
+	if r.User != "" {
+		secret, err := os.ReadFile(r.PasswordFile)
+		if err != nil {
+			return o, fmt.Errorf("remote %s: password-file: %w", r.Name, err)
+		}
+		line, _, _ := strings.Cut(string(secret), "\n")
+		o.Auth = &odmr.Auth{User: r.User, Password: strings.TrimSuffix(line, "\r")}
+	}
+	return o, nil
+}
+
+// refused notes why there was no dialogue. The end of the call's own context
+// is told elsewhere.
+func (cl *call) refused(ctx context.Context, err error) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, odmr.ErrTimeout) {
+		return
+	}
+	r := &cl.remote
+	exit, hint := control.ExitUnavailable, ""
+	var e *odmr.Error
+	if errors.As(err, &e) && e.Temporary() {
+		exit = control.ExitTempFail
+	}
+	switch {
+	case errors.Is(err, odmr.ErrNoETRN):
+		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
+	case errors.Is(err, odmr.ErrConnect):
+		exit, hint = control.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
+	case errors.Is(err, odmr.ErrTimeout):
+		exit, hint = control.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
+	case errors.Is(err, odmr.ErrClosed):
+		exit, hint = control.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
+	case errors.Is(err, odmr.ErrTLS):
+		hint = "check tls-ca and tls-name; etrnctl probe shows the certificate"
+	case errors.Is(err, odmr.ErrAuth):
+		hint = "check user and password-file"
+	case errors.Is(err, odmr.ErrRefused):
+		hint = r.Host + " does not want to speak to this host now: its log tells why"
+	}
+	cl.set(func() { cl.fail(exit, "request to "+r.Name+": "+err.Error(), hint) })
+}
+
+// judge draws the conclusions from the replies.
+func (cl *call) judge(ctx context.Context, replies []odmr.Reply, err error, again bool) request {
+	got := request{counted: true}
+	refusals, busy := 0, 0
+	var why string
+	for _, reply := range replies {
+		cl.log.Info("reply to ETRN", "name", reply.Name, "code", reply.Code, "text", reply.Text)
+		switch reply.Code {
+		case 250, 252:
+			got.made, got.counted = true, false
+		case 251:
+			got.made = true
+		case 253:
+			got.made = true
+			if reply.Count < 0 {
+				got.counted = false
+			} else {
+				got.announce += reply.Count
+			}
+		case 458:
+			// The release is under way: mail may come, how much is not said.
+			busy++
+			why = fmt.Sprintf("%s: %d %s", reply.Name, reply.Code, reply.Text)
+		default:
+			refusals++
+			why = fmt.Sprintf("%s: %d %s", reply.Name, reply.Code, reply.Text)
+		}
+	}
+	if busy > 0 {
+		// A name that is under way is most often another name of what has
+		// just been released and counted. Only where nothing was counted
+		// does it say that mail of an unknown number is coming.
+		if got.announce == 0 {
+			got.counted = false
+		}
+		got.made = true
+	}
+	cl.set(func() {
+		if again {
+			return
+		}
+		for _, r := range replies {
+			cl.replies = append(cl.replies, control.Reply{Name: r.Name, Code: r.Code, Text: r.Text, Count: r.Count})
+		}
+		switch {
+		case err != nil:
+		case refusals > 0 && refusals == len(replies):
+			cl.fail(control.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", cl.remote.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue")
+		case refusals > 0:
+			cl.fail(control.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", cl.remote.Name, refusals, len(replies), why), "take the name out of request, or have the other side allow it")
+		}
+	})
+	if err != nil {
+		cl.refused(ctx, err)
+	}
+	return got
+}
+
+// outCounts sums up what has left the push queues.
+func (cl *call) outCounts() (left hold.Left) {
+	for _, name := range cl.remote.PushQueues {
+		if s, ok := cl.caller.keeper.State(name); ok {
+			left.Messages += s.Left.Messages
+			left.Bytes += s.Left.Bytes
+		}
+	}
+	return left
+}
+
+// measure brings the counts up to date. The caller holds mu.
+func (cl *call) measure() {
+	if cl.tally != nil {
+		cl.in = cl.tally.Counts()
+	}
+	now := cl.outCounts()
+	cl.out.Messages, cl.out.Bytes = now.Messages-cl.leftBefore.Messages, now.Bytes-cl.leftBefore.Bytes
+}
+
+// config is the configuration in force.
+func (c *Caller) config() *config.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg
+}

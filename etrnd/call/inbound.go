@@ -1,0 +1,218 @@
+package call
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// Inbound is the milter's view of the SMTP sessions in which mail comes in.
+// Handle feeds it; a Tally counts what concerns one call.
+type Inbound struct {
+	mu        sync.Mutex
+	reporters map[string]bool // those whose picture is complete
+	sessions  map[string]*smtpSession
+	tallies   map[*Tally]bool
+	since     time.Time // when the milter was connected or lost; zero: never seen
+	seen      seen
+	changed   chan struct{}
+}
+
+// smtpSession is a session as the milter sees it.
+type smtpSession struct {
+	reporter    string
+	client      netip.Addr
+	local       netip.Addr
+	transaction bool
+}
+
+// NewInbound returns an empty view.
+func NewInbound() *Inbound {
+	return &Inbound{
+		reporters: map[string]bool{}, sessions: map[string]*smtpSession{}, tallies: map[*Tally]bool{},
+		changed: make(chan struct{}),
+	}
+}
+
+// Handle takes one report.
+func (in *Inbound) Handle(ev report.Event) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch ev.Kind {
+	case report.Hello, report.Gone:
+		for id, s := range in.sessions {
+			if s.reporter == ev.Reporter {
+				delete(in.sessions, id)
+			}
+		}
+		if ev.Kind == report.Gone {
+			delete(in.reporters, ev.Reporter)
+			if len(in.reporters) == 0 {
+				in.since = time.Now()
+			}
+		}
+	case report.Ready:
+		if len(in.reporters) == 0 {
+			in.since = time.Now()
+		}
+		in.reporters[ev.Reporter] = true
+	case report.Open, report.Mail, report.Message, report.Abort, report.Close:
+		in.session(ev)
+	default:
+		return
+	}
+	close(in.changed)
+	in.changed = make(chan struct{})
+}
+
+func (in *Inbound) session(ev report.Event) {
+	s := in.sessions[ev.Session]
+	if s == nil {
+		s = &smtpSession{reporter: ev.Reporter, client: ev.Client.Unmap(), local: ev.Local.Addr().Unmap()}
+		in.sessions[ev.Session] = s
+	}
+	now := time.Now()
+	switch ev.Kind {
+	case report.Open:
+		s.transaction = ev.Transaction
+	case report.Mail:
+		s.transaction = true
+	case report.Message:
+		s.transaction = false
+		again := in.seen.before(ev, now)
+		for t := range in.tallies {
+			if t.match(s.client, s.local) {
+				t.messages++
+				t.bytes += ev.Size
+				if again {
+					t.duplicates++
+				}
+			}
+		}
+	case report.Abort:
+		s.transaction = false
+	case report.Close:
+		delete(in.sessions, ev.Session)
+	}
+	for t := range in.tallies {
+		if t.match(s.client, s.local) {
+			t.active = now
+			t.any = true
+		}
+	}
+}
+
+// Connected reports whether a milter reports at present, since when that is
+// so, and how many sessions it sees.
+func (in *Inbound) Connected() (ok bool, since time.Time, sessions int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.reporters) > 0, in.since, len(in.sessions)
+}
+
+// Changed returns a channel that is closed at the next report.
+func (in *Inbound) Changed() <-chan struct{} {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.changed
+}
+
+// Tally counts the sessions that match from its creation on.
+type Tally struct {
+	in    *Inbound
+	match func(client, local netip.Addr) bool
+
+	messages, duplicates int
+	bytes                int64
+	any                  bool
+	active               time.Time
+}
+
+// Counts is how a Tally stands.
+type Counts struct {
+	Connected  bool // a milter reports, so the rest can be believed
+	Messages   int
+	Bytes      int64 // as the senders declared them (RFC 1870)
+	Duplicates int
+	Open       int       // sessions that are open
+	Busy       int       // of these, sessions in the middle of a message
+	Any        bool      // a session has been seen
+	Active     time.Time // the last sign of life; zero: none
+}
+
+// Tally begins to count the sessions that match. Close it when done.
+func (in *Inbound) Tally(match func(client, local netip.Addr) bool) *Tally {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t := &Tally{in: in, match: match}
+	in.tallies[t] = true
+	return t
+}
+
+// Close ends the count.
+func (t *Tally) Close() {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	delete(t.in.tallies, t)
+}
+
+// Counts tells how the tally stands.
+func (t *Tally) Counts() Counts {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	c := Counts{
+		Connected: len(t.in.reporters) > 0,
+		Messages:  t.messages, Bytes: t.bytes, Duplicates: t.duplicates,
+		Any: t.any, Active: t.active,
+	}
+	for _, s := range t.in.sessions {
+		if t.match(s.client, s.local) {
+			c.Open++
+			c.Any = true
+			if s.transaction {
+				c.Busy++
+			}
+		}
+	}
+	return c
+}
+
+// seen remembers messages for a while, to tell one that comes a second time:
+// when a line is cut between our 250 and its arrival, the other side has to
+// send the message again, and nothing in SMTP can tell it not to (RFC 5321,
+// section 4.5.3.2.6 and RFC 1047).
+type seen struct {
+	at map[string]time.Time
+}
+
+const (
+	seenFor = 48 * time.Hour
+	seenMax = 50000
+)
+
+// before reports whether a message with the same Message-ID for the same
+// recipients has come before, and remembers this one.
+func (s *seen) before(ev report.Event, now time.Time) bool {
+	key := ev.Digest
+	if key == "" {
+		return false
+	}
+	if s.at == nil {
+		s.at = map[string]time.Time{}
+	}
+	last, ok := s.at[key]
+	if len(s.at) >= seenMax {
+		for k, at := range s.at {
+			if now.Sub(at) > seenFor {
+				delete(s.at, k)
+			}
+		}
+		if len(s.at) >= seenMax {
+			clear(s.at)
+		}
+	}
+	s.at[key] = now
+	return ok && now.Sub(last) < seenFor
+}
