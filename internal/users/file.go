@@ -228,17 +228,21 @@ func Parse(name string, data []byte) (*File, error) {
 
 // parseLine never quotes anything behind the name: it may be a secret.
 func parseLine(text string) (string, *Secret, error) {
+	if strings.Contains(text, "\r") {
+		// The base64 decoder would pass over it.
+		return "", nil, errors.New("carriage return in the line; lines end with a newline alone")
+	}
 	name, rest, found := strings.Cut(text, ":")
+	if !found {
+		return "", nil, errors.New("not NAME:SECRET; make lines with: etrnctl user add NAME")
+	}
 	if err := checkName(name); err != nil {
-		if !found {
-			return "", nil, errors.New("not NAME:SECRET; make lines with: etrnctl user add NAME")
-		}
 		return "", nil, err
 	}
 	bad := func(format string, args ...any) (string, *Secret, error) {
 		return "", nil, fmt.Errorf("user %q: %w", name, fmt.Errorf(format, args...))
 	}
-	if !found || rest == "" {
+	if rest == "" {
 		return bad("no secret; set one with: etrnctl user password %s", name)
 	}
 	first, second, hasSecond := strings.Cut(rest, ":")
