@@ -279,7 +279,7 @@ func (p *Postfix) run(ctx context.Context, read func(io.Reader) error, stdin io.
 	}
 	said := lastLine(stderr.String())
 	if said == "" {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", name, &silentError{err})
 	}
 	// "Permission denied" comes first: postqueue calls the mail system down
 	// for want of permission, too.
@@ -292,6 +292,18 @@ func (p *Postfix) run(ctx context.Context, read func(io.Reader) error, stdin io.
 		return fmt.Errorf("%s: %w: %.300q (it has to be in fast_flush_domains)", name, ErrNotFlushable, said)
 	}
 	return fmt.Errorf("%s: %w: %.300q", name, err, said)
+}
+
+// silentError is the failure of a command that gave no reason. For postmap -q
+// it means that the key is not there.
+type silentError struct{ error }
+
+func (e *silentError) Unwrap() error { return e.error }
+
+func saidNothing(err error) bool {
+	var s *silentError
+	var exit *exec.ExitError
+	return errors.As(err, &s) && errors.As(err, &exit) && exit.ExitCode() == 1
 }
 
 const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
