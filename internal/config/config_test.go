@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -638,4 +639,73 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestManual holds the manual page against the table of keys, in both
+// directions and in its order: each key with its type, bounds and default,
+// below the heading of its table.
+func TestManual(t *testing.T) {
+	data, err := os.ReadFile("../../packaging/man/etrnd.toml.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	table := ""
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSuffix(line, "\n")
+		if h, ok := strings.CutPrefix(line, ".Ss "); ok {
+			table = strings.Trim(h, `[]\&`)
+		}
+		// Lists within a key's text have items without a type.
+		if strings.HasPrefix(line, ".It Cm ") && strings.Contains(line, " Pq ") {
+			got = append(got, table+": "+line)
+		}
+	}
+	for _, k := range Keys() {
+		heading := k.Table
+		if heading == "" {
+			heading = "The top of the file"
+		}
+		want = append(want, heading+": .It Cm "+k.Name+" Pq "+strings.ReplaceAll(k.spec(), `"`, `\(dq`))
+	}
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			t.Errorf("not in the manual page: %s", w)
+		}
+	}
+	for _, g := range got {
+		if !slices.Contains(want, g) {
+			t.Errorf("in the manual page, and no such key: %s", g)
+		}
+	}
+	if !t.Failed() && !slices.Equal(got, want) {
+		t.Error("the keys of the manual page are in another order")
+	}
+}
+
+// TestManualExamples: what people copy has to work.
+func TestManualExamples(t *testing.T) {
+	data, err := os.ReadFile("../../packaging/man/etrnd.toml.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(data), ".Bd -literal -offset indent\n")[1:]
+	if len(blocks) != 3 {
+		t.Fatalf("%d examples, want 3", len(blocks))
+	}
+	for i, b := range blocks {
+		src, _, ok := strings.Cut(b, ".Ed\n")
+		if !ok {
+			t.Fatalf("example %d has no end", i+1)
+		}
+		if i == 2 { // it is about the remotes, and leaves out what goes without saying
+			src += "[[link]]\nname = \"wifi\"\n[[link]]\nname = \"satellite\"\n"
+		}
+		c, err := Parse("etrnd.toml", []byte(src), WithoutFiles(), withHost("mail.site.example"))
+		if err != nil {
+			t.Errorf("example %d:\n%v", i+1, err)
+		} else if len(c.Warnings) != 0 {
+			t.Errorf("example %d: %v", i+1, c.Warnings)
+		}
+	}
 }

@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Key describes one key of the file. The table of all keys is the single
 // source of what is known, of types, bounds and defaults; the manual page is
@@ -36,13 +40,25 @@ const (
 	Duration Type = "duration"
 )
 
-// DefaultText is the default for people: TOML, or a clause where it depends
-// on something else, or empty where the key simply has none.
-func (k Key) DefaultText() string {
-	if k.Default != "" {
-		return k.Default
+// spec is the type, the bounds and the default of the key as the manual page
+// gives them.
+func (k Key) spec() string {
+	parts := []string{string(k.Type)}
+	switch {
+	case k.Type == Duration:
+		parts = append(parts, short(k.min)+" to "+short(k.max))
+	case k.Type == Number:
+		parts = append(parts, fmt.Sprintf("%d to %d", k.min, k.max))
 	}
-	return k.defaultDoc
+	switch {
+	case k.Required:
+		parts = append(parts, "required")
+	case k.Default != "":
+		parts = append(parts, "default "+k.Default)
+	case k.defaultDoc != "":
+		parts = append(parts, "default: "+k.defaultDoc)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // repeated reports whether a table is written [[name]], once for each thing.
