@@ -53,8 +53,11 @@ type Host struct {
 	gone  chan struct{} // closed when init has been reaped
 	dir   string        // on the machine's disk, or empty
 
-	mu    sync.Mutex // guards the rest, and the files under /etc that Host rewrites
-	names []hostsLine
+	mu      sync.Mutex // guards these, and the files under /etc that Host rewrites
+	names   []hostsLine
+	closers []func() // end what this process itself runs in the host
+	down    bool
+
 	procs sync.WaitGroup
 	mail  mailbox
 }
@@ -73,20 +76,27 @@ func (b *Bed) Host(ctx context.Context, name string, opts HostOptions) (*Host, e
 	if h.Hostname == "" {
 		h.Hostname = name + ".example"
 	}
-	h.names = []hostsLine{}
 
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
+	switch {
+	case b.closed:
+		b.mu.Unlock()
 		return nil, fmt.Errorf("host %s: the test bed is closed", name)
-	}
-	if slices.ContainsFunc(b.hosts, func(o *Host) bool { return o.Name == name }) {
+	case b.names[name]:
+		b.mu.Unlock()
 		return nil, fmt.Errorf("host %s: there is one of this name already", name)
 	}
+	b.names[name] = true
+	b.making.Add(1)
+	b.mu.Unlock()
+	defer b.making.Done()
+
 	if err := h.boot(ctx); err != nil {
 		return nil, fmt.Errorf("host %s: %w", name, err)
 	}
+	b.mu.Lock()
 	b.hosts = append(b.hosts, h)
+	b.mu.Unlock()
 	b.log.Debug("host up", "host", name, "pid", h.init.Process.Pid)
 	return h, nil
 }
@@ -116,9 +126,27 @@ func (h *Host) boot(ctx context.Context) (err error) {
 	}
 	defer outR.Close()
 
+	// The script comes through a pipe, not as an argument, so that ps in a host
+	// stays readable. It is far shorter than what a pipe holds.
+	scriptR, scriptW, err := os.Pipe()
+	if err != nil {
+		inW.Close()
+		outW.Close()
+		return err
+	}
+	defer scriptR.Close()
+	_, err = io.WriteString(scriptW, initScript)
+	if err = errors.Join(err, scriptW.Close()); err != nil {
+		inW.Close()
+		outW.Close()
+		return err
+	}
+
 	h.stdin = inW
-	h.init = exec.Command("bash", "-c", initScript, "testbed-init")
+	h.init = exec.Command("bash", "/dev/fd/3", h.Hostname)
+	h.init.Args[0] = "testbed-init"
 	h.init.Stdin, h.init.Stdout, h.init.Stderr = inR, outW, outW
+	h.init.ExtraFiles = []*os.File{scriptR}
 	h.init.Dir = "/"
 	h.init.Env = []string{"PATH=" + searchPath, "TESTBED_HOSTNAME=" + h.Hostname, "TESTBED_VAR=" + h.dir}
 	h.init.SysProcAttr = &syscall.SysProcAttr{
@@ -154,6 +182,14 @@ func (h *Host) boot(ctx context.Context) (err error) {
 
 // close ends the host and waits until its last process is gone.
 func (h *Host) close() error {
+	h.mu.Lock()
+	h.down = true
+	closers := h.closers
+	h.closers = nil
+	h.mu.Unlock()
+	for _, c := range closers {
+		c()
+	}
 	h.stdin.Close()
 	select {
 	case <-h.gone:
@@ -289,11 +325,6 @@ func (h *Host) enter(flags int, fn func() error) error {
 	go func() {
 		runtime.LockOSThread()
 		errc <- func() error {
-			select {
-			case <-h.gone:
-				return fmt.Errorf("host %s is down", h.Name)
-			default:
-			}
 			if flags&unix.CLONE_NEWNS != 0 {
 				// A thread may change its mount namespace only when it does
 				// not share root and working directory with the others.
@@ -301,13 +332,26 @@ func (h *Host) enter(flags int, fn func() error) error {
 					return fmt.Errorf("host %s: unshare: %w", h.Name, err)
 				}
 			}
-			if err := unix.Setns(h.pidfd, flags); err != nil {
-				return fmt.Errorf("host %s: setns: %w", h.Name, err)
+			if err := h.join(flags); err != nil {
+				return err
 			}
 			return fn()
 		}()
 	}()
 	return <-errc
+}
+
+// join moves the calling thread into namespaces of the host.
+func (h *Host) join(flags int) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		return fmt.Errorf("host %s is down", h.Name)
+	}
+	if err := unix.Setns(h.pidfd, flags); err != nil {
+		return fmt.Errorf("host %s: setns: %w", h.Name, err)
+	}
+	return nil
 }
 
 // Dial connects from inside the host. A tcp or udp address is IP:port or

@@ -75,8 +75,18 @@ mkdir -p -m 1777 /var/tmp
 ln -sfn /run /var/run
 ln -sfn /run/lock /var/lock
 install -d -m 2775 -g mail /var/mail
-install -d -m 755 /var/spool/postfix
 install -d -m 755 -o postfix /var/lib/postfix
+# Postfix would make the rest of its queue directory itself, in a slow check of
+# everything that "quick-start" spares it once; later starts do check.
+cd /var/spool
+install -d -m 755 postfix postfix/pid
+cd postfix
+install -d -m 700 -o postfix -g root active bounce corrupt defer deferred \
+	flush hold incoming private saved trace
+install -d -m 1730 -o postfix -g postdrop maildrop
+install -d -m 2710 -o postfix -g postdrop public
+: >quick-start
+cd /
 install -d -m 755 /etc/etrnd
 install -d -m 755 -o etrnd -g etrnd /run/etrnd /var/lib/etrnd
 # Both daemons put a socket here and Postfix, in its chroot, connects to them.

@@ -179,7 +179,8 @@ type Link struct {
 	a, b    end
 	options LinkOptions
 
-	op sync.Mutex // held by Up, Down and Renumber, one at a time
+	op     sync.Mutex // held by Up, Down and Renumber, one at a time
+	closed bool       // guarded by op
 
 	mu      sync.Mutex // guards the rest
 	moved   chan struct{}
@@ -198,7 +199,7 @@ type connection struct {
 	up, down     time.Time
 	base         [2]int64 // bytes of each direction at the start
 	final        [2]int64 // and at the end
-	localA, farA netip.Addr
+	addrA, addrB netip.Addr
 }
 
 // session is one life of the interfaces, from Up to Down.
@@ -217,6 +218,9 @@ func (b *Bed) Link(_ context.Context, opts LinkOptions) (*Link, error) {
 	z, errZ := opts.B.parse("ppp0")
 	if err := errors.Join(errA, errZ, opts.Shape.check()); err != nil {
 		return nil, fmt.Errorf("link: %w", err)
+	}
+	if a.Host == z.Host {
+		return nil, fmt.Errorf("link: both ends are at host %s", a.Host.Name)
 	}
 	if opts.MTU == 0 {
 		opts.MTU = 1500
@@ -261,10 +265,7 @@ func (l *Link) setNames() error {
 func (l *Link) Renumber(addressA, addressB string) error {
 	l.op.Lock()
 	defer l.op.Unlock()
-	l.mu.Lock()
-	up := l.session != nil
-	l.mu.Unlock()
-	if up {
+	if l.IsUp() {
 		return errors.New("link: it must be down to be renumbered")
 	}
 	for _, e := range []struct {
@@ -290,10 +291,10 @@ func (l *Link) Up(ctx context.Context) error {
 	defer l.op.Unlock()
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	l.mu.Lock()
-	up := l.session != nil
-	l.mu.Unlock()
-	if up {
+	if l.closed {
+		return errors.New("link up: the test bed is closed")
+	}
+	if l.IsUp() {
 		return nil
 	}
 	s := &session{quit: make(chan struct{})}
@@ -332,7 +333,7 @@ func (l *Link) Up(ctx context.Context) error {
 		s.wake[d] = make(chan struct{}, 1)
 	}
 	l.session = s
-	l.last = connection{up: now, base: [2]int64{l.count[0].Bytes, l.count[1].Bytes}, localA: l.a.prefix.Addr(), farA: l.b.prefix.Addr()}
+	l.last = connection{up: now, base: [2]int64{l.count[0].Bytes, l.count[1].Bytes}, addrA: l.a.prefix.Addr(), addrB: l.b.prefix.Addr()}
 	l.mu.Unlock()
 	for d := range s.lane {
 		s.wg.Go(func() { l.read(s, Direction(d)) })
@@ -347,6 +348,18 @@ func (l *Link) Up(ctx context.Context) error {
 func (l *Link) Down(_ context.Context) error {
 	l.op.Lock()
 	defer l.op.Unlock()
+	l.down()
+	return nil
+}
+
+func (l *Link) close() {
+	l.op.Lock()
+	defer l.op.Unlock()
+	l.closed = true
+	l.down()
+}
+
+func (l *Link) down() {
 	l.mu.Lock()
 	s := l.session
 	l.session = nil
@@ -364,10 +377,7 @@ func (l *Link) Down(_ context.Context) error {
 		s.close()
 		l.bed.log.Debug("link down", "a", l.a.Host.Name, "b", l.b.Host.Name)
 	}
-	return nil
 }
-
-func (l *Link) close() { _ = l.Down(context.Background()) }
 
 // IsUp tells whether the interfaces are there.
 func (l *Link) IsUp() bool {

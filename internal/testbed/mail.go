@@ -100,11 +100,13 @@ func (m *Message) fill(h *Host) {
 }
 
 func (m *Message) send(c *smtp.Client) error {
-	if err := c.Mail(m.From); err != nil {
+	// Not Client.Mail: it asks for SMTPUTF8 wherever that is offered, and so
+	// changes what the next server must be able to do.
+	if err := command(c, 250, "MAIL FROM:<%s>", m.From); err != nil {
 		return err
 	}
 	for _, to := range m.To {
-		if err := c.Rcpt(to); err != nil {
+		if err := command(c, 25, "RCPT TO:<%s>", to); err != nil {
 			return err
 		}
 	}
@@ -116,6 +118,17 @@ func (m *Message) send(c *smtp.Client) error {
 		return err
 	}
 	return w.Close()
+}
+
+func command(c *smtp.Client, code int, format string, args ...any) error {
+	id, err := c.Text.Cmd(format, args...)
+	if err != nil {
+		return err
+	}
+	c.Text.StartResponse(id)
+	defer c.Text.EndResponse(id)
+	_, _, err = c.Text.ReadResponse(code)
+	return err
 }
 
 func (m *Message) write(w io.Writer) error {

@@ -54,7 +54,10 @@ type Bed struct {
 	log *slog.Logger
 	dir string
 
-	mu     sync.Mutex
+	making sync.WaitGroup // hosts that are being made
+
+	mu     sync.Mutex // guards the rest
+	names  map[string]bool
 	hosts  []*Host
 	links  []*Link
 	closed bool
@@ -75,7 +78,7 @@ func New(_ context.Context, opts Options) (*Bed, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Bed{log: log, dir: opts.Dir}, nil
+	return &Bed{log: log, dir: opts.Dir, names: map[string]bool{}}, nil
 }
 
 // TB is what Start needs of a *testing.T or *testing.B.
@@ -126,8 +129,12 @@ func (b *Bed) Dump(w io.Writer) {
 // It returns when all of it is gone.
 func (b *Bed) Close() error {
 	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.making.Wait()
+	b.mu.Lock()
 	hosts, links := b.hosts, b.links
-	b.hosts, b.links, b.closed = nil, nil, true
+	b.hosts, b.links = nil, nil
 	b.mu.Unlock()
 
 	// Links first: a TUN device that is still open keeps its network
