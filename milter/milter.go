@@ -1,0 +1,202 @@
+// Package milter tags mail that is held for a queue with the queue's name,
+// and reports what passes through the MTA: the sessions, and the messages in
+// them. It speaks the milter protocol, version 6, by way of go-milter.
+//
+// It changes one thing only, the tag header, and refuses nothing but a
+// message that is an attack on that header. It asks the MTA for no more than
+// it needs (no bodies, no replies before the end of a message), so it costs a
+// message one round trip over a local socket. It neither routes nor holds
+// mail: the MTA does that, with this milter or without it.
+package milter
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gomilter "github.com/d--j/go-milter"
+
+	"github.com/etrnd/etrnd/internal/listen"
+	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// Settings are what a reload may change. Messages that are under way go on
+// with those they began with.
+type Settings struct {
+	// Header is the name of the tag header.
+	Header string
+	// Queues decide which queue a recipient belongs to.
+	Queues *queue.Set
+	// Transport is the MTA's transport for held mail. Whether mail that only
+	// "*" matches is held is read from it: the MTA tells by which transport
+	// it will send a recipient's mail. With an MTA that does not, or when
+	// Transport is empty, "*" matches everything.
+	Transport string
+	// Delimiters are the characters that begin an address extension.
+	Delimiters string
+}
+
+// Options of New. Settings and Report are required.
+type Options struct {
+	Settings Settings
+	// Report is told of everything that passes. It must not wait for
+	// anything: the MTA waits for it.
+	Report func(report.Event)
+	Logger *slog.Logger
+
+	// DrainTimeout is how long messages that are under way may take when
+	// Serve is told to end: 10 seconds unless set.
+	DrainTimeout time.Duration
+	// IdleTimeout is how long the MTA may say nothing: 24 hours unless set.
+	// A milter connection lasts as long as its SMTP session, and is silent
+	// while a message crosses a line that may be very thin, so this is no
+	// place to be strict. The end of the MTA is noticed anyhow.
+	IdleTimeout time.Duration
+	// PacketTimeout is how long a packet may take that has begun: 30 seconds
+	// unless set.
+	PacketTimeout time.Duration
+}
+
+// Milter serves the milter protocol.
+type Milter struct {
+	o        Options
+	log      *slog.Logger
+	settings atomic.Pointer[Settings]
+	instance string
+	n        atomic.Uint64 // sessions so far
+
+	mu     sync.Mutex
+	none   *sync.Cond // signalled when live falls to zero
+	live   int
+	guards map[*guard]struct{}
+}
+
+// New makes a Milter. It fails on settings that cannot work.
+func New(o Options) (*Milter, error) {
+	if o.Report == nil {
+		return nil, errors.New("milter: no Report")
+	}
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout = 10 * time.Second
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 24 * time.Hour
+	}
+	if o.PacketTimeout <= 0 {
+		o.PacketTimeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	// Session names must not be repeated by another process, or by this one
+	// after a restart.
+	var b [5]byte
+	rand.Read(b[:])
+	m := &Milter{o: o, log: o.Logger, instance: hex.EncodeToString(b[:]), guards: map[*guard]struct{}{}}
+	m.none = sync.NewCond(&m.mu)
+	return m, m.Reload(o.Settings)
+}
+
+// Reload puts new settings in force for messages that begin from now on. On
+// an error the old ones stay.
+func (m *Milter) Reload(s Settings) error {
+	if !validHeader(s.Header) {
+		return fmt.Errorf("milter: %.80q is no header name: letters, digits and \"-\", at most 60", s.Header)
+	}
+	if s.Queues == nil {
+		return errors.New("milter: no queues")
+	}
+	m.settings.Store(&s)
+	return nil
+}
+
+func validHeader(s string) bool {
+	return s != "" && len(s) <= 60 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-')
+	})
+}
+
+// Serve serves until the context ends, and then lets messages that are under
+// way finish, for at most DrainTimeout. It closes the listener, and returns
+// nil after an orderly end.
+func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
+	gl := &guardListener{Listener: listen.Resilient(ln, m.log), m: m}
+	srv := gomilter.NewServer(
+		gomilter.WithMilter(func() gomilter.Milter { return m.enter() }),
+		gomilter.WithActions(actions),
+		gomilter.WithProtocols(protocol),
+		gomilter.WithNegotiationCallback(m.negotiate),
+		// Asked for here, so that no milter_..._macros need be set in main.cf.
+		gomilter.WithMacroRequest(gomilter.StageConnect, []gomilter.MacroName{gomilter.MacroDaemonAddr, gomilter.MacroDaemonPort}),
+		gomilter.WithMacroRequest(gomilter.StageMail, []gomilter.MacroName{gomilter.MacroAuthAuthen}),
+		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer}),
+		gomilter.WithMacroRequest(gomilter.StageEOM, []gomilter.MacroName{gomilter.MacroQueueId}),
+	)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(gl) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+		err = fmt.Errorf("milter: %w", err)
+	}
+	gl.drain()
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.o.DrainTimeout)
+	defer cancel()
+	if e := srv.Shutdown(dctx); errors.Is(e, context.DeadlineExceeded) {
+		m.log.Warn("messages were still under way at the end; the MTA goes on without tags", "waited", m.o.DrainTimeout)
+	}
+	if err == nil {
+		<-served
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.live > 0 {
+		m.none.Wait()
+	}
+	return err
+}
+
+// What is asked of the MTA. Headers are needed to find forged tags; HELO,
+// DATA, the end of headers, bodies and unknown commands tell nothing.
+const (
+	actions  = gomilter.OptAddHeader | gomilter.OptChangeHeader
+	protocol = gomilter.OptNoHelo | gomilter.OptNoData | gomilter.OptNoEOH | gomilter.OptNoBody | gomilter.OptNoUnknown |
+		gomilter.OptNoReplies
+)
+
+// negotiate takes what an MTA offers of the protocol options; without some of
+// them it is only slower. Without the actions this milter is of no use.
+func (m *Milter) negotiate(mtaVersion, ourVersion uint32, mtaActions, _ gomilter.OptAction, mtaProtocol, _ gomilter.OptProtocol, size gomilter.DataSize) (uint32, gomilter.OptAction, gomilter.OptProtocol, gomilter.DataSize, error) {
+	if mtaVersion < 2 {
+		return 0, 0, 0, 0, fmt.Errorf("the MTA speaks version %d of the milter protocol, at least 2 is needed", mtaVersion)
+	}
+	if mtaActions&actions != actions {
+		return 0, 0, 0, 0, fmt.Errorf("the MTA does not let milters add and change headers")
+	}
+	return min(mtaVersion, ourVersion), (actions | gomilter.OptSetMacros) & mtaActions, protocol & mtaProtocol, size, nil
+}
+
+func (m *Milter) enter() *session {
+	m.mu.Lock()
+	m.live++
+	m.mu.Unlock()
+	return &session{m: m}
+}
+
+func (m *Milter) leave() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.live--; m.live == 0 {
+		m.none.Broadcast()
+	}
+}

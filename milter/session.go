@@ -1,0 +1,267 @@
+package milter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	gomilter "github.com/d--j/go-milter"
+
+	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// maxForged bounds the tag headers that are taken out of one message. The MTA
+// reads the message again for each, so a message of nothing but tags would
+// keep it busy for hours. Mail that went through a few hubs has a handful.
+const maxForged = 100
+
+// session is one milter connection, and so one SMTP session.
+type session struct {
+	gomilter.NoOpMilter
+	m      *Milter
+	id     string
+	client netip.Addr
+	local  netip.AddrPort
+	opened bool // reported
+	tx     *transaction
+	broken bool // a callback of this transaction panicked
+}
+
+// transaction is one message.
+type transaction struct {
+	settings   *Settings
+	user       string
+	size       int64
+	priority   priority
+	queues     []string
+	recipients []string
+	count      int // recipients in queues
+	forged     int
+}
+
+// protect runs a callback. A panic in it costs the message that is under way:
+// the MTA is told to try again later, at the end of it, since earlier answers
+// are not expected. The session goes on.
+func (s *session) protect(stage string, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.broken = true
+			s.m.log.Error("panic in the milter; this message gets a temporary failure",
+				"conn", s.id, "stage", stage, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+func (s *session) NewConnection(gomilter.Modifier) error {
+	s.protect("new connection", s.begin)
+	return nil
+}
+
+// begin makes this a fresh session; an MTA may use one milter connection for
+// several.
+func (s *session) begin() {
+	s.end()
+	s.id = s.m.instance + "-" + strconv.FormatUint(s.m.n.Add(1), 10)
+	s.client, s.local = netip.Addr{}, netip.AddrPort{}
+}
+
+// end closes what is open.
+func (s *session) end() {
+	s.tx, s.broken = nil, false
+	if s.opened {
+		s.opened = false
+		s.report(report.Event{Kind: report.Close})
+	}
+}
+
+func (s *session) Connect(_, family string, _ uint16, addr string, mod gomilter.Modifier) (*gomilter.Response, error) {
+	s.protect("connect", func() {
+		if s.opened {
+			s.begin() // a proxy said that the client is another one (XCLIENT)
+		}
+		if family == "tcp4" || family == "tcp6" {
+			s.client, _ = netip.ParseAddr(addr)
+			s.client = s.client.Unmap()
+		}
+		s.local = local(mod.Get(gomilter.MacroDaemonAddr), mod.Get(gomilter.MacroDaemonPort))
+		s.open()
+	})
+	return gomilter.RespContinue, nil
+}
+
+func (s *session) open() {
+	if !s.opened {
+		s.opened = true
+		s.report(report.Event{Kind: report.Open})
+	}
+}
+
+// local reads {daemon_addr} and {daemon_port}.
+func local(addr, port string) netip.AddrPort {
+	a, err := netip.ParseAddr(strings.TrimPrefix(addr, "IPv6:"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(p))
+}
+
+func (s *session) MailFrom(_, args string, mod gomilter.Modifier) (*gomilter.Response, error) {
+	s.broken = false
+	s.protect("mail", func() {
+		s.open()
+		s.tx = &transaction{settings: s.m.settings.Load(), user: mod.Get(gomilter.MacroAuthAuthen)}
+		s.tx.arguments(args)
+		s.report(report.Event{Kind: report.Mail, Size: s.tx.size})
+	})
+	return gomilter.RespContinue, nil
+}
+
+// arguments takes what is of use from the parameters of MAIL FROM.
+func (tx *transaction) arguments(args string) {
+	for arg := range strings.FieldsSeq(args) {
+		key, value, _ := strings.Cut(arg, "=")
+		switch strings.ToUpper(key) {
+		case "SIZE":
+			if n, err := strconv.ParseInt(value, 10, 64); err == nil && n > 0 {
+				tx.size = n
+			}
+		case "MT-PRIORITY": // RFC 6710
+			tx.priority.state(rankParameter, mtPriority(value))
+		}
+	}
+}
+
+// RcptTo is called for recipients that the MTA has accepted only: those it
+// refuses are sent to milters that ask for them (SMFIP_RCPT_REJ).
+func (s *session) RcptTo(to, _ string, mod gomilter.Modifier) (*gomilter.Response, error) {
+	s.protect("rcpt", func() {
+		if s.tx != nil {
+			s.tx.recipient(to, mod.Get(gomilter.MacroRcptMailer))
+		}
+	})
+	return gomilter.RespContinue, nil
+}
+
+func (tx *transaction) recipient(to, mailer string) {
+	set := tx.settings.Queues
+	held := tx.settings.Transport
+	name, ok := set.With(queue.Env{
+		Local:      func(string) bool { return held != "" && mailer != "" && mailer != held },
+		Delimiters: tx.settings.Delimiters,
+	}).Match(to)
+	if !ok {
+		return
+	}
+	if !slices.Contains(tx.queues, name) {
+		tx.queues = append(tx.queues, name)
+	}
+	tx.count++
+	if len(tx.recipients) < report.MaxRecipients {
+		tx.recipients = append(tx.recipients, to)
+	}
+}
+
+func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Response, error) {
+	s.protect("header", func() {
+		if s.tx == nil {
+			return
+		}
+		name = strings.TrimRight(name, " \t")
+		if strings.EqualFold(name, s.tx.settings.Header) {
+			s.tx.forged++
+		}
+		s.tx.priority.header(name, value)
+	})
+	return gomilter.RespContinue, nil
+}
+
+func (s *session) EndOfMessage(mod gomilter.Modifier) (resp *gomilter.Response, err error) {
+	resp = gomilter.RespAccept
+	s.protect("end of message", func() {
+		if s.tx != nil && !s.broken {
+			resp, err = s.finish(mod)
+		}
+	})
+	if s.broken {
+		resp, err = gomilter.RespTempFail, nil
+	}
+	// Still open when it was not let pass.
+	s.protect("abort", s.abort)
+	s.broken = false
+	return resp, err
+}
+
+// finish puts the message's tags right and reports it.
+func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
+	tx := s.tx
+	id := mod.Get(gomilter.MacroQueueId)
+	log := s.m.log.With("conn", s.id, "id", id)
+	if tx.forged > maxForged {
+		log.Warn("message refused: too many tag headers", "header", tx.settings.Header, "count", tx.forged, "client", s.client.String())
+		return gomilter.RejectWithCodeAndReason(554, "5.6.0 too many "+tx.settings.Header+" headers")
+	}
+	// From the last to the first: Postfix counts what is left after each, and
+	// Sendmail what there was before.
+	for i := tx.forged; i > 0; i-- {
+		if err := mod.ChangeHeader(i, tx.settings.Header, ""); err != nil {
+			return nil, fmt.Errorf("remove a foreign tag: %w", err)
+		}
+	}
+	for _, q := range tx.queues {
+		if err := mod.AddHeader(tx.settings.Header, q); err != nil {
+			return nil, fmt.Errorf("add a tag: %w", err)
+		}
+	}
+	level := slog.LevelDebug
+	if len(tx.queues) > 0 || tx.forged > 0 {
+		level = slog.LevelInfo
+	}
+	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "client", s.client.String())
+	s.report(report.Event{
+		Kind: report.Message, QueueID: id, Queues: tx.queues,
+		Recipients: tx.recipients, RecipientCount: tx.count,
+		Size: tx.size, Priority: tx.priority.value,
+	})
+	s.tx = nil
+	return gomilter.RespAccept, nil
+}
+
+// Abort also comes after the end of a message, when there is none to abort.
+func (s *session) Abort(gomilter.Modifier) error {
+	s.protect("abort", s.abort)
+	s.broken = false
+	return nil
+}
+
+func (s *session) abort() {
+	if s.tx != nil {
+		defer func() { s.tx = nil }()
+		s.report(report.Event{Kind: report.Abort})
+	}
+}
+
+func (s *session) Cleanup(gomilter.Modifier) {
+	defer s.m.leave()
+	s.protect("close", s.end)
+}
+
+// report completes an event with what all events of a session have.
+func (s *session) report(e report.Event) {
+	e.Time, e.Session, e.Client, e.Local = time.Now(), s.id, s.client, s.local
+	if s.tx != nil {
+		e.User = s.tx.user
+	}
+	s.m.o.Report(e)
+}
