@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+)
+
+// progress shows calls while they last.
+type progress interface {
+	event(control.CallEvent) error
+	end()
+}
+
+func (a *app) progress(calls []control.CallRef) progress {
+	switch {
+	case a.json:
+		return silent{}
+	case a.terminal():
+		l := &live{w: a.out, width: a.width, now: a.now, order: calls, stop: make(chan struct{})}
+		l.start()
+		return l
+	}
+	return &plain{p: a.print(), start: a.now(), now: a.now, last: map[string]string{}}
+}
+
+type silent struct{}
+
+func (silent) event(control.CallEvent) error { return nil }
+func (silent) end()                          {}
+
+// plain prints one line for each change of a phase, for logs and mail.
+type plain struct {
+	p     *printer
+	start time.Time
+	now   func() time.Time
+	last  map[string]string
+}
+
+func (s *plain) event(ev control.CallEvent) error {
+	// What is waited for counts on with each message, so a change of it alone
+	// is not worth a line.
+	if s.last[ev.Call] == string(ev.Phase) {
+		return s.p.err
+	}
+	s.last[ev.Call] = string(ev.Phase)
+	s.p.f("%s  %s: %s\n", clock(s.now().Sub(s.start)), ev.Remote, doing(ev))
+	return s.p.err
+}
+
+func (s *plain) end() {}
+
+// live rewrites two lines for each call in place. A bar was tried and left
+// out: its length needs a total, and of mail that comes the total is often not
+// known, so that a line of numbers says more.
+type live struct {
+	w     io.Writer
+	width func() int
+	now   func() time.Time
+	order []control.CallRef
+
+	mu    sync.Mutex
+	last  map[string]seen
+	drawn int // lines on the screen that are ours
+	err   error
+
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+type seen struct {
+	ev control.CallEvent
+	at time.Time
+}
+
+// start draws once a second too, for the clock runs on between events.
+func (l *live) start() {
+	l.last = map[string]seen{}
+	l.done.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				l.mu.Lock()
+				l.draw()
+				l.mu.Unlock()
+			case <-l.stop:
+				return
+			}
+		}
+	})
+}
+
+func (l *live) event(ev control.CallEvent) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last[ev.Call] = seen{ev, l.now()}
+	l.draw()
+	return l.err
+}
+
+// end leaves the screen as if nothing had been there: what came of the calls
+// is printed in its place.
+func (l *live) end() {
+	close(l.stop)
+	l.done.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.order = nil
+	l.draw()
+}
+
+// draw goes up to where it began the last time and writes everything again,
+// in one write so that it does not flicker. Lines are cut, because one that
+// the terminal wraps would be counted wrongly.
+func (l *live) draw() {
+	var b bytes.Buffer
+	if l.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", l.drawn)
+	}
+	b.WriteString("\r\x1b[J") // and wipes what is below
+	l.drawn = 0
+	for _, ref := range l.order {
+		s, ok := l.last[ref.Call]
+		if !ok {
+			continue
+		}
+		used := time.Duration(s.ev.Line)
+		if s.ev.Result == nil && s.ev.Phase != control.PhaseDialling {
+			used += l.now().Sub(s.at)
+		}
+		for _, text := range []string{
+			fmt.Sprintf("%s: %s", ref.Remote, doing(s.ev)),
+			fmt.Sprintf("    in %s   out %s   line %s", amount(s.ev.In), amount(s.ev.Out), clock(used)),
+		} {
+			b.WriteString(shorten(clean(text), l.width()-1) + "\n")
+			l.drawn++
+		}
+	}
+	if _, err := l.w.Write(b.Bytes()); err != nil && l.err == nil {
+		l.err = err
+	}
+}
+
+// doing says what a call is at.
+func doing(ev control.CallEvent) string {
+	phase := string(ev.Phase)
+	switch ev.Phase {
+	case control.PhaseMTA:
+		phase = "waiting for the local MTA"
+	case control.PhaseTLS:
+		phase = "starting TLS"
+	case control.PhaseAuth:
+		phase = "authenticating"
+	case control.PhaseRequest:
+		phase = "asking for mail"
+	case control.PhaseHangingUp:
+		phase = "hanging up"
+	}
+	if ev.Waiting != "" && ev.Result == nil {
+		phase += ", waiting for " + ev.Waiting
+		if ev.Phase == control.PhaseMTA {
+			phase = "waiting for " + ev.Waiting
+		}
+	}
+	return phase
+}
+
+// amount is a Progress on a line: "7 of 14 (32 kB)".
+func amount(p control.Progress) string {
+	s := fmt.Sprint(p.Messages)
+	if p.Expected >= 0 {
+		s += fmt.Sprintf(" of %d", max(p.Expected, p.Messages))
+	}
+	return s + " (" + size(p.Bytes) + ")"
+}
+
+// shorten cuts a line to n columns.
+func shorten(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n || n < 4 {
+		return s
+	}
+	return strings.TrimRight(string(r[:n-3]), " ") + "..."
+}

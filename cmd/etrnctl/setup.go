@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/mta"
+)
+
+func (a *app) setupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Set up the MTA for the configuration",
+		Args:  none,
+		RunE:  wants("an MTA"),
+	}
+	cmd.AddCommand(a.setupPostfixCommand())
+	return cmd
+}
+
+func (a *app) setupPostfixCommand() *cobra.Command {
+	var apply, undo bool
+	cmd := &cobra.Command{
+		Use:   "postfix",
+		Short: "Show what Postfix needs for the configuration, and apply or undo it",
+		Long: "setup postfix shows, as a diff, what has to change in main.cf, master.cf and the\n" +
+			"transport table so that Postfix holds and releases what the configuration says.\n" +
+			"Nothing is changed without --apply or --undo. Run again after a change of the\n" +
+			"configuration, it shows what is new; if nothing is, it changes nothing.",
+		Args: none,
+		RunE: a.does(func(ctx context.Context, _ []string) error {
+			cfg, err := a.load(config.WithoutFiles())
+			if err != nil {
+				return err
+			}
+			// An interrupt must not leave half a set-up; Apply puts the files
+			// back when its context ends.
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			p := postfix(cfg)
+			var plan *mta.Plan
+			if undo {
+				plan, err = p.Undo(ctx)
+			} else {
+				plan, err = p.Plan(ctx, wanted(cfg))
+			}
+			if err != nil {
+				return mtaError(err)
+			}
+			return a.carryOut(ctx, plan, apply || undo, undo)
+		}),
+	}
+	cmd.Flags().BoolVar(&apply, "apply", false, "make the changes, after showing them")
+	cmd.Flags().BoolVar(&undo, "undo", false, "take the set-up out again, after showing what changes")
+	cmd.MarkFlagsMutuallyExclusive("apply", "undo")
+	return cmd
+}
+
+// carryOut shows a plan, and makes its changes if act is set.
+func (a *app) carryOut(ctx context.Context, plan *mta.Plan, act, undo bool) error {
+	act = act && !plan.Empty()
+	if !a.json {
+		p := a.print()
+		for _, w := range plan.Warnings {
+			p.f("warning: %s\n", w)
+		}
+		if p.err == nil {
+			// As it is, tabs included: it may be fed to patch(1).
+			_, p.err = io.WriteString(a.out, plan.Diff())
+		}
+		if p.err != nil {
+			return p.err // nobody has seen what would be done
+		}
+	}
+	if act {
+		if err := plan.Apply(ctx); err != nil {
+			return mtaError(err)
+		}
+	}
+	if a.json {
+		return a.printJSON(struct {
+			Files    []string `json:"files"` // that have, or would have, changed
+			Applied  bool     `json:"applied"`
+			Warnings []string `json:"warnings"`
+			Diff     string   `json:"diff"`
+		}{list(plan.Files()), act, list(plan.Warnings), plan.Diff()})
+	}
+	p := a.print()
+	switch {
+	case act && undo:
+		p.f("Postfix is as it was before the set-up\n")
+	case act:
+		p.f("Postfix is set up for %s\n", a.configFile)
+	case undo:
+		p.f("Postfix has no set-up of etrnd; nothing to undo\n")
+	case plan.Empty():
+		p.f("Postfix is set up for %s; nothing to do\n", a.configFile)
+	default:
+		p.f("nothing has been changed; to make the changes: etrnctl setup postfix --apply\n")
+	}
+	return p.err
+}
+
+func postfix(cfg *config.Config) *mta.Postfix {
+	return mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport})
+}
+
+func mtaError(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return control.Errorf(control.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
+		return control.Errorf(control.ExitNoPerm, "try it as root", "%v", err)
+	case errors.Is(err, mta.ErrDown):
+		return control.Errorf(control.ExitTempFail, "start Postfix", "%v", err)
+	}
+	return control.Errorf(control.ExitConfig, "", "%v", err)
+}
+
+// wanted is what a configuration asks of Postfix.
+func wanted(cfg *config.Config) mta.Wanted {
+	pushed := map[string]bool{}
+	for _, r := range cfg.Remotes {
+		for _, q := range r.PushQueues {
+			pushed[q] = true
+		}
+	}
+	w := mta.Wanted{Policy: cfg.Policy.Listen, Milter: cfg.Milter.Listen}
+	for _, q := range cfg.Queues {
+		for _, d := range q.Domains {
+			w.Routes = append(w.Routes, mta.Route{
+				Pattern: d.String(),
+				Deliver: q.Deliver.String(),
+				// What is held for a site comes from anywhere. What a site
+				// pushes comes from its own networks, and to take it from
+				// anywhere would make an open relay.
+				Relay: !pushed[q.Name] && !d.Any(),
+			})
+		}
+		w.QueueNames = append(w.QueueNames, q.Name)
+		w.ClientCerts = w.ClientCerts || len(q.Certificates) > 0
+	}
+	slices.Sort(w.QueueNames)
+	return w
+}
+
+// checkMTA is the part of check that concerns the MTA. What it finds are
+// warnings: the configuration may be right and Postfix still to be set up,
+// and an ordinary user cannot see everything.
+func checkMTA(ctx context.Context, cfg *config.Config) []finding {
+	var found []finding
+	for _, f := range postfix(cfg).Check(ctx, wanted(cfg)) {
+		level := "warning"
+		if f.OK {
+			level = "ok"
+		}
+		found = append(found, finding{Level: level, Text: f.What, Hint: f.Hint})
+	}
+	return found
+}
+
+// none is cobra.NoArgs with a sentence that fits.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		if len(cmd.Commands()) > 0 {
+			return control.Errorf(control.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s has no command %q", cmd.CommandPath(), args[0])
+		}
+		return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s takes no argument, but there is %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
