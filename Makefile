@@ -32,7 +32,7 @@ export GOFLAGS := $(strip $(GOFLAGS) $(if $(findstring -buildvcs,$(GOFLAGS)),,-b
 
 GO       ?= go
 VERSION  := $(shell packaging/version)
-LDFLAGS  = -X main.version=$(VERSION)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
 COMMANDS = etrnd etrn-milter etrnctl
 MANPAGES = $(wildcard packaging/man/*.[1-9])
 NFPM     = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
