@@ -38,9 +38,12 @@ type Settings struct {
 	Queues *queue.Set
 	// Transport is the MTA's transport for held mail. Whether mail that only
 	// "*" matches is held is read from it: the MTA tells by which transport
-	// it will send a recipient's mail. With an MTA that does not, or when
-	// Transport is empty, "*" matches everything.
+	// it will send a recipient's mail.
 	Transport string
+	// Local is asked instead where the MTA does not tell, as Postfix does not
+	// for mail from the command line: whether this host is the destination of
+	// a domain. The MTA waits for the answer. Nil: it is of none.
+	Local func(domain string) bool
 	// Delimiters are the characters that begin an address extension.
 	Delimiters string
 }
@@ -168,10 +171,15 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 
 // What is asked of the MTA. Headers are needed to find forged tags; HELO,
 // DATA, the end of headers, bodies and unknown commands tell nothing.
+//
+// Recipients and headers are not answered. Clients that connect and MAIL are,
+// although the answer is always the same: Postfix keeps what needs no answer
+// in its buffer until something does, and the daemon would learn of a session
+// only when its first message is complete.
 const (
 	actions  = gomilter.OptAddHeader | gomilter.OptChangeHeader
 	protocol = gomilter.OptNoHelo | gomilter.OptNoData | gomilter.OptNoEOH | gomilter.OptNoBody | gomilter.OptNoUnknown |
-		gomilter.OptNoReplies
+		gomilter.OptNoRcptReply | gomilter.OptNoHeaderReply
 )
 
 // negotiate takes what an MTA offers of the protocol options; without some of

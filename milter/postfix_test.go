@@ -2,8 +2,6 @@ package milter_test
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -299,9 +297,7 @@ func TestTags(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := len(rec.all())
-			// A second held recipient of a domain that is in no queue of ours
-			// keeps the message where it can be read.
-			id := s.message(tt.params, append(tt.rcpts, "keep@beta.example")[:len(tt.rcpts)], tt.headers...)
+			id := s.message(tt.params, tt.rcpts, tt.headers...)
 			es := rec.wait(t, "message", func(es []report.Event) bool { return count(es[before:], report.Message) == 1 })
 			m := es[len(es)-1]
 			if m.QueueID != id || !slices.Equal(m.Queues, tt.want) || m.RecipientCount != tt.count || len(m.Recipients) != tt.count || m.Size != tt.size || m.Priority != tt.priority {
@@ -344,6 +340,322 @@ func TestTags(t *testing.T) {
 	if n != 2 {
 		t.Errorf("%d tags in what was delivered, want the 2 of the mixed message", n)
 	}
-	_ = io.EOF
-	_ = fmt.Sprint
+}
+
+// Several messages and aborts in one session, each way that a transaction can
+// end, and recipients that Postfix refuses.
+func TestSessions(t *testing.T) {
+	h, _ := hub(t, with(hubMain,
+		"smtpd_delay_reject", "no",
+		"smtpd_sender_restrictions", "check_sender_access inline:{refused@example.org=REJECT}",
+		"smtpd_recipient_restrictions", "check_recipient_access inline:{refused@beta.example=REJECT}"))
+	rec := &recorder{}
+	serve(t, h, milter.Options{
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example", "other=elsewhere.example"), Transport: "transient"},
+		Report:   rec.report,
+	})
+	session := func(want string, f func(*smtp)) {
+		t.Helper()
+		before := len(rec.all())
+		s := dialSMTP(t, h)
+		f(s)
+		s.n.Close()
+		es := rec.wait(t, "close", func(es []report.Event) bool { return count(es[before:], report.Close) == 1 })[before:]
+		if got := brief(es); got != want {
+			t.Errorf("events: %s\nwant:   %s", got, want)
+		}
+		for _, e := range es {
+			if e.Session == "" || e.Session != es[0].Session || !e.Client.IsValid() || !e.Local.IsValid() || e.Time.IsZero() {
+				t.Errorf("not complete: %+v", e)
+			}
+		}
+	}
+	mail := func(s *smtp, rcpts ...string) {
+		t.Helper()
+		s.cmd(250, "MAIL FROM:<sender@example.org>")
+		for _, r := range rcpts {
+			s.cmd(250, "RCPT TO:<%s>", r)
+		}
+	}
+
+	// Each event comes as it happens, not when Postfix next wants an answer.
+	now := func(k report.Kind, n int) {
+		t.Helper()
+		rec.wait(t, string(k), func(es []report.Event) bool { return count(es, k) == n })
+	}
+	session("open mail abort mail message(acme) mail abort close", func(s *smtp) {
+		now(report.Open, 1)
+		s.cmd(250, "MAIL FROM:<sender@example.org>")
+		now(report.Mail, 1)
+		s.cmd(250, "RSET")
+		// The exception: Postfix keeps an abort to itself until it next has
+		// something to ask.
+		mail(s, "a@acme.example")
+		now(report.Abort, 1)
+		now(report.Mail, 2)
+		s.data(250)
+		now(report.Message, 1)
+		mail(s, "a@acme.example")
+		now(report.Mail, 3)
+	})
+	session("open close", func(s *smtp) { s.cmd(221, "QUIT") })
+	// The client just goes.
+	session("open close", func(s *smtp) {})
+	session("open mail message(acme) mail abort mail message(beta) mail message close", func(s *smtp) {
+		s.message("", []string{"a@acme.example"})
+		mail(s, "a@acme.example")
+		s.cmd(250, "RSET")
+		// What was for acme is forgotten.
+		s.message("", []string{"b@beta.example"})
+		s.message("", []string{"x@online.example"})
+		s.cmd(250, "RSET")
+		s.cmd(221, "QUIT")
+	})
+	// EHLO and QUIT end a transaction too, and so does a lost connection, in
+	// the envelope and in the data.
+	session("open mail abort mail abort close", func(s *smtp) {
+		mail(s, "a@acme.example")
+		s.cmd(250, "EHLO again.example.org")
+		mail(s, "a@acme.example")
+		s.cmd(221, "QUIT")
+	})
+	session("open mail abort close", func(s *smtp) { mail(s, "a@acme.example") })
+	session("open mail abort close", func(s *smtp) {
+		mail(s, "a@acme.example")
+		s.cmd(354, "DATA")
+		s.c.PrintfLine("Subject: half")
+	})
+	// A recipient that Postfix refuses is none, though its domain belongs to a
+	// queue. A refused sender begins no transaction.
+	session("open mail message(acme) close", func(s *smtp) {
+		s.cmd(554, "MAIL FROM:<refused@example.org>")
+		mail(s, "a@acme.example")
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		s.data(250)
+		s.cmd(221, "QUIT")
+	})
+}
+
+// "*" means what Postfix itself sends by the held transport; single addresses
+// and extensions; mail from the command line.
+func TestEverythingElse(t *testing.T) {
+	h, pf := hub(t, with(hubMain,
+		"default_transport", "transient:[127.0.0.1]:9",
+		"transport_maps", "inline:{direct.example=smtp:[127.0.0.1]:9, boss@online.example=transient:[127.0.0.1]:9}",
+		"relay_domains", "direct.example",
+		"recipient_delimiter", "+"))
+	rec := &recorder{}
+	m, _ := serve(t, h, milter.Options{
+		Settings: milter.Settings{Header: header, Queues: queues(t, "out=*", "boss=boss@online.example"), Transport: "transient", Delimiters: "+",
+			Local: func(d string) bool { return d == "online.example" }},
+		Report: rec.report,
+	})
+	check := func(name string, want ...string) {
+		t.Helper()
+		es := rec.all()
+		if m := es[len(es)-1]; m.Kind != report.Message || !slices.Equal(m.Queues, want) {
+			t.Errorf("%s: %s %v, want %v", name, m.Kind, m.Queues, want)
+		}
+	}
+	s := dialSMTP(t, h)
+	for _, tt := range []struct {
+		rcpt string
+		want []string
+	}{
+		{"x@far.example", []string{"out"}},
+		{"x@[192.0.2.9]", []string{"out"}},
+		// Final here, and by another transport.
+		{"x@online.example", nil},
+		{"x@direct.example", nil},
+		{"boss@online.example", []string{"boss"}},
+		{"Boss+lists@online.example", []string{"boss"}},
+		{"root", nil},
+	} {
+		s.message("", []string{tt.rcpt})
+		check(tt.rcpt, tt.want...)
+	}
+	// sendmail(1) comes by way of cleanup, which plays the client.
+	before := len(rec.all())
+	if _, err := h.Run(t.Context(), "sh", "-c", "echo hello | sendmail -f root@hub.example.net y@far.example z@online.example"); err != nil {
+		t.Fatal(err)
+	}
+	es := rec.wait(t, "close", func(es []report.Event) bool { return count(es[before:], report.Close) == 1 })[before:]
+	if got := brief(es); got != "open mail message(out) close" {
+		t.Errorf("events of sendmail: %s", got)
+	}
+	if e := es[2]; e.QueueID == "" || !e.Client.IsLoopback() || e.Local.IsValid() || e.RecipientCount != 1 {
+		t.Errorf("reported %+v", e)
+	}
+
+	// New settings count from the next message on; bad ones do not.
+	if err := m.Reload(milter.Settings{Header: "X-New", Queues: queues(t, "all=*")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Reload(milter.Settings{Header: "no header", Queues: queues(t, "x=*")}); err == nil {
+		t.Error("a bad header name was taken")
+	}
+	id := s.message("", []string{"x@far.example"})
+	check("after a reload", "all")
+	if out, err := h.Run(t.Context(), "postcat", "-qh", id); err != nil || !strings.Contains(out, "X-New: all\n") {
+		t.Errorf("after a reload: %v\n%s", err, out)
+	}
+	_ = pf
+}
+
+// A proxy says who the client is, in the middle of a session; who
+// authenticated is told as well.
+func TestXCLIENT(t *testing.T) {
+	h, _ := hub(t, hubMain)
+	rec := &recorder{}
+	serve(t, h, milter.Options{
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example"), Transport: "transient"},
+		Report:   rec.report,
+	})
+	s := dialSMTP(t, h)
+	s.cmd(220, "XCLIENT NAME=site.acme.example ADDR=203.0.113.7 LOGIN=acme DESTADDR=192.0.2.1 DESTPORT=2525")
+	s.cmd(250, "EHLO site.acme.example")
+	s.message("", []string{"a@acme.example"})
+	s.cmd(221, "QUIT")
+	es := rec.wait(t, "the second close", func(es []report.Event) bool { return count(es, report.Close) == 2 })
+	if got := brief(es); got != "open close open mail message(acme) close" {
+		t.Fatalf("events: %s", got)
+	}
+	e := es[4]
+	if e.Client != netip.MustParseAddr("203.0.113.7") || e.User != "acme" || e.Local != netip.MustParseAddrPort("192.0.2.1:2525") || e.Session == es[0].Session {
+		t.Errorf("reported %+v", e)
+	}
+}
+
+// A message of nothing but tags would keep Postfix reading it for hours.
+func TestTooManyForged(t *testing.T) {
+	h, _ := hub(t, hubMain)
+	rec := &recorder{}
+	serve(t, h, milter.Options{
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example"), Transport: "transient"},
+		Report:   rec.report,
+	})
+	s := dialSMTP(t, h)
+	forged := slices.Repeat([]string{header + ": acme"}, 100)
+	id := s.message("", []string{"a@acme.example"}, forged...)
+	if got, _ := tags(t, h, id); !slices.Equal(got, []string{"acme"}) {
+		t.Errorf("%d tags are left of 100 forged", len(got))
+	}
+	s.cmd(250, "MAIL FROM:<sender@example.org>")
+	s.cmd(250, "RCPT TO:<a@acme.example>")
+	if msg := s.data(554, append(forged, header+": acme")...); !strings.Contains(msg, header) {
+		t.Errorf("refused without a reason: %q", msg)
+	}
+	s.message("", []string{"a@acme.example"})
+	if got := brief(rec.all()); got != "open mail message(acme) mail abort mail message(acme)" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+// A panic in any callback costs one temporary failure, and nothing else: not
+// the next message of the session, nor other sessions.
+func TestPanic(t *testing.T) {
+	h, _ := hub(t, hubMain)
+	for _, kind := range []report.Kind{report.Mail, report.Message} {
+		rec := &recorder{}
+		log := &lines{}
+		_, stop := serve(t, h, milter.Options{
+			Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example"), Transport: "transient"},
+			Report:   rec.report,
+			Logger:   slog.New(slog.NewTextHandler(log, nil)),
+		})
+		s, other := dialSMTP(t, h), dialSMTP(t, h)
+		other.cmd(250, "MAIL FROM:<sender@example.org>")
+		other.cmd(250, "RCPT TO:<a@acme.example>")
+		once := true
+		rec.mu.Lock()
+		rec.panics = func(e report.Event) bool {
+			hit := once && e.Kind == kind
+			once = once && !hit
+			return hit
+		}
+		rec.mu.Unlock()
+		s.cmd(250, "MAIL FROM:<sender@example.org>")
+		s.cmd(250, "RCPT TO:<a@acme.example>")
+		s.data(451)
+		id := s.message("", []string{"a@acme.example"})
+		if got, _ := tags(t, h, id); !slices.Equal(got, []string{"acme"}) {
+			t.Errorf("%s: the next message of the session has tags %q", kind, got)
+		}
+		other.data(250)
+		es := rec.wait(t, "three ends", func(es []report.Event) bool {
+			return count(es, report.Message) == 2 && count(es, report.Abort) == 1
+		})
+		if n := strings.Count(log.String(), "panic in the milter"); n != 1 {
+			t.Errorf("%s: %d panics in the log; events: %s", kind, n, brief(es))
+		}
+		if !strings.Contains(log.String(), "session.go") {
+			t.Errorf("%s: no stack in the log", kind)
+		}
+		stop()
+	}
+}
+
+// lines is a log that tests look into.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// At the end, idle sessions are let go at once, a message that is under way
+// is tagged still, and one that takes too long is not waited for. Postfix
+// takes all of them, and further ones too.
+func TestEnd(t *testing.T) {
+	h, _ := hub(t, hubMain)
+	rec := &recorder{}
+	o := milter.Options{
+		Settings:     milter.Settings{Header: header, Queues: queues(t, "acme=acme.example"), Transport: "transient"},
+		Report:       rec.report,
+		DrainTimeout: time.Minute,
+	}
+	_, stop := serve(t, h, o)
+	idle, busy := dialSMTP(t, h), dialSMTP(t, h)
+	busy.cmd(250, "MAIL FROM:<sender@example.org>")
+	busy.cmd(250, "RCPT TO:<a@acme.example>")
+	done := make(chan struct{})
+	go func() { stop(); close(done) }()
+	rec.wait(t, "the idle session's end", func(es []report.Event) bool { return count(es, report.Close) == 1 })
+	id := strings.TrimPrefix(strings.SplitN(busy.data(250), "queued as ", 2)[1], "")
+	if got, _ := tags(t, h, id); !slices.Equal(got, []string{"acme"}) {
+		t.Errorf("the message that was under way has tags %q", got)
+	}
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Serve goes on though nothing is under way")
+	}
+	for _, s := range []*smtp{idle, busy, dialSMTP(t, h)} {
+		id := s.message("", []string{"a@acme.example"})
+		if got, _ := tags(t, h, id); got != nil {
+			t.Errorf("tags %q from nowhere", got)
+		}
+	}
+
+	o.DrainTimeout = 100 * time.Millisecond
+	_, stop = serve(t, h, o)
+	slow := dialSMTP(t, h)
+	slow.cmd(250, "MAIL FROM:<sender@example.org>")
+	slow.cmd(250, "RCPT TO:<a@acme.example>")
+	stop()
+	slow.data(250)
+	es := rec.all()
+	if got := brief(es[len(es)-2:]); got != "mail close" { // close ends both
+		t.Errorf("the slow session ends with %s", got)
+	}
 }

@@ -2,6 +2,8 @@ package milter
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -44,6 +46,19 @@ type transaction struct {
 	recipients []string
 	count      int // recipients in queues
 	forged     int
+	messageID  string
+	all        int               // recipients, in queues or not
+	mix        [sha256.Size]byte // of all of them, whatever their order
+}
+
+// digest is what report.Event says of Digest.
+func (tx *transaction) digest() string {
+	if tx.messageID == "" {
+		return ""
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %x %s", tx.all, tx.mix, tx.messageID)
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // protect runs a callback. A panic in it costs the message that is under way:
@@ -111,7 +126,7 @@ func local(addr, port string) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	p, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
+	if err != nil || p == 0 { // cleanup, for mail from the command line
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(a.Unmap(), uint16(p))
@@ -155,12 +170,15 @@ func (s *session) RcptTo(to, _ string, mod gomilter.Modifier) (*gomilter.Respons
 }
 
 func (tx *transaction) recipient(to, mailer string) {
-	set := tx.settings.Queues
-	held := tx.settings.Transport
-	name, ok := set.With(queue.Env{
-		Local:      func(string) bool { return held != "" && mailer != "" && mailer != held },
-		Delimiters: tx.settings.Delimiters,
-	}).Match(to)
+	tx.all++
+	for i, b := range sha256.Sum256([]byte(strings.ToLower(to))) {
+		tx.mix[i] ^= b
+	}
+	local := tx.settings.Local
+	if mailer != "" && tx.settings.Transport != "" {
+		local = func(string) bool { return mailer != tx.settings.Transport }
+	}
+	name, ok := tx.settings.Queues.With(queue.Env{Local: local, Delimiters: tx.settings.Delimiters}).Match(to)
 	if !ok {
 		return
 	}
@@ -181,6 +199,9 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 		name = strings.TrimRight(name, " \t")
 		if strings.EqualFold(name, s.tx.settings.Header) {
 			s.tx.forged++
+		}
+		if s.tx.messageID == "" && strings.EqualFold(name, "Message-ID") {
+			s.tx.messageID = strings.TrimSpace(value)
 		}
 		s.tx.priority.header(name, value)
 	})
@@ -232,7 +253,7 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	s.report(report.Event{
 		Kind: report.Message, QueueID: id, Queues: tx.queues,
 		Recipients: tx.recipients, RecipientCount: tx.count,
-		Size: tx.size, Priority: tx.priority.value,
+		Size: tx.size, Priority: tx.priority.value, Digest: tx.digest(),
 	})
 	s.tx = nil
 	return gomilter.RespAccept, nil

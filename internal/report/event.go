@@ -43,7 +43,9 @@ const (
 	// Open is a session that a client opened. With Transaction set, it is
 	// part of a picture, and the session is in the middle of a message.
 	Open Kind = "open"
-	// Mail is a transaction that began.
+	// Mail is a transaction that began. After a RSET Postfix tells the milter
+	// that it was given up only with the next command that concerns milters:
+	// a session that idles after RSET looks as if it were in a transaction.
 	Mail Kind = "mail"
 	// Message ends a transaction: the milter has let a whole message pass.
 	// The MTA may still fail to store it, and does so only after this report.
@@ -151,7 +153,7 @@ func (e *Event) check() error {
 	case len(e.Recipients) > MaxRecipients:
 		return fmt.Errorf("%d recipients, at most %d", len(e.Recipients), MaxRecipients)
 	}
-	for _, s := range append([]string{e.Session, e.QueueID, e.User, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()}, e.Queues...) {
+	for _, s := range append([]string{e.Session, e.QueueID, e.User, e.Digest, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()}, e.Queues...) {
 		if err := checkWord(s, maxName); err != nil {
 			return err
 		}
@@ -186,7 +188,7 @@ func checkWord(s string, n int) error {
 // too long and leaves out what no Server would accept.
 func (e Event) format() []byte {
 	e.Session, e.QueueID = word(e.Session), word(e.QueueID)
-	e.User = word(e.User)
+	e.User, e.Digest = word(e.User), word(e.Digest)
 	if len(e.Queues) > MaxQueues {
 		e.Queues = e.Queues[:MaxQueues]
 	}
