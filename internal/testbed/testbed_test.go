@@ -262,7 +262,7 @@ func TestLinkRateEachWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer in.Close()
-		const size = 500_000
+		const size = 250_000
 		start, before := time.Now(), link.Counters(c.d)
 		_ = in.SetDeadline(start.Add(longest))
 		_ = out.SetDeadline(start.Add(longest))
@@ -275,7 +275,7 @@ func TestLinkRateEachWay(t *testing.T) {
 		took := time.Since(start).Seconds()
 		rate := float64(link.Counters(c.d).Bytes-before.Bytes) * 8 / took
 		// Never faster; slower only as far as a busy machine makes it.
-		if rate > c.rate*1.01 || rate < c.rate*0.6 {
+		if rate > c.rate*1.01 || rate < c.rate*0.4 {
 			t.Errorf("%v: %.2f Mbit/s, want %.2f", c.d, rate/1e6, c.rate/1e6)
 		}
 	}
