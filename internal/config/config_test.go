@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -254,6 +257,12 @@ func TestEverything(t *testing.T) {
 			PushQueues: []string{"out", "south"}, Senders: prefixList(t, "192.0.2.9/32", "192.0.2.10/32"), TLS: TLSInsecure,
 		},
 	})
+	if l, ok := c.Link("SAT"); !ok || l != &c.Links[0] {
+		t.Errorf("Link: %v, %v", l, ok)
+	}
+	if r, ok := c.Remote("South"); !ok || r != &c.Remotes[1] || r.RouterType.Pushes() || r.RouterType.Pulls() {
+		t.Errorf("Remote: %v, %v", r, ok)
+	}
 	if c.Remotes[0].Addr() != "[2001:db8::2]:366" {
 		t.Errorf("Addr: %s", c.Remotes[0].Addr())
 	}
@@ -531,7 +540,10 @@ func TestLocate(t *testing.T) {
 	if _, err := decode([]byte(src)); err != nil {
 		t.Fatalf("the test's own file is not valid: %v", err)
 	}
-	root := locate([]byte(src))
+	root, deep := locate([]byte(src))
+	if deep != 0 {
+		t.Errorf("line %d is too deep", deep)
+	}
 	item := func(p *place, is ...int) *place {
 		for _, i := range is {
 			p = p.item(i)
@@ -611,6 +623,9 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte("queue = [{}, {name = \"a\"}, [], 1]"))
 	f.Add([]byte("a = " + strings.Repeat("[", 100000)))
+	f.Add([]byte(strings.Repeat("a.", 100000) + "a = 1"))
+	f.Add([]byte("[" + strings.Repeat("a.", 100000) + "a]"))
+	f.Add([]byte(strings.Repeat("a = {", 100000)))
 	f.Add([]byte("[[queue]]\n[queue.name]\nx = 1"))
 	f.Add([]byte("link.name = 1\nlink = 2"))
 	f.Add([]byte("a=\"\"\"\\"))
@@ -707,5 +722,39 @@ func TestManualExamples(t *testing.T) {
 		} else if len(c.Warnings) != 0 {
 			t.Errorf("example %d: %v", i+1, c.Warnings)
 		}
+	}
+}
+
+// TestUnreadable: the key of a daemon that may not read it is an error, and
+// the milter, which must not read it, goes without.
+func TestUnreadable(t *testing.T) {
+	root := copied(t)
+	file := filepath.Join(root, "good", "hub.toml")
+	if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // made for us alone
+		t.Fatal(err)
+	}
+	// Root reads everything: this thread has to be somebody else. It is not
+	// unlocked, so that it ends with the goroutine.
+	type result struct{ with, without error }
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		if os.Geteuid() != 0 {
+			_ = os.Chmod(filepath.Join(root, "tls", "hub.key"), 0)
+		} else if err := unix.Setfsuid(65534); err != nil {
+			done <- result{err, err}
+			return
+		}
+		var r result
+		_, r.with = Load(file, withHost("", "etrnd"))
+		_, r.without = Load(file, withHost("", "etrnd"), WithoutFiles())
+		done <- r
+	}()
+	r := <-done
+	if r.with == nil || !strings.Contains(r.with.Error(), "hub.key\": permission denied; this was tried with the user id") {
+		t.Errorf("with files: %v", r.with)
+	}
+	if r.without != nil {
+		t.Errorf("without files: %v", r.without)
 	}
 }

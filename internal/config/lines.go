@@ -53,21 +53,28 @@ func (p *place) last() *place {
 
 // locate finds the places in a file that is valid TOML. In one that is not,
 // it gives up where it cannot go on: a place that is missing costs a line
-// number and nothing else.
-func locate(data []byte) *place {
-	root := &place{}
+// number and nothing else. deep is the line on which something is nested more
+// deeply than any configuration, or 0: the TOML library takes time and memory
+// by the square of the parts of a key, so it must not see such a file.
+func locate(data []byte) (root *place, deep int) {
+	root = &place{}
 	s := &scanner{src: strings.TrimPrefix(string(data), "\ufeff"), line: 1}
+	s.file(root)
+	return root, s.deep
+}
+
+func (s *scanner) file(root *place) {
 	table := root
 	for {
 		s.blank()
 		switch {
 		case s.done():
-			return root
+			return
 		case s.eat("[["):
 			line := s.line
 			at := s.path(root, line)
 			if !s.eat("]]") {
-				return root
+				return
 			}
 			at.items = append(at.items, &place{line: line})
 			table = at.last()
@@ -75,13 +82,13 @@ func locate(data []byte) *place {
 			line := s.line
 			at := s.path(root, line)
 			if !s.eat("]") {
-				return root
+				return
 			}
 			at.line = line // it may have been implied by [a.b] before
 			table = at.last()
 		default:
 			if !s.pair(table, 0) {
-				return root
+				return
 			}
 		}
 	}
@@ -91,6 +98,7 @@ type scanner struct {
 	src  string
 	pos  int
 	line int
+	deep int
 }
 
 func (s *scanner) done() bool { return s.pos >= len(s.src) }
@@ -149,14 +157,23 @@ func (s *scanner) until(end string) {
 
 // path follows a dotted key down from a table, making what is missing.
 func (s *scanner) path(at *place, line int) *place {
-	for {
+	for parts := 1; ; parts++ {
 		s.space()
 		at = at.last().add(s.key(), line)
 		s.space()
 		if !s.eat(".") {
 			return at
 		}
+		if parts == maxNesting {
+			s.tooDeep()
+			return at
+		}
 	}
+}
+
+// tooDeep ends the scan.
+func (s *scanner) tooDeep() {
+	s.deep, s.pos = s.line, len(s.src)
 }
 
 // key reads one part of a key.
@@ -180,8 +197,9 @@ func (s *scanner) key() string {
 	return s.src[start:s.pos]
 }
 
-// maxNesting bounds arrays within arrays; no key of ours takes any.
-const maxNesting = 64
+// maxNesting bounds the parts of a key and what stands in what. Two is the
+// most that a configuration of ours needs.
+const maxNesting = 32
 
 // pair reads key = value.
 func (s *scanner) pair(table *place, depth int) bool {
@@ -197,6 +215,7 @@ func (s *scanner) pair(table *place, depth int) bool {
 // value reads a value into its place.
 func (s *scanner) value(at *place, depth int) bool {
 	if depth > maxNesting {
+		s.tooDeep()
 		return false
 	}
 	switch s.peek() {

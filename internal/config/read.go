@@ -131,6 +131,11 @@ func (r *reader) read(data []byte) *Config {
 		r.errs = append(r.errs, Problem{File: r.file, Msg: "is longer than " + strconv.Itoa(maxFile) + " bytes"})
 		return nil
 	}
+	at, deep := locate(data)
+	if deep > 0 {
+		r.errs = append(r.errs, Problem{File: r.file, Line: deep, Msg: "keys or values are nested too deeply", Hint: "see etrnd.toml(5) for the keys there are"})
+		return nil
+	}
 	vals, err := decode(data)
 	if err != nil {
 		// The grammar is broken from here on: whatever else could be said
@@ -138,7 +143,7 @@ func (r *reader) read(data []byte) *Config {
 		r.errs = append(r.errs, r.syntax(err))
 		return nil
 	}
-	root := &table{r: r, vals: vals, at: locate(data)}
+	root := &table{r: r, vals: vals, at: at}
 	root.checkKeys()
 
 	c := &Config{File: r.file}
