@@ -230,7 +230,7 @@ func (f *confFile) remove(name, element string) bool {
 	}
 	cut := span{tokens[i].start, tokens[i+n-1].end}
 	switch last := i+n == len(tokens); {
-	case i > 0 && (last || !f.comment(cut.end, tokens[i+n].start)) && !f.comment(tokens[i-1].end, cut.start):
+	case i > 0 && !f.comment(tokens[i-1].end, cut.start):
 		cut.start = tokens[i-1].end
 	case !last && !f.comment(cut.end, tokens[i+n].start):
 		cut.end = tokens[i+n].start
