@@ -2,7 +2,9 @@ package etrnd
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
@@ -63,6 +65,12 @@ func (b backend) Status(ctx context.Context) control.Status {
 	}
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
+	switch ok, files, err := d.mta.InSync(ctx, Wanted(cfg)); {
+	case err != nil:
+		s.Warnings = append(s.Warnings, fmt.Sprintf("cannot tell whether Postfix is set up for this configuration: %v", err))
+	case !ok:
+		s.Warnings = append(s.Warnings, fmt.Sprintf("Postfix is not set up for this configuration (%s): etrnctl setup postfix shows what is missing", strings.Join(files, ", ")))
+	}
 	return s
 }
 

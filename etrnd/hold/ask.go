@@ -94,8 +94,8 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 
 	var started, underWay int
 	for _, sel := range allowed {
-		s, u := k.release(sel, now)
-		started, underWay = started+s, underWay+u
+		st := k.release(sel, now)
+		started, underWay = started+st.Messages, underWay+st.UnderWay
 		w := k.windowOf(sel.Queue)
 		if !w.open(now) {
 			w.sels = nil

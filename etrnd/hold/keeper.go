@@ -46,7 +46,8 @@ type Keeper struct {
 	open      map[string]*window // by queue name
 	asked     map[string]time.Time
 	left      map[string]Left // what has gone, by queue name
-	changed   chan struct{}   // closed and replaced at every change
+	released  map[string]time.Time
+	changed   chan struct{} // closed and replaced at every change
 
 	listAt    time.Time // when the next listing is due
 	listed    time.Time // when the last good listing began; zero: never
@@ -94,11 +95,13 @@ type State struct {
 	Oldest   time.Time
 	UnderWay int       // released, and neither gone nor back
 	Failed   int       // tried after a release, and back
+	Retry    int       // of these, those about to be tried a second time
 	OnHold   int       // put on hold by an administrator
 	Reason   string    // why one that failed did; empty if none did
 	Open     bool      // new mail goes out at once
 	Pinned   bool      // for as long as a call lasts
 	Until    time.Time // end of the window; zero if pinned or closed
+	Released time.Time // the last release; zero: none since the start
 	Left     Left
 	Known    bool // false until the MTA's queue has been listed
 }
@@ -108,7 +111,7 @@ func New(o Options) *Keeper {
 	return &Keeper{
 		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
 		poke:    make(chan struct{}, 1),
-		entries: map[string]*entry{}, open: map[string]*window{}, asked: map[string]time.Time{}, left: map[string]Left{},
+		entries: map[string]*entry{}, open: map[string]*window{}, asked: map[string]time.Time{}, left: map[string]Left{}, released: map[string]time.Time{},
 		changed: make(chan struct{}),
 	}
 }
@@ -211,6 +214,9 @@ func (k *Keeper) due(at time.Time) {
 // openFor releases a message that has just arrived if its queue is open. The
 // caller holds mu.
 func (k *Keeper) openFor(e *entry, now time.Time) {
+	if e.held() {
+		return
+	}
 	for _, name := range e.queues() {
 		if w := k.open[name]; w.open(now) && w.covers(e) && e.release(name, now) && e.where == "" {
 			e.flushAt = now.Add(arrivalDelays[0])
@@ -218,32 +224,40 @@ func (k *Keeper) openFor(e *entry, now time.Time) {
 	}
 }
 
-// Release lets a selection go and returns how many messages that started and
-// how many were under way before. It does not wait for the MTA.
-func (k *Keeper) Release(sel queue.Selection) (started, underWay int) {
+// Release lets a selection go. It does not wait for the MTA.
+func (k *Keeper) Release(sel queue.Selection) Started {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	started, underWay = k.release(sel, time.Now())
+	st := k.release(sel, time.Now())
 	k.touched()
-	return started, underWay
+	return st
 }
 
-func (k *Keeper) release(sel queue.Selection, now time.Time) (started, underWay int) {
+// Started is what a release set going.
+type Started struct {
+	Messages int
+	Bytes    int64
+	UnderWay int // messages that were under way already
+}
+
+func (k *Keeper) release(sel queue.Selection, now time.Time) (st Started) {
+	k.released[sel.Queue] = now
 	for _, e := range k.entries {
 		if e.held() || !e.covered(sel) {
 			continue
 		}
 		fresh := e.where == "" && e.want == nil
 		if !e.release(sel.Queue, now) {
-			underWay++
+			st.UnderWay++
 			continue
 		}
 		if fresh {
 			e.flushAt = now.Add(arrivalDelays[0])
 		}
-		started++
+		st.Messages++
+		st.Bytes += e.size
 	}
-	return started, underWay
+	return st
 }
 
 // Pin opens a queue for as long as a call lasts: what is held goes now, what
@@ -308,7 +322,7 @@ func (k *Keeper) states(queues []queue.Queue) []State {
 	at := map[string]*State{}
 	for i, q := range queues {
 		s := &states[i]
-		*s = State{Queue: q.Name, Left: k.left[q.Name], Known: !k.listed.IsZero()}
+		*s = State{Queue: q.Name, Released: k.released[q.Name], Left: k.left[q.Name], Known: !k.listed.IsZero()}
 		if w := k.open[q.Name]; w.open(now) {
 			s.Open, s.Pinned = true, w.pins > 0
 			if !s.Pinned {
@@ -336,6 +350,9 @@ func (k *Keeper) states(queues []queue.Queue) []State {
 			case e.failed != "":
 				s.Failed++
 				s.Reason = e.failed
+				if s.Pinned && e.failures == 1 && !e.retryAt.IsZero() {
+					s.Retry++
+				}
 			}
 		}
 	}

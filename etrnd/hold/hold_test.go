@@ -1,0 +1,374 @@
+package hold
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// keeper is a Keeper whose listings the test hands in; Run is not started, so
+// no MTA is asked. What crosses to Postfix is tested with Postfix, in
+// internal/scenario.
+func keeper(t *testing.T) *Keeper {
+	t.Helper()
+	q := func(name string, domains ...string) queue.Queue {
+		q := queue.Queue{Name: name, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
+			Clients: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Users: []string{name}, Certificates: []string{strings.Repeat("ab", 32)}}
+		for _, d := range domains {
+			p, err := queue.ParsePattern(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.Domains = append(q.Domains, p)
+		}
+		return q
+	}
+	beta := q("beta", "beta.example")
+	beta.Clients, beta.Certificates = nil, nil
+	nobody := q("nobody", "nobody.example")
+	nobody.Clients, nobody.Users, nobody.Certificates = nil, nil, nil
+	set, err := queue.NewSet([]queue.Queue{q("acme", "acme.example", ".acme.example"), beta, nobody})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(Options{Queues: set, Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// listing feeds a listing that begins now.
+func (k *Keeper) listing(msgs ...mta.Message) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	start := time.Now()
+	k.apply(msgs, start)
+	k.listed = start
+}
+
+// flushed notes that everything due was flushed now.
+func (k *Keeper) flushedNow() (ids []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	for _, e := range k.entries {
+		if e.want != nil && !e.flushAt.IsZero() && !e.flushAt.After(now) {
+			e.flushed, e.flushAt = now, time.Time{}
+			e.tries++
+			ids = append(ids, e.id)
+		}
+	}
+	return ids
+}
+
+func msg(id, where, reason string, rcpts ...string) mta.Message {
+	m := mta.Message{ID: id, Queue: where, Arrived: time.Unix(1e9, 0), Size: 1000}
+	for _, r := range rcpts {
+		m.Recipients = append(m.Recipients, mta.Recipient{Address: r, Reason: reason})
+	}
+	return m
+}
+
+func (k *Keeper) must(t *testing.T, name string) State {
+	t.Helper()
+	s, ok := k.State(name)
+	if !ok {
+		t.Fatalf("no queue %s", name)
+	}
+	return s
+}
+
+var owner = Identity{Addr: netip.MustParseAddr("192.0.2.7")}
+
+func TestMay(t *testing.T) {
+	k := keeper(t)
+	acme, _ := k.set.ByName("acme")
+	nobody, _ := k.set.ByName("nobody")
+	for _, c := range []struct {
+		who  Identity
+		want bool
+	}{
+		{Identity{}, false}, // nothing proved
+		{owner, true},
+		{Identity{Addr: netip.MustParseAddr("::ffff:192.0.2.7")}, true}, // the same, as a dual-stack socket sees it
+		{Identity{Addr: netip.MustParseAddr("192.0.3.7")}, false},
+		{Identity{User: "acme"}, true},
+		{Identity{User: "ACME"}, false}, // user names are not host names
+		{Identity{User: "beta"}, false},
+		{Identity{Certificates: []string{strings.Repeat("ab", 32)}}, true},
+		{Identity{Certificates: []string{strings.Repeat("cd", 32)}}, false},
+	} {
+		if got := May(c.who, acme); got != c.want {
+			t.Errorf("May(%+v) = %v", c.who, got)
+		}
+		if May(c.who, nobody) {
+			t.Errorf("May(%+v) for a queue that lists nobody", c.who)
+		}
+	}
+}
+
+func TestAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		ask := func(who Identity, name string, code, count int) {
+			t.Helper()
+			if a := k.Ask(who, name); a.Code != code || a.Count != count {
+				t.Errorf("Ask(%s) = %+v, want %d, %d", name, a, code, count)
+			}
+		}
+		// Before the first listing nothing can be counted.
+		ask(owner, "acme.example", 250, 0)
+		time.Sleep(time.Minute)
+		k.listing(
+			msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"),
+			msg("B", "deferred", mta.ReasonHeld, "a@sub.acme.example"),
+			msg("C", "deferred", mta.ReasonHeld, "b@beta.example"),
+			msg("D", "hold", mta.ReasonHeld, "a@acme.example"),
+			msg("E", "deferred", "host down", "x@elsewhere.example"),
+		)
+		// The window of the question before the first listing is open.
+		if s := k.must(t, "acme"); s.Messages != 3 || s.UnderWay != 1 || s.OnHold != 1 || s.Bytes != 3000 {
+			t.Errorf("acme: %+v", s)
+		}
+		ask(owner, "sub.acme.example", 253, 1)
+		ask(owner, "@acme.example", 458, 0) // all of it is under way
+		ask(owner, "acme.example", 458, 0)
+		ask(owner, "none.acme.example", 251, 0)
+		ask(owner, "none.acme.example", 458, 0) // asked too often
+		time.Sleep(5 * time.Second)
+		ask(owner, "none.acme.example", 251, 0)
+		for _, name := range []string{"beta.example", "#beta", "#nobody", "nobody.example", "@com", "@example", "com", "unknown.example", "#unknown"} {
+			ask(owner, name, 459, 0)
+		}
+		if s := k.must(t, "beta"); s.UnderWay != 0 || s.Open {
+			t.Errorf("beta moved: %+v", s)
+		}
+		ask(Identity{User: "beta"}, "#BETA", 253, 2)
+	})
+}
+
+func TestReleaseIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		held := msg("A", "deferred", mta.ReasonHeld, "a@acme.example")
+		k.listing(held)
+		if st := k.Release(queue.Selection{Queue: "acme"}); st.Messages != 1 || st.Bytes != 1000 {
+			t.Fatalf("Release: %+v", st)
+		}
+		// A listing from before the flush says nothing.
+		k.listing(held)
+		if s := k.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
+			t.Errorf("before the flush: %+v", s)
+		}
+		step := func() { time.Sleep(time.Second) }
+		step()
+		if ids := k.flushedNow(); len(ids) != 1 {
+			t.Fatalf("flushed %v", ids)
+		}
+		step()
+		// Still deferred for the transport alone: the flush came too early.
+		k.listing(held)
+		if ids := k.flushedNow(); len(ids) != 1 {
+			t.Errorf("not flushed again: %v", ids)
+		}
+		step()
+		k.listing(msg("A", "active", "", "a@acme.example"))
+		if s := k.must(t, "acme"); s.UnderWay != 1 {
+			t.Errorf("while active: %+v", s)
+		}
+		// Asked for once more while it is tried, it is tried again at once
+		// when it comes back.
+		k.Release(queue.Selection{Queue: "acme"})
+		step()
+		k.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
+		if s := k.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
+			t.Errorf("failed, but asked for again: %+v", s)
+		}
+		step()
+		k.flushedNow()
+		step()
+		k.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
+		if s := k.must(t, "acme"); s.UnderWay != 0 || s.Failed != 1 || s.Reason != "connection refused" {
+			t.Errorf("failed: %+v", s)
+		}
+		if ids := k.flushedNow(); len(ids) != 0 {
+			t.Errorf("flushed without being asked: %v", ids)
+		}
+		k.Release(queue.Selection{Queue: "acme"})
+		k.flushedNow()
+		step()
+		// One absence proves nothing, two do.
+		k.listing()
+		if s := k.must(t, "acme"); s.Messages != 1 {
+			t.Errorf("after one absence: %+v", s)
+		}
+		k.listing()
+		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 || s.Left.Bytes != 1000 {
+			t.Errorf("after two: %+v", s)
+		}
+	})
+}
+
+// A message of two queues that goes for one of them is done when the
+// recipients of that one have it.
+func TestReleaseOfOneOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
+		k.Release(queue.Selection{Queue: "acme"})
+		time.Sleep(time.Second)
+		k.flushedNow()
+		time.Sleep(time.Second)
+		k.listing(msg("A", "deferred", "connection timed out", "b@beta.example"))
+		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 {
+			t.Errorf("acme: %+v", s)
+		}
+		if s := k.must(t, "beta"); s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 0 {
+			t.Errorf("beta: %+v", s)
+		}
+	})
+}
+
+func TestArrivals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing()
+		arrive := func(id, rcpt string) {
+			k.Arrived(report.Event{Kind: report.Message, Time: time.Now(), QueueID: id, Recipients: []string{rcpt}, Size: 500})
+		}
+		// Shut: counted, not released.
+		arrive("A", "a@acme.example")
+		arrive("X", "a@elsewhere.example")
+		if s := k.must(t, "acme"); s.Messages != 1 || s.Bytes != 500 || s.UnderWay != 0 {
+			t.Errorf("acme: %+v", s)
+		}
+		// A report alone does not make a message: the MTA may have refused it
+		// after all. It is believed for a while.
+		k.listing()
+		if s := k.must(t, "acme"); s.Messages != 1 {
+			t.Errorf("just after the report: %+v", s)
+		}
+		time.Sleep(unlisted)
+		k.listing()
+		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 0 {
+			t.Errorf("never listed: %+v", s)
+		}
+		// Open for one domain: what comes for it goes, the rest does not.
+		k.Ask(owner, "acme.example")
+		arrive("B", "a@acme.example")
+		arrive("C", "a@sub.acme.example")
+		time.Sleep(arrivalDelays[0])
+		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "B" {
+			t.Errorf("flushed %v", ids)
+		}
+		// Mail that the milter did not see goes out when a listing shows it.
+		k.listing(msg("B", "active", "", "a@acme.example"), msg("C", "deferred", mta.ReasonHeld, "a@sub.acme.example"), msg("D", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "D" {
+			t.Errorf("flushed %v", ids)
+		}
+		// The window ends.
+		time.Sleep(5 * time.Minute)
+		arrive("E", "a@acme.example")
+		time.Sleep(time.Minute)
+		if ids := k.flushedNow(); len(ids) != 0 {
+			t.Errorf("flushed %v after the window", ids)
+		}
+	})
+}
+
+func TestPin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "b@beta.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
+		unpin := k.Pin("beta")
+		if ids := k.flushedNow(); len(ids) != 2 {
+			t.Fatalf("flushed %v", ids)
+		}
+		time.Sleep(time.Second)
+		// One goes, one fails, and is tried again a little later.
+		k.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
+		if s := k.must(t, "beta"); s.UnderWay != 1 || s.Failed != 1 || s.Retry != 1 || !s.Pinned {
+			t.Errorf("beta: %+v", s)
+		}
+		time.Sleep(retryDelay(1))
+		k.mu.Lock()
+		k.retry(time.Now())
+		k.mu.Unlock()
+		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "B" {
+			t.Errorf("flushed %v", ids)
+		}
+		time.Sleep(time.Second)
+		k.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
+		if s := k.must(t, "beta"); s.Failed != 1 || s.Retry != 0 {
+			t.Errorf("beta after the second failure: %+v", s)
+		}
+		// When the call ends, nothing more is flushed.
+		unpin()
+		unpin()
+		time.Sleep(time.Hour)
+		k.mu.Lock()
+		k.retry(time.Now())
+		k.mu.Unlock()
+		if ids := k.flushedNow(); len(ids) != 0 {
+			t.Errorf("flushed %v after the call", ids)
+		}
+		if s := k.must(t, "beta"); s.Open {
+			t.Errorf("still open: %+v", s)
+		}
+	})
+}
+
+// A flush by domain moves every message of that domain, so it is used only
+// when all of them are to go.
+func TestPlan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		var list []mta.Message
+		for i := range 300 {
+			list = append(list, msg("A"+string(rune('0'+i/100))+string(rune('0'+i/10%10))+string(rune('0'+i%10)), "deferred", mta.ReasonHeld, "a@acme.example"))
+			list = append(list, msg("B"+string(rune('0'+i/100))+string(rune('0'+i/10%10))+string(rune('0'+i%10)), "deferred", mta.ReasonHeld, "b@beta.example"))
+		}
+		k.listing(list...)
+		k.Release(queue.Selection{Queue: "acme"})
+		due := func() (due []*entry) {
+			for _, e := range k.entries {
+				if e.want != nil {
+					due = append(due, e)
+				}
+			}
+			return due
+		}
+		domains, ids, chunk := k.plan(due())
+		if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(chunk) != 300 {
+			t.Errorf("plan: %v, %d ids, %d messages", domains, len(ids), len(chunk))
+		}
+		// One that is not to go (on hold) spoils the domain: by id, in chunks.
+		k.listing(append(list, msg("H", "hold", mta.ReasonHeld, "h@acme.example"))...)
+		domains, ids, chunk = k.plan(due())
+		if len(domains) != 0 || len(ids) != flushChunk || len(chunk) != flushChunk {
+			t.Errorf("plan with one on hold: %v, %d ids, %d messages", domains, len(ids), len(chunk))
+		}
+	})
+}
+
+// The id of a message that is gone may be given to a new one.
+func TestReusedID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
+		k.Release(queue.Selection{Queue: "acme"})
+		k.flushedNow()
+		time.Sleep(time.Second)
+		fresh := msg("A", "deferred", mta.ReasonHeld, "a@acme.example")
+		fresh.Arrived = fresh.Arrived.Add(time.Hour)
+		k.listing(fresh)
+		s := k.must(t, "acme")
+		if s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 1 {
+			t.Errorf("acme: %+v", s)
+		}
+	})
+}
