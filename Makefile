@@ -80,7 +80,7 @@ install: build
 	set -e; for m in $(MANPAGES); do \
 		install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; \
 	done
-	install -m 644 README.md CHANGELOG.md $(wildcard docs/*.md) $(DESTDIR)$(docdir)/
+	install -m 644 README.md CHANGELOG.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
 	cp -R contrib $(DESTDIR)$(sharedir)/
 	rm -f $(DESTDIR)$(sharedir)/contrib/*.go
 
