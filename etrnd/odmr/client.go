@@ -560,7 +560,7 @@ const maxBatch = 50
 func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 	for _, name := range names {
 		if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, &Error{Kind: ErrProtocol, Op: "ETRN", Err: fmt.Errorf("the name %s cannot be asked for: printable ASCII without spaces, at most 255 characters", cut(name))}
+			return nil, &Error{Kind: ErrProtocol, Op: "ETRN", Err: fmt.Errorf("the name \"%s\" cannot be asked for: printable ASCII without spaces, at most 255 characters", cut(name))}
 		}
 	}
 	c.o.Phase(PhaseRequest)

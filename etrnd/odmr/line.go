@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -90,13 +90,16 @@ func lineReady(r *bufio.Reader) bool {
 	return bytes.IndexByte(b, '\n') >= 0 || len(b) == r.Size()
 }
 
-// cut quotes foreign bytes for the log, and bounds them.
+// cut makes foreign bytes fit for the log: escaped, and not many. It leaves the
+// quotation marks to the log.
 func cut[T string | []byte](s T) string {
 	const most = 80
+	text := string(s[:min(len(s), most)])
+	quoted := strconv.QuoteToASCII(text)
 	if len(s) > most {
-		return fmt.Sprintf("%q...", s[:most])
+		return quoted[1:len(quoted)-1] + "..."
 	}
-	return fmt.Sprintf("%q", s)
+	return quoted[1 : len(quoted)-1]
 }
 
 // printable makes text fit for one line of a reply, a log or a terminal.

@@ -44,7 +44,7 @@ func readReply(r *bufio.Reader) (reply, error) {
 		code, more, text, ok := parseReplyLine(line)
 		switch {
 		case !ok:
-			return reply{}, fmt.Errorf("%w: %s", errSyntax, cut(line))
+			return reply{}, fmt.Errorf("%w: \"%s\"", errSyntax, cut(line))
 		case len(rep.lines) > 0 && code != rep.code:
 			return reply{}, fmt.Errorf("%w: code %d in a reply that began with %d", errSyntax, code, rep.code)
 		case len(rep.lines) == maxReplyLines:

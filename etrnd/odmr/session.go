@@ -438,7 +438,7 @@ func (s *session) etrn(ctx context.Context, name string) error {
 		s.reply(459, "Node %s not allowed%s", name, reason(text))
 	default:
 		if a.Code != 451 {
-			s.log.Error("answer to ETRN is none of RFC 1985", "name", cut(name), "code", a.Code)
+			s.log.Error("answer to ETRN is none of RFC 1985", "name", name, "code", a.Code)
 			a.Code, text = 451, "internal error"
 		}
 		s.reply(451, "Unable to look after node %s now%s", name, reason(text))
@@ -447,7 +447,7 @@ func (s *session) etrn(ctx context.Context, name string) error {
 	if a.Code >= 400 {
 		level = slog.LevelWarn
 	}
-	s.log.Log(ctx, level, "etrn", "name", cut(name), "code", a.Code, "messages", a.Count, "reason", text)
+	s.log.Log(ctx, level, "etrn", "name", name, "code", a.Code, "messages", a.Count, "reason", text)
 	return nil
 }
 
