@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Wanted is what the configuration asks of Postfix.
@@ -483,6 +484,9 @@ func (pl *Plan) write(c change) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", c.path, err)
 	}
+	if err := backdate(tmp.Name()); err != nil {
+		return fmt.Errorf("write %s: %w", c.path, err)
+	}
 	return os.Rename(tmp.Name(), path)
 }
 
@@ -531,9 +535,24 @@ func scratch(mainText, masterText string) (dir string, err error) {
 		return "", err
 	}
 	for name, text := range map[string]string{"main.cf": mainText, "master.cf": masterText} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		path := filepath.Join(dir, name)
+		// Postfix reads a file again and again, a second apart, while it is so
+		// new that it might still be written to.
+		then := time.Now().Add(-time.Hour)
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, then, then)); err != nil {
 			return "", errors.Join(err, os.RemoveAll(dir))
 		}
 	}
+	if err := backdate(filepath.Join(dir, "main.cf")); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
 	return dir, nil
+}
+
+// backdate dates a main.cf back by some seconds. Every program of Postfix that
+// finds it younger waits up to 1.5 s, for fear of reading it while it is being
+// written; ours appears complete.
+func backdate(path string) error {
+	t := time.Now().Add(-15 * time.Second)
+	return os.Chtimes(path, t, t)
 }

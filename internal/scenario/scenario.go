@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -101,7 +103,7 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 
 // StartEtrnd starts etrnd and waits until it answers etrnctl.
 func (d *Daemons) StartEtrnd(ctx context.Context) error {
-	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter"}, Env: []string{"GORACE=halt_on_error=0"}})
+	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter"}, Capabilities: []uintptr{unix.CAP_NET_BIND_SERVICE}, Env: []string{"GORACE=halt_on_error=0"}})
 	if err != nil {
 		return err
 	}
@@ -307,7 +309,7 @@ func (w *World) wire(ctx context.Context, shape testbed.Shape) (err error) {
 
 func (w *World) startHub(ctx context.Context, config string) (err error) {
 	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: map[string]string{
-		"mynetworks": "127.0.0.0/8, " + siteLine,
+		"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine,
 	}})
 	if err != nil {
 		return err

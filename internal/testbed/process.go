@@ -135,6 +135,10 @@ type StartOptions struct {
 	// under NoNewPrivileges needs for postqueue.
 	Groups []string
 
+	// Capabilities are kept across the change of user, as a unit's
+	// AmbientCapabilities are: CAP_NET_BIND_SERVICE for a port below 1024.
+	Capabilities []uintptr
+
 	Env []string // added to PATH, HOME and LANG
 
 	// Log names the file /var/log/NAME.log of the host that gets the output,
@@ -167,6 +171,7 @@ func (h *Host) Start(ctx context.Context, opts StartOptions) (*Process, error) {
 	if opts.User != "" {
 		p.cmd.As(opts.User, opts.Groups...)
 	}
+	p.cmd.SysProcAttr.AmbientCaps = opts.Capabilities
 	p.cmd.Env = append(p.cmd.Env, opts.Env...)
 	log, err := os.OpenFile(h.Path(p.log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
