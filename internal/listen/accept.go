@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ type listener struct {
 	mu    sync.Mutex
 	open  int
 	perIP map[netip.Prefix]int
+	spare *os.File // kept open, to be given up when there is no other
 }
 
 func wrap(ln net.Listener, o Options) net.Listener {
@@ -44,8 +46,18 @@ func wrap(ln net.Listener, o Options) net.Listener {
 	}
 	l.close = sync.OnceValue(func() error {
 		close(l.done)
-		return ln.Close()
+		err := ln.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.spare != nil {
+			l.spare.Close()
+			l.spare = nil
+		}
+		return err
 	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refill()
 	return l
 }
 
@@ -76,6 +88,9 @@ func (l *listener) Accept() (net.Conn, error) {
 				l.log.Warn("accept failed, trying again", "listener", l.Addr().String(), "err", err, "wait", backoff)
 			}
 			failed++
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+				l.shed()
+			}
 			t := time.NewTimer(backoff)
 			select {
 			case <-t.C:
@@ -93,17 +108,74 @@ func (l *listener) Accept() (net.Conn, error) {
 		key := clientKey(c.RemoteAddr())
 		if why := l.admit(key); why != "" {
 			l.log.Warn("connection refused", "listener", l.Addr().String(), "client", c.RemoteAddr().String(), "reason", why)
-			if l.busy != "" {
-				c.SetWriteDeadline(time.Now().Add(busyTimeout))
-				io.WriteString(c, l.busy)
-			}
-			c.Close()
+			l.refuse(c)
 			continue
 		}
 		lc := &conn{Conn: c}
 		lc.release = sync.OnceFunc(func() { l.release(key) })
 		return lc, nil
 	}
+}
+
+// Shedding: how long to look for a connection to close, and how many of them
+// at once.
+const (
+	shedWait = 5 * time.Millisecond
+	shedMost = 100
+)
+
+// shed closes the connections that wait to be accepted while there are no
+// descriptors for them. Left in the backlog they would wait for an answer
+// until they time out, Postfix for a milter with an SMTP client behind it;
+// closed, they know at once. The spare descriptor makes room for it.
+func (l *listener) shed() {
+	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.spare == nil {
+		if l.refill(); l.spare == nil {
+			return
+		}
+	}
+	l.spare.Close()
+	l.spare = nil
+	// Accept fails for want of a descriptor before it looks whether anybody
+	// waits, so perhaps nobody does.
+	d.SetDeadline(time.Now().Add(shedWait))
+	defer d.SetDeadline(time.Time{})
+	n := 0
+	for ; n < shedMost; n++ {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			break
+		}
+		l.refuse(c)
+	}
+	l.refill()
+	if n > 0 {
+		l.log.Warn("connections closed for want of descriptors", "listener", l.Addr().String(), "count", n)
+	}
+}
+
+// refill opens the spare descriptor, if it can, and if the listener is open.
+func (l *listener) refill() {
+	select {
+	case <-l.done:
+	default:
+		l.spare, _ = os.Open(os.DevNull)
+	}
+}
+
+// refuse says that there is no room, and closes.
+func (l *listener) refuse(c net.Conn) {
+	if l.busy != "" {
+		c.SetWriteDeadline(time.Now().Add(busyTimeout))
+		io.WriteString(c, l.busy)
+	}
+	c.Close()
 }
 
 // admit counts a new connection in, or says why not.

@@ -2,7 +2,8 @@
 // of the configuration: "unix:/path" or "host:port".
 //
 // Its listeners go on after an accept that failed for want of descriptors or
-// memory, and hold the number of simultaneous connections below a limit. A
+// memory, close meanwhile what they cannot serve, and hold the number of
+// simultaneous connections below a limit. A
 // socket that systemd passed (sd_listen_fds(3)) is taken in place of a new
 // one. What is said over the connections is no business of this package; nor
 // is TLS.
@@ -50,7 +51,7 @@ type Options struct {
 	// host is given). Zero is no limit. Connections over a unix socket count
 	// only in Max.
 	Max, MaxPerClient int
-	// Busy is sent to a connection beyond the limits before it is closed,
+	// Busy is sent to a connection that cannot be served before it is closed,
 	// for example "421 4.7.0 too many connections\r\n".
 	Busy string
 
