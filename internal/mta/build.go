@@ -283,6 +283,9 @@ func (b *builder) domains(ctx context.Context, w Wanted, parents []string) []wan
 			b.warn("mail for %s is accepted from others only if %s is in relay_domains or is delivered here: that would be for all of the domain, so it is left to you", pattern, domain)
 		default:
 			relay = append(relay, want{name: "relay_domains", element: element("relay_domains")})
+			if below && slices.Contains(parents, "relay_domains") && !slices.ContainsFunc(w.Routes, func(o Route) bool { return strings.EqualFold(o.Pattern, domain) }) {
+				b.warn("relay_domains cannot name what is below %s without %s itself (parent_domain_matches_subdomains): mail for %s is accepted too, and not held", domain, domain, domain)
+			}
 		}
 	}
 	return append(relay, flush...)

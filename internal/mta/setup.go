@@ -536,15 +536,9 @@ func scratch(mainText, masterText string) (dir string, err error) {
 	}
 	for name, text := range map[string]string{"main.cf": mainText, "master.cf": masterText} {
 		path := filepath.Join(dir, name)
-		// Postfix reads a file again and again, a second apart, while it is so
-		// new that it might still be written to.
-		then := time.Now().Add(-time.Hour)
-		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, then, then)); err != nil {
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), backdate(path)); err != nil {
 			return "", errors.Join(err, os.RemoveAll(dir))
 		}
-	}
-	if err := backdate(filepath.Join(dir, "main.cf")); err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return dir, nil
 }
