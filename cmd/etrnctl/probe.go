@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"strconv"
@@ -21,6 +22,23 @@ type probed struct {
 	Address string      `json:"address"`
 	Offer   *odmr.Offer `json:"offer"` // null: no answer
 	Error   string      `json:"error,omitempty"`
+
+	refused bool // the error is the remote's last word
+}
+
+// probe asks one port. An offer in which nothing was said is none.
+func (a *app) probe(ctx context.Context, addr string, timeout time.Duration) probed {
+	f := probed{Address: addr}
+	offer, err := odmr.Probe(ctx, addr, odmr.ClientOptions{Hostname: a.hostname(), ConnectTimeout: timeout, ReplyTimeout: timeout})
+	if offer != nil && offer.Greeting != "" {
+		f.Offer = offer
+	}
+	if err != nil {
+		f.Error = err.Error()
+		var oe *odmr.Error
+		f.refused = errors.As(err, &oe) && !oe.Temporary()
+	}
+	return f
 }
 
 func (a *app) probeCommand() *cobra.Command {
@@ -43,13 +61,7 @@ func (a *app) probeCommand() *cobra.Command {
 			found := make([]probed, len(addrs))
 			var wg sync.WaitGroup
 			for i, addr := range addrs {
-				wg.Go(func() {
-					offer, err := odmr.Probe(ctx, addr, odmr.ClientOptions{Hostname: a.hostname(), ConnectTimeout: timeout, ReplyTimeout: timeout})
-					found[i] = probed{Address: addr, Offer: offer}
-					if err != nil {
-						found[i].Error = err.Error()
-					}
-				})
+				wg.Go(func() { found[i] = a.probe(ctx, addr, timeout) })
 			}
 			wg.Wait()
 			if a.json {
@@ -103,21 +115,25 @@ func (a *app) hostname() string {
 }
 
 func probeOutcome(host string, found []probed) error {
-	answered, errs := false, []string{}
+	answered := false
+	e := &control.Error{Exit: control.ExitTempFail, Message: host + " cannot be probed:"}
 	for _, f := range found {
 		if f.Offer != nil && (f.Offer.ETRN || f.Offer.ATRN) {
 			return nil
 		}
 		answered = answered || f.Offer != nil && f.Error == ""
 		if f.Error != "" {
-			errs = append(errs, f.Address+": "+f.Error)
+			e.Details = append(e.Details, f.Address+": "+f.Error)
+		}
+		if f.refused {
+			e.Exit = control.ExitUnavailable
 		}
 	}
 	if answered {
 		return control.Errorf(control.ExitUnavailable, "a few servers (Sendmail among them) take ETRN without listing it; it can still be tried",
 			"%s lists neither ETRN nor ATRN", host)
 	}
-	return &control.Error{Exit: control.ExitTempFail, Message: host + " cannot be probed:", Details: errs}
+	return e
 }
 
 func (a *app) renderProbe(found []probed) error {
@@ -164,11 +180,12 @@ func renderOffer(p *printer, a *app, f probed) {
 		case t.Verified:
 			field("TLS", t.Version+", certificate verified")
 		default:
-			field("TLS", t.Version+", certificate not verified: "+t.Problem)
+			field("TLS", t.Version+", certificate not verified:")
+			field("", t.Problem)
 		}
 		if c := t.Certificate; c != nil {
 			field("certificate", "for "+dash(strings.Join(c.Names, " "))+", until "+a.date(c.NotAfter))
-			field("", "SHA-256 "+c.Fingerprint)
+			field("SHA-256", c.Fingerprint)
 		}
 	}
 	field("AUTH", dash(strings.Join(o.Auth, " ")))

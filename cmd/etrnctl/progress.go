@@ -152,6 +152,10 @@ func (l *live) draw() {
 func doing(ev control.CallEvent) string {
 	phase := string(ev.Phase)
 	switch ev.Phase {
+	case control.PhaseDone:
+		if ev.Result != nil && ev.Result.Exit != control.ExitOK {
+			phase = "ended early"
+		}
 	case control.PhaseMTA:
 		phase = "waiting for the local MTA"
 	case control.PhaseTLS:

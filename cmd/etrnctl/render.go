@@ -55,12 +55,14 @@ func clean(s string) string {
 // table is rows of cells; the first one is the heading.
 type table struct {
 	rows  [][]string
-	right map[int]bool // columns of numbers
+	right map[int]bool   // columns of numbers
+	notes map[int]string // a line of its own below a row
 }
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
-func (t *table) print(p *printer) {
+// widths of the columns.
+func (t *table) widths() []int {
 	var widths []int
 	for _, r := range t.rows {
 		for i, c := range r {
@@ -70,7 +72,12 @@ func (t *table) print(p *printer) {
 			widths[i] = max(widths[i], utf8.RuneCountInString(clean(c)))
 		}
 	}
-	for _, r := range t.rows {
+	return widths
+}
+
+func (t *table) print(p *printer) {
+	widths := t.widths()
+	for n, r := range t.rows {
 		var b strings.Builder
 		for i, c := range r {
 			c = clean(c)
@@ -85,25 +92,10 @@ func (t *table) print(p *printer) {
 			}
 		}
 		p.f("%s\n", strings.TrimRight(b.String(), " "))
-	}
-}
-
-// used is how wide the columns before the last one are, with the gap.
-func (t *table) used() int {
-	var widths []int
-	for _, r := range t.rows {
-		for i, c := range r {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(clean(c)))
+		if note, ok := t.notes[n]; ok {
+			p.f("    %s\n", note)
 		}
 	}
-	n := 0
-	for _, w := range widths {
-		n += w + 2
-	}
-	return n
 }
 
 // fit is as many items as there is room for, at least one, and how many are
@@ -280,7 +272,10 @@ func (a *app) renderQueues(qs []control.Queue) error {
 	for _, q := range qs {
 		t.row(q.Name, strconv.Itoa(q.Messages), size(q.Bytes), a.since(q.Oldest), a.queueState(q))
 	}
-	room := a.width() - t.used()
+	room := a.width()
+	for _, w := range t.widths() {
+		room -= w + 2
+	}
 	t.rows[0] = append(t.rows[0], "FOR")
 	for i, q := range qs {
 		t.rows[i+1] = append(t.rows[i+1], fit(q.Domains, room))
@@ -317,20 +312,31 @@ func (a *app) renderHistory(rs []control.CallResult) error {
 	}
 	t := table{right: map[int]bool{2: true, 3: true, 4: true, 5: true, 6: true}}
 	t.row("ENDED", "REMOTE", "LINE", "IN", "", "OUT", "", "RESULT")
-	for _, r := range rs {
-		t.row(r.End.In(a.zone).Format("2006-01-02 15:04"), r.Remote, clock(time.Duration(r.Line)),
-			strconv.Itoa(r.In.Messages), size(r.In.Bytes), strconv.Itoa(r.Out.Messages), size(r.Out.Bytes))
-	}
-	room := max(a.width()-t.used(), 20)
+	t.notes = map[int]string{}
 	for i, r := range rs {
-		result := "ok"
-		if r.Exit != control.ExitOK {
-			result = fmt.Sprintf("%d: %s", r.Exit, r.Error)
+		t.row(r.End.In(a.zone).Format("2006-01-02 15:04"), r.Remote, clock(time.Duration(r.Line)),
+			strconv.Itoa(r.In.Messages), size(r.In.Bytes), strconv.Itoa(r.Out.Messages), size(r.Out.Bytes), result(r.Exit))
+		if r.Error != "" {
+			t.notes[i+1] = r.Error
 		}
-		t.rows[i+1] = append(t.rows[i+1], shorten(clean(result), room))
 	}
 	t.print(p)
 	return p.err
+}
+
+// result is an exit code in words.
+func result(exit int) string {
+	switch exit {
+	case control.ExitOK:
+		return "ok"
+	case control.ExitUnavailable:
+		return "refused (69)"
+	case control.ExitTempFail:
+		return "failed (75)"
+	case control.ExitConfig:
+		return "configuration (78)"
+	}
+	return fmt.Sprintf("failed (%d)", exit)
 }
 
 // renderResult says at the end of a call what came, what went, and for how

@@ -1,0 +1,450 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// binary is etrnctl as it is built for users.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "etrnctl")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "etrnctl")
+	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.version=1.2.3", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	code := 1
+	// Other users are to run it too.
+	if err := errors.Join(build.Run(), os.Chmod(dir, 0o755)); err != nil {
+		os.Stderr.WriteString("build etrnctl: " + err.Error() + "\n")
+	} else {
+		code = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// noon is when the tests take place.
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) *time.Time { t := noon.Add(-d); return &t }
+
+// daemon is what stands behind the control socket in tests.
+type daemon struct {
+	status   control.Status
+	queues   []control.Queue
+	history  []control.CallResult
+	released []control.Released
+	calls    []control.CallRef
+	warnings []string
+	err      error
+
+	// events is what Watch tells; more are sent as the test goes on if it is
+	// not closed.
+	events chan control.CallEvent
+	left   chan struct{} // closed when a watcher has gone; may be nil
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (d *daemon) ask(words ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asked = append(d.asked, strings.Join(words, " "))
+}
+
+func (d *daemon) Status(context.Context) control.Status           { return d.status }
+func (d *daemon) Queues(context.Context) ([]control.Queue, error) { return d.queues, d.err }
+func (d *daemon) Reload(context.Context) ([]string, error)        { return d.warnings, d.err }
+func (d *daemon) HangUp(_ context.Context, link string) error     { d.ask("hang-up", link); return d.err }
+func (d *daemon) LinkDown(_ context.Context, ev control.LinkEvent) error {
+	d.ask("link down", ev.Link, ev.Interface)
+	return d.err
+}
+func (d *daemon) LinkUp(_ context.Context, ev control.LinkEvent) ([]control.CallRef, error) {
+	d.ask("link up", ev.Link, ev.Interface)
+	return d.calls, d.err
+}
+func (d *daemon) Release(_ context.Context, name string) ([]control.Released, error) {
+	d.ask("release", name)
+	return d.released, d.err
+}
+func (d *daemon) Call(_ context.Context, remote string) (control.CallRef, error) {
+	d.ask("call", remote)
+	if d.err != nil {
+		return control.CallRef{}, d.err
+	}
+	return d.calls[0], nil
+}
+func (d *daemon) History(_ context.Context, n int) ([]control.CallResult, error) {
+	return d.history[:min(n, len(d.history))], d.err
+}
+func (d *daemon) Watch(ctx context.Context, _ []string) (<-chan control.CallEvent, error) {
+	c := make(chan control.CallEvent)
+	go func() {
+		defer close(c)
+		for {
+			select {
+			case ev, ok := <-d.events:
+				if !ok {
+					return
+				}
+				select {
+				case c <- ev:
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				if d.left != nil {
+					close(d.left)
+				}
+				return
+			}
+		}
+	}()
+	return c, nil
+}
+
+// start puts a daemon behind a socket.
+func (d *daemon) start(t *testing.T) (socket string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etrnctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(dir, "s")
+	ln, err := net.Listen("unix", socket)
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.Chmod(socket, 0o666))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	s := control.NewServer(control.Options{Backend: d, Group: "games", Logger: slog.New(slog.DiscardHandler)})
+	go func() { done <- s.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		os.RemoveAll(dir)
+	})
+	return socket
+}
+
+// etrnctl runs a command line in this process.
+func etrnctl(t *testing.T, stdin string, args ...string) (stdout, stderr string, exit int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{in: strings.NewReader(stdin), out: &out, err: &errs, now: func() time.Time { return noon }, zone: time.UTC, version: "1.2.3"}
+	exit = a.run(t.Context(), args)
+	return out.String(), errs.String(), exit
+}
+
+// golden compares with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant (%s)\n%s", got, file, want)
+	}
+}
+
+// narrow holds output to 80 columns, sentences about a file apart: those may
+// be long, and are wanted in one piece.
+func narrow(t *testing.T, out string) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 80 && !strings.Contains(line, ".toml:") {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+}
+
+var (
+	hub = control.CallRef{Call: "c17", Remote: "hub", Link: "isp"}
+	sat = control.CallRef{Call: "c18", Remote: "sat", Link: "isp"}
+
+	good = control.CallResult{
+		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: control.Seconds(72 * time.Second),
+		In: control.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: control.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1,
+		Replies: []control.Reply{
+			{Name: "site.example", Code: 251, Text: "OK, no messages waiting for node site.example", Count: 0},
+			{Name: "#site", Code: 253, Text: "OK, 14 pending messages for node #site started", Count: 14},
+		},
+	}
+	refused = control.CallResult{
+		CallRef: sat, RouterType: "pull-only", Start: noon.Add(-2 * time.Hour), End: noon.Add(-2*time.Hour + 5*time.Second), Line: control.Seconds(5 * time.Second),
+		In: control.Progress{Expected: -1}, Out: control.Progress{Expected: -1},
+		Replies: []control.Reply{{Name: "@com", Code: 459, Text: "not\r\x1b[31mallowed", Count: -1}},
+		Error:   "the remote refused every request", Hint: "ask its postmaster for the names you may request", Exit: control.ExitUnavailable,
+	}
+)
+
+func full() *daemon {
+	until := noon.Add(250 * time.Second)
+	return &daemon{
+		status: control.Status{
+			Version: "1.2.3", PID: 812, Hostname: "hub.example.net", Started: *ago(76 * time.Hour), Uptime: control.Seconds(76 * time.Hour),
+			Config: control.ConfigStatus{
+				File: "/etc/etrnd/etrnd.toml", Loaded: *ago(50 * time.Hour), Rejected: ago(90 * time.Second),
+				Problems: []string{`/etc/etrnd/etrnd.toml:12: queue "acme": domains: "acme..example" is no domain`},
+			},
+			MTA:    control.MTAStatus{Type: "postfix", Reconciled: ago(12 * time.Second)},
+			Milter: control.MilterStatus{Connected: true, Since: ago(75 * time.Hour), Sessions: 1},
+			Listen: []control.Listener{{Name: "control", Address: "unix:/run/etrnd/control.sock"}, {Name: "policy", Address: "unix:/var/spool/postfix/etrnd/policy.sock"}, {Name: "odmr", Address: "[::]:366"}},
+			Queues: control.QueueTotals{Queues: 3, Messages: 216, Bytes: 1234567, Oldest: ago(200 * time.Minute)},
+			Links: []control.Link{
+				{Name: "isp", State: control.LinkUp, Since: ago(72 * time.Second), Interface: "ppp0", Remotes: []string{"hub", "sat"}},
+				{Name: "harbour", State: control.LinkDown},
+			},
+			Calls: []control.CallEvent{
+				{CallRef: hub, Phase: control.PhaseReceiving, Waiting: "7 of 14 messages", Line: control.Seconds(71 * time.Second), In: control.Progress{Messages: 7, Bytes: 16000, Expected: 14}, Out: control.Progress{Messages: 3, Bytes: 2100345, Expected: 3}},
+				{CallRef: sat, Phase: control.PhaseConnecting, In: control.Progress{Expected: -1}, Out: control.Progress{Expected: -1}},
+			},
+			Warnings: []string{"Postfix is not set up for this configuration: etrnctl setup postfix"},
+		},
+		queues: []control.Queue{
+			{Name: "acme", Messages: 214, Bytes: 1222567, Oldest: ago(200 * time.Minute), Domains: []string{"acme.example", ".acme.example"}, Deliver: "smtp:[mail.acme.example]", Failed: 1},
+			{Name: "beta", Messages: 2, Bytes: 12000, Oldest: ago(40 * time.Second), Open: true, OpenUntil: &until, UnderWay: 2, Domains: []string{"beta.example", "postmaster@beta.test", "one.beta.test", "two.beta.test", "three.beta.test"}},
+			{Name: "hub", Open: true, Domains: []string{"*"}, Remote: "hub"},
+		},
+		history:  []control.CallResult{good, refused},
+		released: []control.Released{{Queue: "acme", Messages: 214, Bytes: 1222567}, {Queue: "beta"}},
+		calls:    []control.CallRef{hub},
+		warnings: []string{`/etc/etrnd/etrnd.toml:9: odmr: users: "/etc/etrnd/users" can be read by everyone`},
+	}
+}
+
+// What people see, and what scripts see.
+func TestOutput(t *testing.T) {
+	for _, c := range []struct {
+		golden string
+		d      *daemon
+		args   string
+	}{
+		{"status", full(), "status"},
+		// A daemon that has just started, on a machine where nothing else does.
+		{"status-bare", &daemon{status: control.Status{Version: "1.2.3", PID: 1, Hostname: "site.example", Config: control.ConfigStatus{File: "/etc/etrnd/etrnd.toml", Loaded: noon}, MTA: control.MTAStatus{Type: "postfix", Error: "the mail system is down"}}}, "status"},
+		{"status-json", full(), "status --json"},
+		{"queues", full(), "queues"},
+		{"queues-json", full(), "queues --json"},
+		{"queues-none", &daemon{}, "queues"},
+		{"queues-none-json", &daemon{}, "queues --json"},
+		{"history", full(), "history"},
+		{"history-json", full(), "history --json -n 1"},
+		{"history-none", &daemon{}, "history"},
+		{"release", full(), "release @acme.example"},
+		{"release-json", full(), "release acme --json"},
+		{"link-up", full(), "link up isp"},
+		{"link-up-json", full(), "link up isp --json"},
+		// An interface of no link starts nothing, which is no error.
+		{"link-up-none", &daemon{}, "link up --interface eth7"},
+		{"link-up-none-json", &daemon{}, "link up --interface eth7 --json"},
+		{"link-up-none-wait-json", &daemon{}, "link up --interface eth7 --json --wait"},
+		{"link-down", &daemon{}, "link down isp"},
+		{"call", full(), "call hub"},
+		{"hang-up", full(), "hang-up isp"},
+		{"reload", full(), "reload"},
+		{"reload-json", full(), "reload --json"},
+		{"version", &daemon{}, "version"},
+		{"version-json", &daemon{}, "version --json"},
+	} {
+		t.Run(c.golden, func(t *testing.T) {
+			socket := c.d.start(t)
+			out, errs, exit := etrnctl(t, "", append(strings.Fields(c.args), "--socket", socket)...)
+			if exit != 0 || errs != "" {
+				t.Errorf("exit %d, stderr %q", exit, errs)
+			}
+			golden(t, c.golden, out)
+			if strings.Contains(c.args, "--json") {
+				if !json.Valid([]byte(out)) {
+					t.Error("no JSON")
+				}
+			} else {
+				narrow(t, out)
+			}
+		})
+	}
+}
+
+// What scripts rely on, apart from any golden file.
+func TestQueuesContract(t *testing.T) {
+	out, _, exit := etrnctl(t, "", "queues", "--json", "--socket", full().start(t))
+	var qs []map[string]any
+	if err := json.Unmarshal([]byte(out), &qs); err != nil || exit != 0 || len(qs) != 3 {
+		t.Fatalf("%v, exit %d: %s", err, exit, out)
+	}
+	if q := qs[0]; q["name"] != "acme" || q["messages"] != 214.0 || q["bytes"] != 1222567.0 || q["oldest"] != "2026-03-01T08:40:00Z" {
+		t.Errorf("got %v", q)
+	}
+	if oldest, ok := qs[2]["oldest"]; !ok || oldest != nil {
+		t.Errorf("the oldest of an empty queue is %v, want null", oldest)
+	}
+}
+
+// What the daemon is asked.
+func TestAsked(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"release #acme", "release #acme"},
+		{"link up isp", "link up isp "},
+		{"link up --interface ppp0", "link up  ppp0"},
+		{"link up isp --interface ppp0", "link up isp ppp0"},
+		{"link down --interface ppp0", "link down  ppp0"},
+		{"link down isp", "link down isp "},
+		{"call hub", "call hub"},
+		{"hang-up isp", "hang-up isp"},
+	} {
+		d := full()
+		_, errs, exit := etrnctl(t, "", append(strings.Fields(c.args), "--socket", d.start(t))...)
+		if exit != 0 || len(d.asked) != 1 || d.asked[0] != c.want {
+			t.Errorf("%s: asked %q, want %q (exit %d, %s)", c.args, d.asked, c.want, exit, errs)
+		}
+	}
+}
+
+// An error of the daemon arrives whole, on standard error, with its code.
+func TestDaemonErrors(t *testing.T) {
+	for _, c := range []struct {
+		golden, args string
+		err          *control.Error
+	}{
+		{"error-queue", "release nobody", control.Errorf(control.ExitUsage, "queues of the configuration: acme, beta", `there is no queue "nobody"`)},
+		{"error-reload", "reload", &control.Error{Exit: control.ExitConfig, Message: "the configuration was not taken; the one of before stays in force:", Details: []string{`etrnd.toml:12: queue "acme": "acme..example" is no domain`, `etrnd.toml:14: unknown key "clientz"; did you mean "clients"?`}}},
+		{"error-escape", "call hub", control.Errorf(control.ExitUnavailable, "", "the remote said \"554 \x1b]0;owned\x07\r\n250 ok\" \xff")},
+		{"error-hangup", "hang-up isp", control.Errorf(control.ExitTempFail, "", "hang-up: poff: exit status 1")},
+		{"error-linkup", "link up isp", control.Errorf(control.ExitTempFail, "", "stopping")},
+		{"error-linkdown", "link down isp", control.Errorf(control.ExitUsage, "", `there is no link "isp"`)},
+		{"error-queues", "queues", control.Errorf(control.ExitTempFail, "start Postfix", "the mail system is down")},
+		{"error-history", "history", control.Errorf(control.ExitTempFail, "", "gone")},
+	} {
+		t.Run(c.golden, func(t *testing.T) {
+			d := full()
+			d.err = c.err
+			out, errs, exit := etrnctl(t, "", append(strings.Fields(c.args), "--socket", d.start(t))...)
+			if exit != c.err.Exit || out != "" {
+				t.Errorf("exit %d, want %d; stdout %q", exit, c.err.Exit, out)
+			}
+			golden(t, c.golden, errs)
+		})
+	}
+}
+
+// Where the socket is taken from.
+func TestSocket(t *testing.T) {
+	socket := full().start(t)
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	named := file("good.toml", "hostname = \"hub.example.net\"\n[control]\nlisten = \"unix:"+socket+"\"\n")
+	bad := file("bad.toml", "hostnam = 7\n")
+	for _, c := range []struct {
+		name, args string
+		exit       int
+		says       string
+	}{
+		{"from the configuration", "queues --config " + named, 0, ""},
+		{"given, with the configuration bad", "queues --config " + bad + " --socket " + socket, 0, ""},
+		{"given as in the configuration", "queues --socket unix:" + socket, 0, ""},
+		// The default socket is tried, and the bad file is named.
+		{"configuration bad", "queues --config " + bad, 75, "bad.toml could not be used to find the socket: see etrnctl check"},
+		{"configuration missing", "queues --config " + dir + "/none", 78, "none: no such file"},
+		{"no daemon", "queues --socket " + dir + "/none", 75, "there is no socket " + dir + "/none\n  hint: is etrnd running? systemctl status etrnd\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, errs, exit := etrnctl(t, "", strings.Fields(c.args)...)
+			if exit != c.exit || !strings.Contains(errs, c.says) {
+				t.Errorf("exit %d, want %d; stderr %q, want %q", exit, c.exit, errs, c.says)
+			}
+		})
+	}
+}
+
+// A mistake on the command line is 64, with a sentence and what to do.
+func TestUsage(t *testing.T) {
+	for _, args := range []string{
+		"", "frobnicate", "status now", "queues --all", "release", "release a b", "link", "link sideways", "link up", "link up a b", "link down",
+		"call", "call a b", "hang-up", "hang-up a b", "history -n x", "history -n 0", "history -n 10001", "probe", "probe a b", "probe host:0", "probe host:smtp", "probe a:b:c",
+		"check x", "reload x", "setup", "setup sendmail", "setup postfix x", "setup postfix --apply --undo", "user", "user add", "user frob", "user add a b --file x", "version x",
+		"status --socket",
+	} {
+		out, errs, exit := etrnctl(t, "", strings.Fields(args)...)
+		if exit != 64 || out != "" || !strings.HasPrefix(errs, "etrnctl: ") || strings.Count(errs, "\n") < 1 {
+			t.Errorf("etrnctl %s: exit %d, stdout %q, stderr %q", args, exit, out, errs)
+		}
+	}
+}
+
+// Names are completed from the daemon and the configuration.
+func TestCompletion(t *testing.T) {
+	socket := full().start(t)
+	cfg := filepath.Join(t.TempDir(), "etrnd.toml")
+	if err := os.WriteFile(cfg, []byte(`
+hostname = "site.example"
+[control]
+listen = "unix:`+socket+`"
+[[link]]
+name = "isp"
+interfaces = ["ppp0"]
+[[remote]]
+name = "hub"
+link = "isp"
+host = "hub.example.net"
+push = ["*"]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"release":   "acme\nbeta\nhub\n",
+		"link up":   "isp\n",
+		"link down": "isp\n",
+		"hang-up":   "isp\n",
+		"call":      "hub\n",
+		"call hub":  "",
+	} {
+		out, _, exit := etrnctl(t, "", append(append([]string{"--config", cfg, "__complete"}, strings.Fields(args)...), "")...)
+		if got, _, _ := strings.Cut(out, ":4\n"); exit != 0 || got != want {
+			t.Errorf("%s: got %q (exit %d), want %q", args, out, exit, want)
+		}
+	}
+	if out, _, exit := etrnctl(t, "", "completion", "bash"); exit != 0 || !strings.Contains(out, "__complete") {
+		t.Errorf("completion bash: exit %d", exit)
+	}
+}
