@@ -38,6 +38,7 @@ func inside(t *testing.T, opts testbed.PostfixOptions, body func(t *testing.T, c
 		body(t, ctx)
 		return
 	}
+	t.Parallel()
 	bed := testbed.Start(t)
 	h, err := bed.Host(ctx, "hub", testbed.HostOptions{Hostname: "hub.example.net"})
 	if err != nil {

@@ -358,7 +358,7 @@ func (p *Postfix) InSync(ctx context.Context, w Wanted) (bool, []string, error) 
 // Apply makes the changes: each file at once, with the mode and owner that it
 // had, then "postfix check", then "postfix reload" if Postfix runs. When the
 // check fails, the files are put back. A file that has changed since the plan
-// was made is an error.
+// was made is an error, so a plan can be applied once.
 func (pl *Plan) Apply(ctx context.Context) (err error) {
 	if pl.Empty() {
 		return nil
@@ -424,7 +424,6 @@ func (pl *Plan) Apply(ctx context.Context) (err error) {
 			return fmt.Errorf("undo the set-up: %w", err)
 		}
 	}
-	pl.changes, pl.pending = nil, false
 	return nil
 }
 
