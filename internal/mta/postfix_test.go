@@ -9,6 +9,7 @@ import (
 	"net/smtp"
 	"net/textproto"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -777,4 +778,123 @@ func TestReleaseIsCancelled(t *testing.T) {
 	if d := time.Since(start); d > 10*time.Second {
 		t.Errorf("took %v", d)
 	}
+}
+
+// ordinaryEnv makes TestOrdinaryUser, run once more inside a host, the
+// process of an ordinary user; its value says what that user may do.
+const ordinaryEnv = "MTA_TEST_USER"
+
+// The daemon is no root and has no new privileges, so that postqueue's
+// set-group-id has no effect: the group postdrop is what it needs.
+func TestOrdinaryUser(t *testing.T) {
+	switch os.Getenv(ordinaryEnv) {
+	case "allowed":
+		p, ctx := postfix(t), t.Context()
+		if q, err := p.List(ctx); err != nil || len(q) != 1 {
+			t.Errorf("list: %+v, %v", q, err)
+		}
+		if err := p.Release(ctx, []string{"acme.example"}, []string{"0123456789A"}); err != nil {
+			t.Errorf("release: %v", err)
+		}
+		if ok, files, err := p.InSync(ctx, heldWanted()); err != nil || !ok {
+			t.Errorf("in sync: %v, %v", files, err)
+		}
+		for _, f := range p.Check(ctx, heldWanted()) {
+			if !f.OK {
+				t.Errorf("check: %+v", f)
+			}
+		}
+		return
+	case "refused":
+		p, ctx := postfix(t), t.Context()
+		if _, err := p.List(ctx); !errors.Is(err, ErrPermission) {
+			t.Errorf("list: %v", err)
+		}
+		if err := p.Release(ctx, []string{"acme.example"}, nil); !errors.Is(err, ErrPermission) || errors.Is(err, ErrDown) {
+			t.Errorf("release: %v", err)
+		}
+		if !slices.ContainsFunc(p.Check(ctx, heldWanted()), func(f Finding) bool { return !f.OK && strings.Contains(f.Hint, "postdrop") }) {
+			t.Error("check has no hint at the group")
+		}
+		return
+	case "down":
+		if _, err := postfix(t).List(t.Context()); !errors.Is(err, ErrDown) {
+			t.Errorf("list: %v", err)
+		}
+		return
+	}
+	inside(t, testbed.PostfixOptions{}, func(t *testing.T, ctx context.Context) {
+		p := postfix(t)
+		apply(t, ctx, p, heldWanted())
+		id := send(t, "a@acme.example")
+		settled(t, ctx, p, "held", func(q map[string]Message) bool { h, _ := reasons(q[id]); return h == 1 })
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		as := func(what, groups string) {
+			cmd := exec.CommandContext(ctx, "setpriv", "--no-new-privs", "--reuid=nobody", "--regid=nogroup", groups, self, "-test.run=^TestOrdinaryUser$", "-test.v")
+			cmd.Env = append(os.Environ(), ordinaryEnv+"="+what)
+			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+				t.Errorf("%s: %v\n%s", what, err, out)
+			}
+		}
+		as("refused", "--clear-groups")
+		as("allowed", "--groups=postdrop")
+		if err := p.postfixCommand(ctx, "stop"); err != nil {
+			t.Fatal(err)
+		}
+		as("down", "--groups=postdrop")
+	})
+}
+
+// Check names what is wrong before anything is set up.
+func TestCheck(t *testing.T) {
+	inside(t, testbed.PostfixOptions{}, func(t *testing.T, ctx context.Context) {
+		p := postfix(t)
+		w := heldWanted()
+		w.Milter, w.Policy = "unix:/var/spool/postfix/etrnd/milter.sock", "unix:/run/locked/policy.sock"
+		if err := errors.Join(os.RemoveAll("/var/spool/postfix/etrnd"), os.MkdirAll("/run/locked", 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		var all strings.Builder
+		for _, f := range p.Check(ctx, w) {
+			if !f.OK {
+				all.WriteString(f.What + "\n")
+			}
+		}
+		for _, want := range []string{"not set up", "/var/spool/postfix/etrnd: no such file", "keeps the user postfix out", "is chrooted"} {
+			if !strings.Contains(all.String(), want) {
+				t.Errorf("nothing of %q in\n%s", want, all.String())
+			}
+		}
+	})
+}
+
+// The flush service keeps an id in a domain's list until the domain is asked
+// for. A message whose recipients in the domain were served by id is therefore
+// moved once more by the domain: to release exactly, name ids.
+func TestDomainRemembersServedMessages(t *testing.T) {
+	inside(t, testbed.PostfixOptions{}, func(t *testing.T, ctx context.Context) {
+		p := postfix(t)
+		apply(t, ctx, p, heldWanted())
+		both := send(t, "a@acme.example", "b@beta.example")
+		settled(t, ctx, p, "held", func(q map[string]Message) bool { h, _ := reasons(q[both]); return h == 2 })
+		a := listen(t, "127.0.0.1:2501")
+		if err := p.Release(ctx, nil, []string{both}); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, ctx, p, "acme served, beta failed", func(q map[string]Message) bool {
+			_, failed := reasons(q[both])
+			return len(q[both].Recipients) == 1 && failed == 1 && q[both].Queue == "deferred"
+		})
+		listen(t, "127.0.0.1:2502")
+		if err := p.Release(ctx, []string{"acme.example"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, ctx, p, "beta's part tried by a release of acme", func(q map[string]Message) bool { return len(q) == 0 })
+		if got := a.recipients(); len(got) != 1 {
+			t.Errorf("acme got %q", got)
+		}
+	})
 }
