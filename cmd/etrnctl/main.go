@@ -250,14 +250,14 @@ func configError(err error) error {
 	return &control.Error{Exit: control.ExitConfig, Message: "the configuration cannot be used:", Details: strings.Split(ce.Error(), "\n")}
 }
 
-// width is how many columns there are: 80 where that cannot be known.
-func (a *app) width() int {
+// size is that of the terminal: 80 by 24 where that cannot be known.
+func (a *app) size() (columns, rows int) {
 	if f, ok := a.out.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w >= 40 {
-			return w
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w >= 40 && h >= 4 {
+			return w, h
 		}
 	}
-	return 80
+	return 80, 24
 }
 
 // terminal tells whether the output can be rewritten.

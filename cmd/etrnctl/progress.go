@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ func (a *app) progress(calls []control.CallRef) progress {
 	case a.json:
 		return silent{}
 	case a.terminal():
-		l := &live{w: a.out, width: a.width, now: a.now, order: calls, stop: make(chan struct{})}
+		l := &live{w: a.out, size: a.size, now: a.now, order: calls, stop: make(chan struct{})}
 		l.start()
 		return l
 	}
@@ -60,7 +61,7 @@ func (s *plain) end() {}
 // known, so that a line of numbers says more.
 type live struct {
 	w     io.Writer
-	width func() int
+	size  func() (columns, rows int)
 	now   func() time.Time
 	order []control.CallRef
 
@@ -126,11 +127,9 @@ func (l *live) draw() {
 	}
 	b.WriteString("\r\x1b[J") // and wipes what is below
 	l.drawn = 0
-	for _, ref := range l.order {
-		s, ok := l.last[ref.Call]
-		if !ok {
-			continue
-		}
+	columns, rows := l.size()
+	for _, ref := range l.fit((rows - 1) / 2) {
+		s := l.last[ref.Call]
 		used := time.Duration(s.ev.Line)
 		if s.ev.Result == nil && s.ev.Phase != control.PhaseDialling {
 			used += l.now().Sub(s.at)
@@ -139,13 +138,33 @@ func (l *live) draw() {
 			fmt.Sprintf("%s: %s", ref.Remote, doing(s.ev)),
 			fmt.Sprintf("    in %s   out %s   line %s", amount(s.ev.In), amount(s.ev.Out), clock(used)),
 		} {
-			b.WriteString(shorten(clean(text), l.width()-1) + "\n")
+			b.WriteString(shorten(clean(text), columns-1) + "\n")
 			l.drawn++
 		}
 	}
 	if _, err := l.w.Write(b.Bytes()); err != nil && l.err == nil {
 		l.err = err
 	}
+}
+
+// fit is the calls that there is room for: what has scrolled off the screen
+// cannot be rewritten. Those that go on come before those that have ended.
+func (l *live) fit(n int) []control.CallRef {
+	var on, ended []control.CallRef
+	for _, ref := range l.order {
+		switch s, ok := l.last[ref.Call]; {
+		case !ok:
+		case s.ev.Result == nil:
+			on = append(on, ref)
+		default:
+			ended = append(ended, ref)
+		}
+	}
+	if len(on)+len(ended) > n {
+		on = append(on, ended...)
+		return on[:min(max(n, 1), len(on))]
+	}
+	return slices.DeleteFunc(slices.Clone(l.order), func(ref control.CallRef) bool { _, ok := l.last[ref.Call]; return !ok })
 }
 
 // doing says what a call is at.

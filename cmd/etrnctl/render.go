@@ -272,7 +272,7 @@ func (a *app) renderQueues(qs []control.Queue) error {
 	for _, q := range qs {
 		t.row(q.Name, strconv.Itoa(q.Messages), size(q.Bytes), a.since(q.Oldest), a.queueState(q))
 	}
-	room := a.width()
+	room, _ := a.size()
 	for _, w := range t.widths() {
 		room -= w + 2
 	}

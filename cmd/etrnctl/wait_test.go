@@ -152,8 +152,8 @@ func (s *screen) Write(b []byte) (int, error) {
 // is left of them.
 func TestLive(t *testing.T) {
 	s := &screen{t: t, width: 60}
-	now := noon
-	l := &live{w: s, width: func() int { return s.width }, now: func() time.Time { return now }, order: []control.CallRef{hub, sat}, last: map[string]seen{}, stop: make(chan struct{})}
+	now, rows := noon, 24
+	l := &live{w: s, size: func() (int, int) { return s.width, rows }, now: func() time.Time { return now }, order: []control.CallRef{hub, sat}, last: map[string]seen{}, stop: make(chan struct{})}
 	var shown strings.Builder
 	for _, ev := range callEvents() {
 		if err := l.event(ev); err != nil {
@@ -164,6 +164,14 @@ func TestLive(t *testing.T) {
 		shown.WriteString(strings.Join(s.lines, "\n") + "\n\n")
 	}
 	golden(t, "live", shown.String())
+	// Where there is no room for all, those that go on come first.
+	rows = 4
+	l.last[hub.Call] = seen{callEvents()[0], now}
+	l.order = []control.CallRef{sat, hub}
+	l.draw()
+	if len(s.lines) != 2 || !strings.HasPrefix(s.lines[0], "hub: dialling") {
+		t.Errorf("on four rows: %q", s.lines)
+	}
 	l.end()
 	if len(s.lines) != 0 {
 		t.Errorf("left on the screen: %q", s.lines)
