@@ -13,10 +13,13 @@ import (
 )
 
 // Back-off after a failed accept. It begins short, since a descriptor may be
-// free again at once, and is bounded so that service resumes within a second.
+// free again at once, and stays short enough that nobody notices: also a
+// connection that is only closed waits for it.
 const (
 	firstBackoff = 5 * time.Millisecond
-	maxBackoff   = time.Second
+	maxBackoff   = 250 * time.Millisecond
+	// logEvery is how often it is said that accepts go on failing.
+	logEvery = 10 * time.Second
 )
 
 // busyTimeout bounds the sending of Options.Busy. It fits into an empty
@@ -75,21 +78,24 @@ func (l *listener) Close() error { return l.close() }
 // when the listener is closed or unusable.
 func (l *listener) Accept() (net.Conn, error) {
 	backoff := firstBackoff
-	failed := 0
+	failed, shed := 0, 0
+	var logged time.Time
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
 			if !temporary(err) {
 				return nil, err
 			}
-			// One line when it begins and one when the back-off is full grown
-			// would hide how long it lasts; one line a second does not flood.
-			if failed == 0 || backoff == maxBackoff {
-				l.log.Warn("accept failed, trying again", "listener", l.Addr().String(), "err", err, "wait", backoff)
+			if failed == 0 {
+				logged, shed = time.Time{}, 0
 			}
 			failed++
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-				l.shed()
+				shed += l.shed()
+			}
+			if now := time.Now(); now.Sub(logged) >= logEvery {
+				logged = now
+				l.log.Warn("accept fails, trying again", "listener", l.Addr().String(), "err", err, "failed", failed, "closed_unserved", shed)
 			}
 			t := time.NewTimer(backoff)
 			select {
@@ -102,7 +108,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			continue
 		}
 		if failed > 0 {
-			l.log.Info("accepting again", "listener", l.Addr().String(), "failed", failed)
+			l.log.Warn("accepting again", "listener", l.Addr().String(), "failed", failed, "closed_unserved", shed)
 			failed, backoff = 0, firstBackoff
 		}
 		key := clientKey(c.RemoteAddr())
@@ -128,16 +134,16 @@ const (
 // descriptors for them. Left in the backlog they would wait for an answer
 // until they time out, Postfix for a milter with an SMTP client behind it;
 // closed, they know at once. The spare descriptor makes room for it.
-func (l *listener) shed() {
+func (l *listener) shed() (closed int) {
 	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !ok {
-		return
+		return 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.spare == nil {
 		if l.refill(); l.spare == nil {
-			return
+			return 0
 		}
 	}
 	l.spare.Close()
@@ -146,8 +152,7 @@ func (l *listener) shed() {
 	// waits, so perhaps nobody does.
 	d.SetDeadline(time.Now().Add(shedWait))
 	defer d.SetDeadline(time.Time{})
-	n := 0
-	for ; n < shedMost; n++ {
+	for ; closed < shedMost; closed++ {
 		c, err := l.Listener.Accept()
 		if err != nil {
 			break
@@ -155,9 +160,7 @@ func (l *listener) shed() {
 		l.refuse(c)
 	}
 	l.refill()
-	if n > 0 {
-		l.log.Warn("connections closed for want of descriptors", "listener", l.Addr().String(), "count", n)
-	}
+	return closed
 }
 
 // refill opens the spare descriptor, if it can, and if the listener is open.

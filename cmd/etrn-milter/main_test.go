@@ -1,0 +1,494 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/listen"
+	"github.com/etrnd/etrnd/internal/report"
+	"github.com/etrnd/etrnd/internal/testbed"
+)
+
+const goodConfig = `hostname = "hub.example.net"
+
+[[queue]]
+name = "acme"
+domains = ["acme.example"]
+deliver = "smtp:[127.0.0.1]:9"
+clients = ["192.0.2.0/24"]
+`
+
+// binary is the program, built once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "etrn-milter-test")
+	if err != nil {
+		return "", err
+	}
+	built = dir
+	bin := filepath.Join(dir, "etrn-milter")
+	out, err := exec.Command("go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", bin, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+var built string // the directory of binary
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
+func program(t *testing.T) string {
+	t.Helper()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	good, bad := filepath.Join(dir, "good.toml"), filepath.Join(dir, "bad.toml")
+	write(t, good, goodConfig)
+	write(t, bad, goodConfig+"colour = \"red\"\n[milter]\nlisten = \"milter.sock\"\n")
+	for _, tt := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{args: []string{"-version"}, stdout: "etrn-milter 1.2.3-test\n"},
+		{args: []string{"-check", "-config", good}, stderr: "good.toml: no errors\n"},
+		// All problems at once.
+		{args: []string{"-check", "-config", bad}, code: 78, stderr: "colour"},
+		{args: []string{"-check", "-config", bad}, code: 78, stderr: "milter.sock"},
+		{args: []string{"-config", bad}, code: 78, stderr: "bad.toml:8"},
+		{args: []string{"-config", filepath.Join(dir, "none.toml")}, code: 78, stderr: "none.toml"},
+		{args: []string{"-help"}, stderr: "-config"},
+		{args: []string{"-colour"}, code: 64, stderr: "-colour"},
+		{args: []string{"start"}, code: 64, stderr: `"start"`},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		cmd := exec.CommandContext(ctx, program(t), tt.args...)
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		cancel()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		if code := cmd.ProcessState.ExitCode(); code != tt.code || stdout.String() != tt.stdout || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("%q: exit %d, %q, %q; want %d, %q, %q", tt.args, code, stdout.String(), stderr.String(), tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}
+
+// systemd is the receiving end of sd_notify(3).
+type systemd struct {
+	path string
+	c    *net.UnixConn
+}
+
+func newSystemd(t *testing.T) *systemd {
+	t.Helper()
+	s := &systemd{path: filepath.Join(t.TempDir(), "notify")}
+	var err error
+	if s.c, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path, Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.c.Close() })
+	return s
+}
+
+func (s *systemd) expect(t *testing.T, state string) {
+	t.Helper()
+	b := make([]byte, 1000)
+	s.c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	n, err := s.c.Read(b)
+	if err != nil || !strings.HasPrefix(string(b[:n]), state) {
+		t.Fatalf("systemd is told %q, %v; want %s", b[:n], err, state)
+	}
+}
+
+// What systemd sees of a life: ready, reloads good and bad, an orderly end.
+func TestLife(t *testing.T) {
+	dir := t.TempDir()
+	file, sock := filepath.Join(dir, "etrnd.toml"), filepath.Join(dir, "m")
+	config := goodConfig + fmt.Sprintf("[milter]\nlisten = \"unix:%s\"\nreport = \"unix:%s/r\"\n", sock, dir)
+	write(t, file, config)
+	systemd := newSystemd(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	start := func() (*exec.Cmd, *strings.Builder) {
+		cmd := exec.CommandContext(ctx, program(t), "-config", file)
+		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+systemd.path)
+		var log strings.Builder
+		cmd.Stderr = &log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, &log
+	}
+	cmd, log := start()
+	systemd.expect(t, "READY=1")
+	if fi, err := os.Stat(sock); err != nil || fi.Mode().Perm() != 0o666 {
+		t.Errorf("the socket: %v, %v", fi, err)
+	}
+	// A second one must not take its socket away.
+	second, log2 := start()
+	if err := second.Wait(); second.ProcessState.ExitCode() != 75 || !strings.Contains(log2.String(), "another process answers") {
+		t.Errorf("a second one: %v, %s", err, log2)
+	}
+	write(t, file, config+"colour = 1\n")
+	cmd.Process.Signal(syscall.SIGHUP)
+	systemd.expect(t, "RELOADING=1\nMONOTONIC_USEC=")
+	systemd.expect(t, "READY=1")
+	write(t, file, strings.Replace(config, sock, sock+"2", 1))
+	cmd.Process.Signal(syscall.SIGHUP)
+	systemd.expect(t, "RELOADING=1")
+	systemd.expect(t, "READY=1")
+	cmd.Process.Signal(syscall.SIGTERM)
+	systemd.expect(t, "STOPPING=1")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	for _, want := range []string{
+		"reload failed; the old configuration stays in force", "colour",
+		"a change of this key needs a restart", `key="milter: listen"`,
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("not in the log: %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(log)
+	}
+	if _, err := os.Lstat(sock); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
+}
+
+// hub is a host whose Postfix asks the milter.
+func hub(t *testing.T) *testbed.Host {
+	t.Helper()
+	ctx := t.Context()
+	h, err := testbed.Start(t).Host(ctx, "hub", testbed.HostOptions{Hostname: "hub.example.net"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(goodConfig), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Install(program(t), "/usr/local/sbin/etrn-milter", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// As the package makes it (tmpfiles.d).
+	if _, err := h.Run(ctx, "sh", "-ec", "mkdir -p /var/spool/postfix/etrnd; chown postfix:etrn-milter /var/spool/postfix/etrnd; chmod 1570 /var/spool/postfix/etrnd"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Postfix(ctx, testbed.PostfixOptions{
+		Main: map[string]string{
+			"defer_transports":      "transient",
+			"relay_domains":         "acme.example",
+			"transport_maps":        "inline:{acme.example=transient:[127.0.0.1]:9}",
+			"smtpd_milters":         "unix:etrnd/milter.sock",
+			"milter_default_action": "accept",
+		},
+		Master: []string{"transient unix - - n - - smtp"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// start starts the milter as its own user and waits until it answers.
+func start(t *testing.T, h *testbed.Host) *testbed.Process {
+	t.Helper()
+	p, err := h.Start(t.Context(), testbed.StartOptions{User: "etrn-milter", Args: []string{"/usr/local/sbin/etrn-milter"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the milter to listen", func() (bool, error) {
+		select {
+		case <-p.Exited():
+			return false, errors.New("it ended")
+		default:
+		}
+		c, err := h.Dial(t.Context(), "unix", "/var/spool/postfix/etrnd/milter.sock")
+		if err != nil {
+			return false, nil
+		}
+		return true, c.Close()
+	})
+	return p
+}
+
+func until(t *testing.T, what string, ok func() (bool, error)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := testbed.Until(ctx, what, ok); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var toAcme = testbed.Message{To: []string{"a@acme.example"}}
+
+// tagged counts the messages in the queue, and those with a tag.
+func tagged(t *testing.T, h *testbed.Host) (all, tagged int) {
+	t.Helper()
+	q, err := h.Queue(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, m := range q {
+		ids = append(ids, m.ID)
+	}
+	out, err := h.Run(t.Context(), append([]string{"postcat", "-qh"}, ids...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(ids), strings.Count(out, "\nX-ETRN-Queue: acme\n")
+}
+
+// Postfix takes every message, whatever happens to the milter, at once.
+func TestKilled(t *testing.T) {
+	h := hub(t)
+	p := start(t, h)
+	var sent atomic.Int64
+	var slowest atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				began := time.Now()
+				ids, err := h.SendMany(t.Context(), "", []testbed.Message{toAcme, toAcme, toAcme})
+				if err != nil || len(ids) != 3 {
+					t.Errorf("Postfix took %d of 3: %v", len(ids), err)
+					return
+				}
+				sent.Add(3)
+				if d := int64(time.Since(began)); d > slowest.Load() {
+					slowest.Store(d)
+				}
+			}
+		})
+	}
+	more := func(n int64) {
+		t.Helper()
+		want := sent.Load() + n
+		until(t, "more mail", func() (bool, error) {
+			if t.Failed() {
+				return false, errors.New("mail was refused")
+			}
+			return sent.Load() >= want, nil
+		})
+	}
+	for range 4 {
+		more(15)
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		more(15)
+		p = start(t, h)
+	}
+	more(15)
+	close(stop)
+	wg.Wait()
+	all, n := tagged(t, h)
+	if all != int(sent.Load()) {
+		t.Errorf("%d messages are held, %d were sent", all, sent.Load())
+	}
+	// Five times fifteen came while it ran, give or take those of a kill.
+	if n < 30 || n == all {
+		t.Errorf("%d of %d messages have tags", n, all)
+	}
+	if d := time.Duration(slowest.Load()); d > 10*time.Second {
+		t.Errorf("three messages took %v", d)
+	}
+}
+
+// Out of descriptors the milter is no use, but no hindrance; with some again
+// it tags on.
+func TestEMFILE(t *testing.T) {
+	h := hub(t)
+	p := start(t, h)
+	if _, err := h.Send(t.Context(), "", toAcme); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := h.Run(t.Context(), "pidof", "etrn-milter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As the milter's own user, who may lower and raise the soft limit.
+	limit := func(n string) {
+		t.Helper()
+		out, err := h.Command(t.Context(), "prlimit", "--pid", strings.TrimSpace(pid), "--nofile="+n+":").As("etrn-milter").CombinedOutput()
+		if err != nil {
+			t.Fatalf("prlimit: %v: %s", err, out)
+		}
+	}
+	// Connections that say nothing use up what there is.
+	limit("24")
+	var idle []net.Conn
+	for range 40 {
+		c, err := h.Dial(t.Context(), "unix", "/var/spool/postfix/etrnd/milter.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		idle = append(idle, c)
+	}
+	until(t, "descriptors to run out", func() (bool, error) {
+		log, err := h.ReadFile(p.Log())
+		return strings.Contains(string(log), "too many open files"), err
+	})
+	began := time.Now()
+	for range 3 {
+		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Postfix waits 30 seconds for a milter that does not answer.
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("three messages took %v", d)
+	}
+	if all, n := tagged(t, h); all != 4 || n != 1 {
+		t.Errorf("%d of %d messages have tags, want 1 of 4", n, all)
+	}
+	for _, c := range idle {
+		c.Close()
+	}
+	before := 1
+	until(t, "tags again", func() (bool, error) {
+		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
+			return false, err
+		}
+		_, n := tagged(t, h)
+		return n > before, nil
+	})
+}
+
+// The daemon is away: mail is tagged all the same, and reported when it is
+// back. It is the user of the milter who reports.
+func TestDaemonAway(t *testing.T) {
+	h := hub(t)
+	start(t, h)
+	send := func() {
+		t.Helper()
+		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	if all, n := tagged(t, h); all != 1 || n != 1 {
+		t.Errorf("%d of %d messages have tags", n, all)
+	}
+	id, err := h.Run(t.Context(), "id", "-u", "etrn-milter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.ParseUint(strings.TrimSpace(id), 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Run(t.Context(), "mkdir", "-p", "/run/etrnd"); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	daemon := func() (stop func()) {
+		ln, err := listen.Listen(t.Context(), "unix:"+h.Path("/run/etrnd/report.sock"), listen.Options{Mode: 0o666})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := report.NewServer(report.ServerOptions{
+			UIDs:   []uint32{uint32(uid)},
+			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+			Handle: func(e report.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				if e.Kind == report.Message {
+					seen[e.QueueID] = true
+				}
+			},
+		})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, ln) }()
+		stop = sync.OnceFunc(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(stop)
+		return stop
+	}
+	reported := func() {
+		t.Helper()
+		until(t, "reports of all messages", func() (bool, error) {
+			q, err := h.Queue(t.Context())
+			if err != nil {
+				return false, err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, m := range q {
+				if !seen[m.ID] {
+					return false, nil
+				}
+			}
+			return true, nil
+		})
+	}
+	stop := daemon()
+	reported()
+	send()
+	reported()
+	stop()
+	// The reporter must have noticed, or the report goes into a closed socket
+	// and counts as lost.
+	until(t, "the reporter to notice", func() (bool, error) {
+		log, err := h.ReadFile("/var/log/etrn-milter.log")
+		return strings.Contains(string(log), "lost the daemon"), err
+	})
+	send()
+	daemon()
+	reported()
+}
