@@ -135,7 +135,15 @@ type Client struct {
 	o   ClientOptions
 	log *slog.Logger
 
-	mu   sync.Mutex // guards the deadline against being moved after ctx has ended
+	mu sync.Mutex // guards the deadline of the wire against being moved after ctx has ended
+	wire
+
+	oneByOne bool                                   // the remote does not take several ETRN at a time
+	redial   func(context.Context) (*Client, error) // nil: the connection is not ours to make
+}
+
+// wire is a connection and what was learnt on it.
+type wire struct {
 	raw  net.Conn
 	conn net.Conn // raw, or TLS over it
 	in   *bufio.Reader
@@ -156,7 +164,12 @@ func Dial(ctx context.Context, addr string, o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewClient(ctx, conn, o)
+	c, err := NewClient(ctx, conn, o)
+	if err != nil {
+		return nil, err
+	}
+	c.redial = func(ctx context.Context) (*Client, error) { return Dial(ctx, addr, o) }
+	return c, nil
 }
 
 func dial(ctx context.Context, addr string, o *ClientOptions) (net.Conn, error) {
@@ -234,7 +247,7 @@ func NewClient(ctx context.Context, conn net.Conn, o ClientOptions) (*Client, er
 }
 
 func newClient(conn net.Conn, o ClientOptions) *Client {
-	return &Client{o: o, log: o.Logger, raw: conn, conn: conn, in: bufio.NewReaderSize(conn, 2048)}
+	return &Client{o: o, log: o.Logger, wire: wire{raw: conn, conn: conn, in: bufio.NewReaderSize(conn, 2048)}}
 }
 
 func (c *Client) begin(ctx context.Context) error {
@@ -557,6 +570,11 @@ const maxBatch = 50
 // list, filters in front of servers cut keywords from it, and the answer to one
 // command settles the matter. The first name is then asked alone, so that a
 // remote without ETRN sees one unknown command and not many.
+//
+// RFC 2920, section 3.1, leaves it to an extension whether its command may be
+// followed by others in a group, and RFC 1985 says nothing. Servers take it, but
+// an Exim without TLS may answer 554 to the first and hang up, before it has
+// done anything. Request then connects once more and asks one by one.
 func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 	for _, name := range names {
 		if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -564,10 +582,32 @@ func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 		}
 	}
 	c.o.Phase(PhaseRequest)
+	replies, err := c.request(ctx, names)
+	if c.redial == nil || c.oneByOne || len(replies) == 0 || !outOfSync(replies[0]) || ctx.Err() != nil {
+		return replies, err
+	}
+	c.log.Info("remote does not take several ETRN at a time, connecting again", "text", replies[0].Text)
+	c.Close()
+	fresh, err := c.redial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.wire = fresh.wire
+	c.oneByOne = true
+	c.o.Phase(PhaseRequest)
+	return c.request(ctx, names)
+}
+
+// outOfSync recognises how Exim refuses a command that others follow.
+func outOfSync(r Reply) bool {
+	return r.Code == 554 && strings.Contains(r.Text, "synchronization error")
+}
+
+func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
 	var replies []Reply
 	for len(names) > 0 {
 		n := 1
-		if c.offered("PIPELINING") && (c.offered("ETRN") || len(replies) > 0) {
+		if c.pipelines() && (c.offered("ETRN") || len(replies) > 0) {
 			n = min(len(names), maxBatch)
 		}
 		if err := c.send(ctx, "ETRN", "ETRN "+strings.Join(names[:n], "\r\nETRN ")); err != nil {
@@ -596,6 +636,17 @@ func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 		names = names[n:]
 	}
 	return replies, nil
+}
+
+// pipelines tells whether several ETRN may go out at a time. The greeting of an
+// Exim spares it an attempt that it would log as an attack; one that lists
+// PIPECONNECT, or has TLS, does not mind.
+func (c *Client) pipelines() bool {
+	if c.oneByOne || !c.offered("PIPELINING") {
+		return false
+	}
+	strict := c.tls == nil && strings.Contains(c.greeting, "Exim") && !c.offered("PIPECONNECT")
+	return !strict
 }
 
 // judge tells whether a reply ends the request.

@@ -24,8 +24,8 @@ import (
 
 var fourNames = []string{"acme.example", "@acme.example", "#acme", "beta.example"}
 
-// script plays the server's side of a transcript on loopback. The returned
-// function waits for its end.
+// script plays the server's side of a transcript on loopback; behind "-- next"
+// comes another connection. The returned function waits for its end.
 func script(t testing.TB, text string) (addr string, wait func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -35,13 +35,18 @@ func script(t testing.TB, text string) (addr string, wait func()) {
 	done := make(chan error, 1)
 	go func() {
 		defer l.Close()
-		conn, err := l.Accept()
-		if err != nil {
-			done <- err
-			return
+		for part := range strings.SplitSeq(text, "-- next\n") {
+			conn, err := l.Accept()
+			if err == nil {
+				err = newPeer(conn, "S:").play(part)
+				conn.Close()
+			}
+			if err != nil {
+				done <- err
+				return
+			}
 		}
-		defer conn.Close()
-		done <- newPeer(conn, "S:").play(text)
+		done <- nil
 	}()
 	return l.Addr().String(), func() {
 		t.Helper()
@@ -64,6 +69,9 @@ func TestClientTranscripts(t *testing.T) {
 		"ok":               {codes: []int{253, 251, 458, 459}, counts: []int{14, 0, -1, -1}},
 		"one-by-one":       {codes: []int{250, 501, 554, 252}, counts: []int{-1, -1, -1, -1}},
 		"unlisted":         {codes: []int{250, 250, 500, 250}, counts: []int{-1, -1, -1, -1}},
+		"exim":             {codes: []int{250, 501, 250, 458}, counts: []int{-1, -1, -1, -1}},
+		"exim-unnamed":     {codes: []int{250, 501, 250, 458}, counts: []int{-1, -1, -1, -1}},
+		"exim-twice":       {codes: []int{554}, counts: []int{-1}, kind: ErrClosed, temporary: true},
 		"no-etrn":          {codes: []int{502}, counts: []int{-1}, kind: ErrNoETRN, code: 502},
 		"helo":             {codes: []int{500}, counts: []int{-1}, kind: ErrNoETRN, code: 500},
 		"greeting-554":     {kind: ErrRefused, code: 554},

@@ -142,6 +142,10 @@ func (s *session) linger(err error) {
 	if !ok || !errors.Is(err, errLimit) && !errors.Is(err, errFlood) && !errors.Is(err, errHello) {
 		return
 	}
+	if conn, ok := s.conn.(*tls.Conn); ok {
+		s.raw.SetWriteDeadline(time.Now().Add(time.Second))
+		conn.CloseWrite() // says that nothing was cut off
+	}
 	if half.CloseWrite() == nil && s.arm(time.Second) {
 		io.CopyN(io.Discard, s.raw, 4*maxJunk)
 	}
@@ -218,6 +222,7 @@ func (s *session) ehlo(verb, arg string) error {
 		return s.refuse(501, []byte(verb), verb+" wants your host name")
 	}
 	s.hello = true
+	s.log.Debug("hello", "verb", verb, "name", cut(arg))
 	if verb == "HELO" {
 		s.reply(250, "%s", s.srv.o.Hostname)
 		return nil
