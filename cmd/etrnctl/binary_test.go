@@ -249,7 +249,7 @@ func TestUser(t *testing.T) {
 		{"add acme", strings.Repeat("x", 2000) + "\n", 64, "longer than 1000 bytes"},
 		{"add acme", "secret\x00\n", 64, "the password cannot be used"},
 		{"add a:b", "secret\n", 64, "is not allowed"},
-		{"add acme", "secret\nmore\n", 0, ""},
+		{"add acme", "secret\nmore\n", 0, file + " is changed; etrnctl reload makes etrnd take notice\n"},
 		{"add acme", "", 64, "etrnctl user password acme"}, // before the password is asked for
 		{"add beta --cram-md5", "another", 0, ""},          // no line end
 		{"list", "", 0, "USER  MECHANISMS\nacme  SCRAM-SHA-256 PLAIN LOGIN\nbeta  SCRAM-SHA-256 PLAIN LOGIN CRAM-MD5\n"},

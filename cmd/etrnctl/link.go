@@ -70,7 +70,11 @@ func (a *app) linkDownCommand() *cobra.Command {
 		Args:              linkArgs(&ev),
 		ValidArgsFunction: a.complete(a.linkNames),
 		RunE: a.asks(func(ctx context.Context, c *control.Client, _ []string) error {
-			return c.LinkDown(ctx, ev)
+			err := c.LinkDown(ctx, ev)
+			if err == nil && a.json {
+				err = a.printJSON(struct{}{})
+			}
+			return err
 		}),
 	}
 	cmd.Flags().StringVar(&ev.Interface, "interface", "", "the network interface `IF` that is down")

@@ -72,9 +72,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 // complain prints an error: what is wrong, then how to mend it.
 func (a *app) complain(e *control.Error) {
 	p := printer{w: a.err}
-	if e.Message != "" {
-		p.f("etrnctl: %s\n", e.Message)
-	}
+	p.f("etrnctl: %s\n", e.Message)
 	for _, d := range e.Details {
 		p.f("  %s\n", d)
 	}
@@ -149,12 +147,8 @@ func (a *app) does(f func(ctx context.Context, args []string) error) func(*cobra
 	return func(cmd *cobra.Command, args []string) error {
 		err := f(cmd.Context(), args)
 		var e *control.Error
-		switch {
-		case err == nil || errors.As(err, &e):
+		if err == nil || errors.As(err, &e) {
 			return err
-		case errors.Is(err, syscall.EPIPE):
-			// The reader has had enough, as in "etrnctl queues | head".
-			return &control.Error{Exit: control.ExitTempFail}
 		}
 		return control.Errorf(control.ExitTempFail, "", "%v", err)
 	}

@@ -63,8 +63,7 @@ func (a *app) userCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				err = users.Edit(path, func(f *users.File) error { return f.Delete(args[0]) })
-				return a.edited(path, args[0], err)
+				return a.keep(path, args[0], func(f *users.File) error { return f.Delete(args[0]) })
 			}),
 		},
 		&cobra.Command{
@@ -114,7 +113,20 @@ func (a *app) editSecret(path, name string, cram bool, edit func(*users.File, st
 	if err != nil {
 		return control.Errorf(control.ExitUsage, "", "the password cannot be used: %v", err)
 	}
-	return a.edited(path, name, users.Edit(path, func(f *users.File) error { return edit(f, name, s) }))
+	return a.keep(path, name, func(f *users.File) error { return edit(f, name, s) })
+}
+
+// keep makes an edit, and says what else it takes.
+func (a *app) keep(path, name string, edit func(*users.File) error) error {
+	if err := a.edited(path, name, users.Edit(path, edit)); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(struct{}{})
+	}
+	p := a.print()
+	p.f("%s is changed; etrnctl reload makes etrnd take notice\n", path)
+	return p.err
 }
 
 // tryEdit makes an edit that is not kept.
