@@ -3,6 +3,7 @@ package mta
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +18,7 @@ type builder struct {
 	warnings []string
 
 	main, master confFile
-	table        *string
+	tables       map[string]*string // by name below setupDir
 
 	queueDir string
 	dflt     map[string]string // what Postfix was built with, unexpanded
@@ -39,6 +40,7 @@ var listNames = []string{
 	"defer_transports", "transport_maps", "relay_domains", "fast_flush_domains",
 	"smtpd_etrn_restrictions", "smtpd_milters", "non_smtpd_milters",
 	"milter_connect_macros", "milter_mail_macros", "milter_end_of_data_macros",
+	"milter_header_checks",
 }
 
 func (b *builder) build(ctx context.Context, w Wanted) error {
@@ -79,7 +81,7 @@ func (b *builder) build(ctx context.Context, w Wanted) error {
 	}
 	if len(routes) > 0 {
 		table := tableText(routes)
-		b.table = &table
+		b.tables[tableName] = &table
 		// texthash needs no index file that could be older than its source,
 		// and no database library that the next release may drop. It is read
 		// when the resolver starts, and a reload restarts that. Our table is
@@ -122,7 +124,7 @@ func (b *builder) build(ctx context.Context, w Wanted) error {
 		// Settings of this one milter: milter_default_action is for all of
 		// them, and another one may have to stop the mail when it is down. A
 		// milter that hangs costs seconds, not minutes.
-		element := "{ " + address + ", default_action=accept, connect_timeout=5s, command_timeout=10s, content_timeout=20s }"
+		element := milterElement(address)
 		for _, name := range []string{"smtpd_milters", "non_smtpd_milters"} {
 			wants = append(wants, want{name: name, element: element})
 		}
@@ -142,6 +144,17 @@ func (b *builder) build(ctx context.Context, w Wanted) error {
 				}
 			}
 		}
+	}
+	if w.Split != "" {
+		if w.Milter == "" {
+			return fmt.Errorf("messages for several queues cannot be split without the milter: set listen in [milter]")
+		}
+		more, err := b.split(w, values)
+		if err != nil {
+			return err
+		}
+		entries = append(entries, more...)
+		wants = append(wants, want{name: "milter_header_checks", element: splitElement, front: true})
 	}
 	if w.ClientCerts {
 		values["smtpd_tls_ask_ccert"] = "yes"
@@ -374,11 +387,8 @@ func (b *builder) edit(ctx context.Context, wants []want, values map[string]stri
 			b.warnings = append(b.warnings, b.main.giveBack(v)...)
 		}
 	}
-	for _, name := range []string{"default_transport", "smtpd_tls_ask_ccert", "smtpd_tls_fingerprint_digest"} {
-		value, ok := values[name]
-		if !ok {
-			continue
-		}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values[name]
 		now, set := b.main.value(name)
 		old, ours := b.valueOf(name)
 		switch {
@@ -500,12 +510,12 @@ func (b *builder) conflicts(ctx context.Context, routes [][2]string, fallback st
 	if err != nil {
 		return err
 	}
-	maps, err := b.p.settings(ctx, "", "transport_maps")
+	user, err := b.p.settings(ctx, "", "transport_maps")
 	if err != nil {
 		return err
 	}
 	ourTable := "texthash:" + filepath.Join(b.conf.dir, setupDir, tableName)
-	for _, m := range words(maps["transport_maps"]) {
+	for _, m := range words(user["transport_maps"]) {
 		if m == ourTable || !strings.Contains(m, ":") {
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	gomilter "github.com/d--j/go-milter"
 	gosmtp "github.com/emersion/go-smtp"
 
 	"github.com/etrnd/etrnd/internal/testbed"
@@ -895,6 +896,150 @@ func TestDomainRemembersServedMessages(t *testing.T) {
 		settled(t, ctx, p, "beta's part tried by a release of acme", func(q map[string]Message) bool { return len(q) == 0 })
 		if got := a.recipients(); len(got) != 1 {
 			t.Errorf("acme got %q", got)
+		}
+	})
+}
+
+// markMany is the part of the milter that splitting needs: it marks what has
+// more than one recipient, and takes marks off.
+type markMany struct {
+	gomilter.NoOpMilter
+	recipients, marks int
+}
+
+func (m *markMany) MailFrom(string, string, gomilter.Modifier) (*gomilter.Response, error) {
+	m.recipients, m.marks = 0, 0
+	return gomilter.RespContinue, nil
+}
+
+func (m *markMany) RcptTo(string, string, gomilter.Modifier) (*gomilter.Response, error) {
+	m.recipients++
+	return gomilter.RespContinue, nil
+}
+
+func (m *markMany) Header(name, _ string, _ gomilter.Modifier) (*gomilter.Response, error) {
+	if strings.EqualFold(name, SplitHeader) {
+		m.marks++
+	}
+	return gomilter.RespContinue, nil
+}
+
+func (m *markMany) EndOfMessage(mod gomilter.Modifier) (*gomilter.Response, error) {
+	var errs []error
+	for i := m.marks; i > 0; i-- {
+		errs = append(errs, mod.ChangeHeader(i, SplitHeader, ""))
+	}
+	if m.recipients > 1 {
+		errs = append(errs, mod.AddHeader(SplitHeader, "yes"))
+	}
+	return gomilter.RespAccept, errors.Join(errs...)
+}
+
+// A message for two queues becomes one file each, and a release of one leaves
+// the other where it is; while the port of the split does not answer, or the
+// milter is away, nothing is lost and nobody is told.
+func TestSplit(t *testing.T) {
+	inside(t, testbed.PostfixOptions{Main: map[string]string{"minimal_backoff_time": "1s", "queue_run_delay": "1s"}}, func(t *testing.T, ctx context.Context) {
+		mainText, masterText := read(t, mainCF), read(t, masterCF)
+		const where = "/var/spool/postfix/etrnd/milter.sock"
+		if err := os.MkdirAll(filepath.Dir(where), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("unix", where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(where, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		srv := gomilter.NewServer(gomilter.WithMilter(func() gomilter.Milter { return &markMany{} }), gomilter.WithAction(gomilter.OptAddHeader|gomilter.OptChangeHeader))
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.Serve(l) }() // ends with the server
+		var once sync.Once
+		away := func() { once.Do(func() { _ = srv.Close(); <-done }) }
+		defer away()
+
+		p := postfix(t)
+		w := heldWanted()
+		w.Milter, w.Split = "unix:"+where, "127.0.0.1:10366"
+		apply(t, ctx, p, w)
+
+		both := send(t, "a@acme.example", "b@beta.example")
+		apart := func(q map[string]Message) bool {
+			if _, there := q[both]; there || len(q) != 2 {
+				return false
+			}
+			for _, m := range q {
+				if h, _ := reasons(m); h != 1 || len(m.Recipients) != 1 || m.Sender != "sender@client.example" {
+					return false
+				}
+			}
+			return true
+		}
+		q := settled(t, ctx, p, "two files, both held", apart)
+		for id := range q {
+			text, err := p.output(ctx, nil, "postcat", "-qbh", id)
+			if err != nil || strings.Contains(text, SplitHeader) || strings.Count(text, "Received:") != 2 {
+				t.Errorf("the copy is %q (%v)", text, err)
+			}
+		}
+		a := listen(t, "127.0.0.1:2501")
+		if err := p.Release(ctx, []string{"acme.example"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		q = settled(t, ctx, p, "acme served", func(q map[string]Message) bool { return len(q) == 1 })
+		for _, m := range q {
+			if h, _ := reasons(m); h != 1 || m.Recipients[0].Address != "b@beta.example" {
+				t.Errorf("beta's is %+v", m)
+			}
+			if err := p.Release(ctx, nil, []string{m.ID}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := listen(t, "127.0.0.1:2502")
+		if err := p.Release(ctx, []string{"beta.example"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, ctx, p, "beta served", func(q map[string]Message) bool { return len(q) == 0 })
+		if !slices.Equal(a.recipients(), []string{"a@acme.example"}) || !slices.Equal(b.recipients(), []string{"b@beta.example"}) {
+			t.Errorf("acme got %q, beta %q", a.recipients(), b.recipients())
+		}
+
+		// The port is away: the message waits in one piece, and is taken apart
+		// when the port is back.
+		edit(t, masterCF, "127.0.0.1:10366 inet", "#127.0.0.1:10366 inet")
+		edit(t, masterCF, "#127.0.0.1:10366", "127.0.0.1:10399")
+		if err := p.postfixCommand(ctx, "reload"); err != nil {
+			t.Fatal(err)
+		}
+		if err := testbed.Until(ctx, "the port to close", func() (bool, error) {
+			c, err := net.Dial("tcp", "127.0.0.1:10366")
+			if err == nil {
+				_ = c.Close()
+			}
+			return err != nil, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		both = send(t, "c@acme.example", "d@beta.example")
+		settled(t, ctx, p, "waiting", func(q map[string]Message) bool { _, failed := reasons(q[both]); return len(q) == 1 && failed == 2 })
+		edit(t, masterCF, "127.0.0.1:10399", "127.0.0.1:10366")
+		if err := p.postfixCommand(ctx, "reload"); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, ctx, p, "apart once the port is back", apart)
+
+		// The milter is away: accepted at once, in one piece, and held.
+		away()
+		whole := send(t, "e@acme.example", "f@beta.example")
+		settled(t, ctx, p, "held in one piece", func(q map[string]Message) bool { h, _ := reasons(q[whole]); return h == 2 })
+
+		undo(t, ctx, p)
+		if got := read(t, mainCF); got != mainText {
+			t.Errorf("main.cf after the undo:\n%s", unified(mainCF, &mainText, &got))
+		}
+		if got := read(t, masterCF); got != masterText {
+			t.Errorf("master.cf after the undo:\n%s", unified(masterCF, &masterText, &got))
 		}
 	})
 }

@@ -24,6 +24,10 @@ type Wanted struct {
 	QueueNames []string
 	// Policy and Milter are "unix:/path" or "host:port"; empty is none.
 	Policy, Milter string
+	// Split is a port of the loopback, "127.0.0.1:10366", on which Postfix
+	// hands itself the messages that the milter has marked with SplitHeader,
+	// once for each recipient; empty is none. See split.go.
+	Split string
 	// ClientCerts says that some queue is asked for with a TLS client
 	// certificate, which Postfix must then request and fingerprint.
 	ClientCerts bool
@@ -47,6 +51,7 @@ type Route struct {
 const (
 	setupDir  = "etrnd"
 	tableName = "transport"
+	splitName = "split"
 	stateName = "state.json"
 	stateVer  = 1
 	// maxConf bounds main.cf, master.cf and the files of the set-up.
@@ -60,7 +65,7 @@ type state struct {
 	// Pending is set while the files are changed and Postfix may not know.
 	Pending bool              `json:"pending,omitempty"`
 	Before  map[string]string `json:"before"` // "main.cf", "master.cf"
-	After   map[string]string `json:"after"`  // SHA-256 of those and of the table
+	After   map[string]string `json:"after"`  // SHA-256 of those
 	Lists   []stateList       `json:"lists,omitempty"`
 	Values  []stateValue      `json:"values,omitempty"`
 	Entries []string          `json:"entries,omitempty"` // of master.cf
@@ -144,7 +149,7 @@ func (pl *Plan) Files() []string {
 type conf struct {
 	dir          string
 	main, master confFile
-	table        *string
+	tables       map[string]*string // by name below setupDir; nil: not there
 	stateText    *string
 	state        *state
 }
@@ -154,7 +159,7 @@ func (p *Postfix) load(ctx context.Context) (*conf, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conf{dir: dir}
+	c := &conf{dir: dir, tables: map[string]*string{}}
 	for name, to := range map[string]*string{"main.cf": &c.main.text, "master.cf": &c.master.text} {
 		b, err := readBounded(filepath.Join(dir, name), maxConf)
 		if err != nil {
@@ -162,17 +167,14 @@ func (p *Postfix) load(ctx context.Context) (*conf, error) {
 		}
 		*to = string(b)
 	}
-	for name, to := range map[string]**string{tableName: &c.table, stateName: &c.stateText} {
-		b, err := readBounded(filepath.Join(dir, setupDir, name), 4*maxConf)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	for _, name := range []string{tableName, splitName, stateName} {
+		text, err := readMaybe(filepath.Join(dir, setupDir, name))
 		if err != nil {
 			return nil, fmt.Errorf("read the set-up: %w", err)
 		}
-		s := string(b)
-		*to = &s
+		c.tables[name] = text
 	}
+	c.stateText = c.tables[stateName]
 	if c.stateText != nil {
 		c.state = &state{}
 		if err := json.Unmarshal([]byte(*c.stateText), c.state); err != nil {
@@ -277,7 +279,8 @@ func (p *Postfix) Undo(ctx context.Context) (*Plan, error) {
 	pl.change("master.cf", &c.master.text, &masterText)
 	// The table goes after the setting that names it: Postfix's resolver does
 	// not start while a table is missing.
-	pl.change(filepath.Join(setupDir, tableName), c.table, nil)
+	pl.change(filepath.Join(setupDir, tableName), c.tables[tableName], nil)
+	pl.change(filepath.Join(setupDir, splitName), c.tables[splitName], nil)
 	pl.change(filepath.Join(setupDir, stateName), c.stateText, nil)
 	return pl, nil
 }
@@ -297,7 +300,7 @@ func (p *Postfix) Plan(ctx context.Context, w Wanted) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{p: p, conf: c, main: c.main, master: c.master, st: &state{Version: stateVer, After: map[string]string{}}}
+	b := &builder{p: p, conf: c, main: c.main, master: c.master, tables: map[string]*string{}, st: &state{Version: stateVer, After: map[string]string{}}}
 	if c.state == nil {
 		b.old = &state{}
 	} else {
@@ -310,20 +313,21 @@ func (p *Postfix) Plan(ctx context.Context, w Wanted) (*Plan, error) {
 	wasMain, wasMaster, _ := c.undone()
 	b.st.Before = map[string]string{"main.cf": wasMain, "master.cf": wasMaster}
 	b.st.After["main.cf"], b.st.After["master.cf"] = sum(b.main.text), sum(b.master.text)
-	if b.table != nil {
-		b.st.After[tableName] = sum(*b.table)
-	}
 	stateText := b.st.encode()
 	pl.change(filepath.Join(setupDir, stateName), c.stateText, &stateText)
 	// Postfix's resolver does not start while a table is missing, so the
 	// table comes before the setting that names it, and goes after it.
-	if b.table != nil {
-		pl.change(filepath.Join(setupDir, tableName), c.table, b.table)
+	for _, name := range []string{tableName, splitName} {
+		if b.tables[name] != nil {
+			pl.change(filepath.Join(setupDir, name), c.tables[name], b.tables[name])
+		}
 	}
 	pl.change("master.cf", &c.master.text, &b.master.text)
 	pl.change("main.cf", &c.main.text, &b.main.text)
-	if b.table == nil {
-		pl.change(filepath.Join(setupDir, tableName), c.table, nil)
+	for _, name := range []string{tableName, splitName} {
+		if b.tables[name] == nil {
+			pl.change(filepath.Join(setupDir, name), c.tables[name], nil)
+		}
 	}
 	if len(pl.Files()) == 0 {
 		// What the record knows is still enough: somebody may have edited

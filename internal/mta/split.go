@@ -1,0 +1,94 @@
+package mta
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// A message for two held queues is one file in Postfix, and a release of one
+// queue tries both: the override of defer_transports is for the whole
+// message. With Wanted.Split such a message becomes one file per recipient as
+// it arrives, by Postfix alone.
+//
+// The milter adds SplitHeader to a message whose recipients are in more than
+// one queue. milter_header_checks, which sees only what milters add and so
+// cannot be deceived by a sender, answers with FILTER: the message leaves by a
+// transport of one recipient a time to a port of the loopback, where a second
+// smtpd takes the copies in. A recipient is done with only when its copy has
+// been taken, so nothing is lost; while the port does not answer, the message
+// waits as any other does. The milter sees every copy again, tags it with its
+// one queue and takes the mark off. A copy has one recipient, so it is never
+// marked, and header checks are off for it, so a mark would do nothing: there
+// is no loop.
+//
+// The price is a second Received line, and a file for each recipient: the
+// milter must leave alone what has very many, or is very large.
+//
+// While the milter is away nothing is marked, and such a message is released
+// as a whole.
+
+// SplitHeader marks a message that is to be split. The milter must remove it
+// from whatever comes in.
+const SplitHeader = "X-ETRN-Split"
+
+const splitElement = "regexp:$config_directory/" + setupDir + "/" + splitName
+
+// split adds the table and the value, and returns the entries of master.cf.
+func (b *builder) split(w Wanted, values map[string]string) (entries []string, err error) {
+	at, err := netip.ParseAddrPort(w.Split)
+	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
+		return nil, fmt.Errorf("%q is no port of the loopback to split messages on: write for example \"127.0.0.1:10366\"", w.Split)
+	}
+	name := b.p.o.Transport + "-split"
+	hop := fmt.Sprintf("[%s]:%d", at.Addr(), at.Port())
+	if at.Addr().Is6() {
+		hop = fmt.Sprintf("[ipv6:%s]:%d", at.Addr(), at.Port())
+	}
+	table := "# Written by \"etrnctl setup postfix\": messages for more than one held queue are\n" +
+		"# taken apart. Only headers that a milter adds are looked up here.\n" +
+		"/^" + SplitHeader + ":/ FILTER " + name + ":" + hop + "\n"
+	b.tables[splitName] = &table
+	values[name+"_destination_recipient_limit"] = "1"
+
+	for _, s := range b.master.services() {
+		for _, a := range s.args {
+			if strings.HasPrefix(a, "content_filter=") && a != "content_filter=" && s.command == "smtpd" {
+				b.warn("the entry %s/%s of master.cf sets content_filter itself: messages that are split do not pass that filter", s.name, s.kind)
+			}
+		}
+	}
+
+	entry := func(head string, options ...string) string {
+		return head + "\n        -o " + strings.Join(options, "\n        -o ") + "\n"
+	}
+	return []string{
+		// The copies are to be what the message was: nothing is rewritten,
+		// wrapped or bound to an outward address on these few centimetres.
+		entry(name+" unix -     -       n       -       -       smtp",
+			"syslog_name=postfix/$service_name", "smtp_send_xforward_command=yes",
+			"smtp_tls_security_level=none", "smtp_tls_policy_maps=", "smtp_sasl_auth_enable=no",
+			"smtp_bind_address=", "smtp_bind_address6=", "smtp_fallback_relay=", "smtp_generic_maps=",
+			"smtp_header_checks=", "smtp_mime_header_checks=", "smtp_nested_header_checks=", "smtp_body_checks=",
+			"smtp_line_length_limit=0"),
+		// What has been accepted once is not judged again: a refusal here
+		// would be a bounce.
+		entry(w.Split+" inet n  -       n       -       -       smtpd",
+			"syslog_name=postfix/"+name, "cleanup_service_name="+name+"-cleanup",
+			"{ smtpd_milters = "+milterElement(b.socket("the milter", w.Milter))+" }",
+			"receive_override_options=no_address_mappings,no_unknown_recipient_checks,no_header_body_checks",
+			"mynetworks=127.0.0.0/8,[::1]/128", "smtpd_authorized_xforward_hosts=127.0.0.0/8,[::1]/128",
+			"smtpd_client_restrictions=permit_mynetworks,reject", "smtpd_relay_restrictions=permit_mynetworks,reject",
+			"smtpd_helo_restrictions=", "smtpd_sender_restrictions=", "smtpd_recipient_restrictions=",
+			"smtpd_data_restrictions=", "smtpd_end_of_data_restrictions=", "smtpd_etrn_restrictions=reject",
+			"smtpd_proxy_filter=", "smtpd_reject_unlisted_sender=no", "smtpd_reject_unlisted_recipient=no",
+			"smtpd_tls_security_level=none", "smtpd_sasl_auth_enable=no", "local_header_rewrite_clients=", "message_size_limit=0"),
+		// The size is checked here, too, and a copy is longer by a line.
+		entry(name+"-cleanup unix n - n - 0 cleanup", "message_size_limit=0", "hopcount_limit=100"),
+	}, nil
+}
+
+// milterElement is our milter as an element of smtpd_milters.
+func milterElement(address string) string {
+	return "{ " + address + ", default_action=accept, connect_timeout=5s, command_timeout=10s, content_timeout=20s }"
+}
