@@ -126,6 +126,56 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// Who authenticated before TLS has to do it again: it may have been somebody in
+// the middle (RFC 3207, section 4.2).
+func TestTLSForgetsTheUser(t *testing.T) {
+	server := serve(t, ServerOptions{Certificate: certificate(t), Users: userStore(t)})
+	c, err := Dial(t.Context(), server.addr, ClientOptions{TLS: TLSOff, Auth: &Auth{User: "acme", Password: "secret"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.o.TLS = TLSInsecure
+	for _, want := range []string{`user "acme", TLS false`, `user "", TLS true`} {
+		replies, err := c.Request(t.Context(), []string{"whoami.example"})
+		if err != nil || !strings.Contains(replies[0].Text, want) {
+			t.Fatalf("%+v, %v; want %s", replies, err, want)
+		}
+		if c.tls == nil {
+			if err := c.secure(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Clients send passwords where they should not; the log is no place for them.
+func TestLogHidesSecrets(t *testing.T) {
+	for _, test := range []struct{ name, sent string }{
+		{"behind a refused mechanism", "AUTH LOGIN\r\nSWORDFISH\r\n"},
+		{"behind an unknown mechanism", "auth XYZ\r\nSWORDFISH\r\n"},
+		{"behind a refused mechanism, with a control character", "AUTH LOGIN\r\nSWORDFISH\x01\r\n"},
+		{"in the command", "AUTH PLAIN SWORDFISH\r\n"},
+		{"in a command that is too long", "AUTH PLAIN SWORDFISH" + strings.Repeat("x", 2000) + "\r\n"},
+		{"in a command with LF alone", "Auth plain SWORDFISH\n"},
+		{"in an answer that is too long", "AUTH SCRAM-SHA-256\r\nSWORDFISH" + strings.Repeat("x", 2000) + "\r\n"},
+		{"in an answer that is not base64", "AUTH SCRAM-SHA-256\r\nSWORD-FISH SWORDFISH\r\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := serve(t, ServerOptions{Users: userStore(t)})
+			conn := connect(t, server.addr)
+			io.WriteString(conn, "EHLO s\r\n"+test.sent+"QUIT\r\n")
+			if all, err := io.ReadAll(conn); err != nil || !strings.Contains(string(all), "\r\n221 ") {
+				t.Errorf("%q, %v", all, err)
+			}
+			server.stop()
+			if text := server.log.String(); strings.Contains(text, "SWORDFISH") || !strings.Contains(text, "refused") {
+				t.Errorf("log:\n%s", text)
+			}
+		})
+	}
+}
+
 type askFunc func(context.Context, Identity, string) Answer
 
 func (f askFunc) Ask(ctx context.Context, who Identity, name string) Answer { return f(ctx, who, name) }
