@@ -120,7 +120,18 @@ func (p *Postfix) List(ctx context.Context) ([]Message, error) {
 //     fast_flush_domains, for whatever reason. Older mail must be named by id.
 //   - An id does something only while the message is in the deferred (or
 //     incoming) queue. When it is active, or unknown, or in the hold queue,
-//     nothing happens and nothing is said.
+//     nothing happens and nothing is said. A new message is active for some
+//     milliseconds after it has been accepted, on a busy machine for 100 or
+//     200: ask after that, look at a listing, and ask again while the reason
+//     is still ReasonHeld.
+//   - By the time that Release returns, the messages have left the deferred
+//     queue (3,000 by domain: 0.07 s). By id it is a process each: 5,000 take
+//     10 to 20 s on two cores.
+//   - A domain's list keeps an id until the domain is asked for, so a message
+//     whose recipients there were served by id is moved again by the domain.
+//     Where that matters, name ids.
+//   - "postqueue -f" of the postmaster releases everything. Postfix's own
+//     refresh of the lists (fast_flush_refresh_time) does not.
 //   - Released mail that cannot be delivered goes back to deferred and stays
 //     there through every queue run, as before.
 func (p *Postfix) Release(ctx context.Context, domains, ids []string) error {
