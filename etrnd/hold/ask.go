@@ -105,6 +105,8 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 		}
 		w.until = now.Add(length)
 	}
+	// From now on new mail is looked for at short intervals.
+	k.due(now.Add(time.Second))
 	k.touched()
 	switch {
 	case k.listed.IsZero():

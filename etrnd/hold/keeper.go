@@ -268,7 +268,10 @@ func (k *Keeper) Pin(name string) (unpin func()) {
 	defer k.mu.Unlock()
 	w := k.windowOf(name)
 	w.pins++
-	k.release(queue.Selection{Queue: name}, time.Now())
+	now := time.Now()
+	k.release(queue.Selection{Queue: name}, now)
+	// Whoever waits for the queue to drain wants to know how it stands now.
+	k.due(now)
 	k.touched()
 	return sync.OnceFunc(func() {
 		k.mu.Lock()

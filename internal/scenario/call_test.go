@@ -122,8 +122,11 @@ func TestCutInMidMessage(t *testing.T) {
 		w.Line.Restore()
 	}
 	must(t, w.Line.Connect(ctx))
-	duplicates := delivered(within(ctx, t, time.Minute), t, w.SiteHost, ids)
+	delivered(within(ctx, t, time.Minute), t, w.SiteHost, ids)
 	results := waitCalls(ctx, t, w, 3)
+	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
+	must(t, w.SiteHost.WaitQueue(ctx, 0))
+	duplicates := delivered(ctx, t, w.SiteHost, ids)
 	counted := 0
 	for _, r := range results {
 		counted += r.Duplicates
@@ -132,7 +135,6 @@ func TestCutInMidMessage(t *testing.T) {
 	if counted != duplicates {
 		t.Errorf("%d duplicates were delivered, but the calls counted %d", duplicates, counted)
 	}
-	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 }
 
 // pending counts the ids that have not been delivered at the site.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +27,10 @@ import (
 const (
 	hubName    = "hub.example.net"
 	siteName   = "mail.acme.example"
-	onlineName = "online.example"
+	onlineName = "mx.online.example"
 	officeName = "office.acme.example"
+
+	onlineDomain = "online.example"
 
 	hubLine, siteLine = "192.0.2.1", "192.0.2.2"
 )
@@ -271,7 +274,7 @@ func New(ctx context.Context, bed *testbed.Bed, o Options) (*World, error) {
 	wg.Go(func() { hubErr = w.startHub(ctx, o.HubConfig) })
 	wg.Go(func() { siteErr = w.startSite(ctx, o.SiteConfig) })
 	wg.Go(func() {
-		_, onlineErr = w.Online.Postfix(ctx, testbed.PostfixOptions{Final: []string{onlineName}})
+		_, onlineErr = w.Online.Postfix(ctx, testbed.PostfixOptions{Final: []string{onlineDomain}})
 	})
 	wg.Wait()
 	for _, err := range []error{hubErr, siteErr, onlineErr} {
@@ -298,6 +301,14 @@ func (w *World) wire(ctx context.Context, shape testbed.Shape) (err error) {
 		return err
 	}
 	if err := w.Bed.Wire(ctx, testbed.End{Host: w.SiteHost, Address: "203.0.113.1/24"}, testbed.End{Host: w.Office, Address: "203.0.113.2/24"}); err != nil {
+		return err
+	}
+	// The bed has no DNS, so a domain is reached by its address.
+	if err := w.HubHost.SetName(onlineDomain, netip.MustParseAddr("198.51.100.2")); err != nil {
+		return err
+	}
+	// Nobody answers there: what is tried for beta fails, and stays.
+	if err := w.HubHost.SetName("mail.beta.example", netip.MustParseAddr("198.51.100.99")); err != nil {
 		return err
 	}
 	w.Line, err = w.Bed.Link(ctx, testbed.LinkOptions{

@@ -221,7 +221,11 @@ func (h *Host) WriteFile(path string, data []byte, mode fs.FileMode) error {
 	p := h.Path(path)
 	err := os.MkdirAll(filepath.Dir(p), 0o755)
 	if err == nil {
+		// A program that is being written must not be open in a child that is
+		// forked meanwhile: to run it would fail with ETXTBSY.
+		syscall.ForkLock.RLock()
 		err = os.WriteFile(p, data, mode)
+		syscall.ForkLock.RUnlock()
 	}
 	if err == nil {
 		err = os.Chmod(p, mode) // the umask, and files that were there before
