@@ -2,6 +2,7 @@ package milter_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -268,6 +269,11 @@ func TestTags(t *testing.T) {
 		Report:   rec.report,
 	})
 	s := dialSMTP(t, h)
+	digests := map[string]bool{}
+	many := make([]string, 150)
+	for i := range many {
+		many[i] = fmt.Sprintf("u%d@acme.example", i)
+	}
 	for _, tt := range []struct {
 		name     string
 		params   string
@@ -282,8 +288,12 @@ func TestTags(t *testing.T) {
 		{name: "a domain in capitals, two of one queue", rcpts: []string{"a@ACME.example", "b@acme.example"}, want: []string{"acme"}, count: 2},
 		// Order of recipients, each queue once; who is online does not count.
 		{name: "mixed", rcpts: []string{"b@beta.example", "x@online.example", "a@acme.example", "c@beta.example"}, want: []string{"beta", "acme"}, count: 3},
+		// Not all are listed in the report.
+		{name: "many of one queue", rcpts: many, want: []string{"acme"}, count: 150},
 		{name: "no queue", rcpts: []string{"x@online.example"}},
 		{name: "size and priority", params: " SIZE=1234 BODY=8BITMIME", rcpts: []string{"a@acme.example"}, headers: []string{"X-Priority: 1 (Highest)"}, want: []string{"acme"}, count: 1, size: 1234, priority: report.PriorityHigh},
+		{name: "with a Message-ID", rcpts: []string{"a@acme.example"}, headers: []string{"Message-ID: <1@example.org>"}, want: []string{"acme"}, count: 1},
+		{name: "the same again", rcpts: []string{"a@acme.example"}, headers: []string{"Message-ID: <1@example.org>"}, want: []string{"acme"}, count: 1},
 		{name: "low", rcpts: []string{"a@acme.example"}, headers: []string{"Importance: low"}, want: []string{"acme"}, count: 1, priority: report.PriorityLow},
 		{name: "forged, once", rcpts: []string{"a@acme.example"}, headers: []string{header + ": beta"}, want: []string{"acme"}, count: 1},
 		// In mixed case, folded, empty, with space before the colon, apart
@@ -300,12 +310,18 @@ func TestTags(t *testing.T) {
 			id := s.message(tt.params, tt.rcpts, tt.headers...)
 			es := rec.wait(t, "message", func(es []report.Event) bool { return count(es[before:], report.Message) == 1 })
 			m := es[len(es)-1]
-			if m.QueueID != id || !slices.Equal(m.Queues, tt.want) || m.RecipientCount != tt.count || len(m.Recipients) != tt.count || m.Size != tt.size || m.Priority != tt.priority {
+			if m.QueueID != id || !slices.Equal(m.Queues, tt.want) || m.RecipientCount != tt.count || len(m.Recipients) != min(tt.count, report.MaxRecipients) || m.Size != tt.size || m.Priority != tt.priority {
 				t.Errorf("reported %+v", m)
 			}
 			if m.Client != netip.MustParseAddr("127.0.0.1") || m.Local != netip.MustParseAddrPort("127.0.0.1:25") {
 				t.Errorf("reported client %v, local %v", m.Client, m.Local)
 			}
+			// Postfix gives each message of a local client a Message-ID that
+			// has none, and shows it to milters.
+			if again := digests[m.Digest]; m.Digest == "" || again != (tt.name == "the same again") {
+				t.Errorf("digest %q, seen before: %v", m.Digest, again)
+			}
+			digests[m.Digest] = true
 			if tt.want == nil {
 				return
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -198,12 +199,18 @@ func TestLife(t *testing.T) {
 // hub is a host whose Postfix asks the milter.
 func hub(t *testing.T) *testbed.Host {
 	t.Helper()
+	return host(t, goodConfig, nil)
+}
+
+// host is a host with this etrnd.toml and these further settings of Postfix.
+func host(t *testing.T, config string, main map[string]string) *testbed.Host {
+	t.Helper()
 	ctx := t.Context()
 	h, err := testbed.Start(t).Host(ctx, "hub", testbed.HostOptions{Hostname: "hub.example.net"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(goodConfig), 0o644); err != nil {
+	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Install(program(t), "/usr/local/sbin/etrn-milter", 0o755); err != nil {
@@ -213,16 +220,16 @@ func hub(t *testing.T) *testbed.Host {
 	if _, err := h.Run(ctx, "sh", "-ec", "mkdir -p /var/spool/postfix/etrnd; chown postfix:etrn-milter /var/spool/postfix/etrnd; chmod 1570 /var/spool/postfix/etrnd"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = h.Postfix(ctx, testbed.PostfixOptions{
-		Main: map[string]string{
-			"defer_transports":      "transient",
-			"relay_domains":         "acme.example",
-			"transport_maps":        "inline:{acme.example=transient:[127.0.0.1]:9}",
-			"smtpd_milters":         "unix:etrnd/milter.sock",
-			"milter_default_action": "accept",
-		},
-		Master: []string{"transient unix - - n - - smtp"},
-	})
+	settings := map[string]string{
+		"defer_transports":      "transient",
+		"relay_domains":         "acme.example",
+		"transport_maps":        "inline:{acme.example=transient:[127.0.0.1]:9}",
+		"smtpd_milters":         "unix:etrnd/milter.sock",
+		"non_smtpd_milters":     "unix:etrnd/milter.sock",
+		"milter_default_action": "accept",
+	}
+	maps.Copy(settings, main)
+	_, err = h.Postfix(ctx, testbed.PostfixOptions{Main: settings, Master: []string{"transient unix - - n - - smtp"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,4 +498,61 @@ func TestDaemonAway(t *testing.T) {
 	send()
 	daemon()
 	reported()
+}
+
+// A site holds all that is not for itself. Postfix tells the transport of a
+// recipient to the milter for mail by SMTP only; for mail from the command
+// line the milter's own user must be able to find out what is local.
+func TestCommandLineMail(t *testing.T) {
+	h := host(t, `hostname = "site.example"
+
+[[queue]]
+name = "out"
+domains = ["*", "boss@held.example"]
+deliver = "smtp:[127.0.0.1]:9"
+clients = ["192.0.2.0/24"]
+`, map[string]string{
+		"default_transport":       "transient:[127.0.0.1]:9",
+		"virtual_mailbox_domains": "texthash:/etc/postfix/mine",
+		"virtual_transport":       "error:kept for the test to see",
+		"recipient_delimiter":     "+",
+		"transport_maps":          "",
+	})
+	if err := h.WriteFile("/etc/postfix/mine", []byte("mine.example x\nheld.example x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, h)
+	for i, tt := range []struct {
+		rcpts string
+		want  string // as the milter logs it; empty: nothing to log
+	}{
+		{"x@far.example", "queues=[out] recipients=1"},
+		{"x@mine.example y@far.example", "queues=[out] recipients=1"},
+		{"boss+lists@held.example", "queues=[out] recipients=1"},
+		{"x@mine.example", ""},
+	} {
+		sender := fmt.Sprintf("s%d@hub.example.net", i)
+		if _, err := h.Run(t.Context(), "sh", "-c", "echo hello | sendmail -f "+sender+" "+tt.rcpts); err != nil {
+			t.Fatal(err)
+		}
+		var id string
+		until(t, "Postfix to take the message", func() (bool, error) {
+			log, err := h.ReadFile("/var/log/mail.log")
+			before, _, ok := strings.Cut(string(log), ": from=<"+sender+">, size=")
+			id = before[strings.LastIndexByte(before, ' ')+1:]
+			return ok, err
+		})
+		// By then the milter has answered, and logged.
+		log, err := h.ReadFile(p.Log())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, found := strings.Cut(string(log), "id="+id+" ")
+		if line, _, _ = strings.Cut(line, "\n"); found != (tt.want != "") || !strings.Contains(line, tt.want) {
+			t.Errorf("mail to %s: the milter logs %q, want %q", tt.rcpts, line, tt.want)
+		}
+		if strings.Contains(string(log), "level=WARN") && strings.Contains(string(log), "local") {
+			t.Errorf("log: %s", log)
+		}
+	}
 }
