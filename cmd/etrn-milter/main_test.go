@@ -556,3 +556,38 @@ clients = ["192.0.2.0/24"]
 		}
 	}
 }
+
+// A milter that hangs delays mail by no more than Postfix is told to wait for
+// it, and what it is told about this milter leaves others alone.
+func TestHangs(t *testing.T) {
+	h := host(t, goodConfig, map[string]string{
+		"smtpd_milters":         "{ unix:etrnd/milter.sock, connect_timeout=2s, command_timeout=2s, content_timeout=2s, default_action=accept }",
+		"non_smtpd_milters":     "",
+		"milter_default_action": "tempfail", // for other milters
+	})
+	p := start(t, h)
+	send := func() time.Duration {
+		t.Helper()
+		began := time.Now()
+		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	send()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if d := send(); d > 15*time.Second {
+		t.Errorf("a message took %v with a milter that hangs", d)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	send()
+	start(t, h)
+	send()
+	if all, n := tagged(t, h); all != 4 || n != 2 {
+		t.Errorf("%d of %d messages have tags, want 2 of 4", n, all)
+	}
+}
