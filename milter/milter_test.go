@@ -113,6 +113,33 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+func TestSplits(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		queues int
+		all    int
+		size   int64
+		off    bool
+		want   bool
+	}{
+		{name: "two queues", queues: 2, all: 2, want: true},
+		{name: "one queue and somebody else", queues: 1, all: 2},
+		{name: "not wanted", queues: 2, all: 2, off: true},
+		{name: "as many as may be", queues: 2, all: 50, want: true},
+		{name: "more", queues: 2, all: 51},
+		{name: "as large as may be", queues: 2, all: 2, size: 32 << 20, want: true},
+		{name: "larger", queues: 2, all: 2, size: 32<<20 + 1},
+	} {
+		tx := &transaction{settings: &Settings{Split: "X-ETRN-Split"}, queues: make([]string, tt.queues), all: tt.all, size: tt.size}
+		if tt.off {
+			tx.settings.Split = ""
+		}
+		if got := tx.split(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func acme(t testing.TB) *queue.Set {
 	p, err := queue.ParsePattern("acme.example")
 	if err != nil {
@@ -424,6 +451,8 @@ func TestSettings(t *testing.T) {
 		{Header: strings.Repeat("x", 61), Queues: ok.Queues},
 		{Header: "X-\r\nBcc", Queues: ok.Queues},
 		{Header: "X-ETRN-Queue"},
+		{Header: "X-ETRN-Queue", Queues: ok.Queues, Split: "x-etrn-queue"},
+		{Header: "X-ETRN-Queue", Queues: ok.Queues, Split: "two words"},
 	} {
 		if _, err := New(Options{Settings: bad, Report: func(report.Event) {}}); err == nil {
 			t.Errorf("%+v was taken", bad)

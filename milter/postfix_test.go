@@ -675,3 +675,80 @@ func TestEnd(t *testing.T) {
 		t.Errorf("the slow session ends with %s", got)
 	}
 }
+
+// A message for two queues becomes one for each recipient, each with the tag
+// of its queue, so that a queue can be let go alone. Nobody else can have a
+// message split.
+func TestSplit(t *testing.T) {
+	bed := testbed.Start(t)
+	h, err := bed.Host(t.Context(), "hub", testbed.HostOptions{Hostname: "hub.example.net"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WriteFile("/var/spool/postfix/etrnd/.keep", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Postfix(t.Context(), testbed.PostfixOptions{
+		Main:  with(hubMain, "milter_header_checks", "regexp:/etc/postfix/split", "part_destination_recipient_limit", "1"),
+		Files: map[string]string{"/etc/postfix/split": "/^X-ETRN-Split:/ FILTER part:[127.0.0.1]:10366\n"},
+		Master: append(transientService,
+			"part unix - - n - - smtp",
+			"127.0.0.1:10366 inet n - n - - smtpd\n  -o receive_override_options=no_address_mappings,no_header_body_checks\n  -o smtpd_milters=unix:/var/spool/postfix/etrnd/milter.sock"),
+		Final: []string{"online.example"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	rec := &recorder{}
+	serve(t, h, milter.Options{
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example"), Transport: "transient", Split: "X-ETRN-Split"},
+		Report:   rec.report,
+	})
+	s := dialSMTP(t, h)
+	whole := s.message("", []string{"a@acme.example", "b@beta.example", "x@online.example"}, "X-Etrn-Split: no", header+": forged")
+	es := rec.wait(t, "the message and its parts", func(es []report.Event) bool { return count(es, report.Message) == 4 })
+	held := map[string]string{}
+	for _, e := range es {
+		if e.Kind != report.Message {
+			continue
+		}
+		if e.QueueID == whole && (e.Queues != nil || e.Recipients != nil) {
+			t.Errorf("the whole message is reported as held: %+v", e)
+		}
+		for _, q := range e.Queues {
+			held[q] += e.QueueID + " " + strings.Join(e.Recipients, ",")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := h.WaitQueue(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	for q, rcpt := range map[string]string{"acme": "a@acme.example", "beta": "b@beta.example"} {
+		id, got, _ := strings.Cut(held[q], " ")
+		if got != rcpt {
+			t.Errorf("reported of %s: %q, want %s", q, held[q], rcpt)
+			continue
+		}
+		tags, rest := tags(t, h, id)
+		if !slices.Equal(tags, []string{q}) || strings.Contains(strings.ToLower(rest), "x-etrn-split") {
+			t.Errorf("the part of %s has tags %q and the header\n%s", q, tags, rest)
+		}
+	}
+	got, err := h.Delivered()
+	if err != nil || len(got) != 1 || got[0].Header.Get(header) != "" || got[0].Header.Get("X-ETRN-Split") != "" {
+		t.Errorf("delivered: %+v, %v", got, err)
+	}
+
+	// Of one queue, and with a forged mark: it stays one.
+	before := len(rec.all())
+	id := s.message("", []string{"a@acme.example", "c@acme.example"}, "X-ETRN-Split: yes")
+	if q, err := h.Queue(t.Context()); err != nil || len(q) != 3 {
+		t.Errorf("%d messages are held, want 3; %v", len(q), err)
+	}
+	if tags, rest := tags(t, h, id); !slices.Equal(tags, []string{"acme"}) || strings.Contains(rest, "X-ETRN-Split") {
+		t.Errorf("tags %q, header\n%s", tags, rest)
+	}
+	if n := count(rec.all()[before:], report.Message); n != 1 {
+		t.Errorf("%d messages are reported, want 1", n)
+	}
+}

@@ -24,6 +24,13 @@ import (
 // keep it busy for hours. Mail that went through a few hubs has a handful.
 const maxForged = 100
 
+// A message is split into at most so many, which take up at most so many
+// bytes together; beyond that it stays one.
+const (
+	maxCopies     = 50
+	maxCopiedSize = 64 << 20
+)
+
 // session is one milter connection, and so one SMTP session.
 type session struct {
 	gomilter.NoOpMilter
@@ -45,10 +52,18 @@ type transaction struct {
 	queues     []string
 	recipients []string
 	count      int // recipients in queues
-	forged     int
+	forged     int // tags that came in
+	marks      int // split headers that came in
 	messageID  string
 	all        int               // recipients, in queues or not
 	mix        [sha256.Size]byte // of all of them, whatever their order
+}
+
+// split reports whether the message is to become one for each recipient: the
+// MTA lets a message go as a whole, so those of two queues must be two. A
+// sender who declares no size is taken at his word; few are.
+func (tx *transaction) split() bool {
+	return tx.settings.Split != "" && len(tx.queues) > 1 && tx.all <= maxCopies && tx.size*int64(tx.all) <= maxCopiedSize
 }
 
 // digest is what report.Event says of Digest.
@@ -197,8 +212,11 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 			return
 		}
 		name = strings.TrimRight(name, " \t")
-		if strings.EqualFold(name, s.tx.settings.Header) {
+		switch {
+		case strings.EqualFold(name, s.tx.settings.Header):
 			s.tx.forged++
+		case s.tx.settings.Split != "" && strings.EqualFold(name, s.tx.settings.Split):
+			s.tx.marks++
 		}
 		if s.tx.messageID == "" && strings.EqualFold(name, "Message-ID") {
 			s.tx.messageID = strings.TrimSpace(value)
@@ -229,8 +247,8 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	tx := s.tx
 	id := mod.Get(gomilter.MacroQueueId)
 	log := s.m.log.With("conn", s.id, "id", id)
-	if tx.forged > maxForged {
-		log.Warn("message refused: too many tag headers", "header", tx.settings.Header, "count", tx.forged, "client", s.client.String())
+	if tx.forged+tx.marks > maxForged {
+		log.Warn("message refused: too many tag headers", "header", tx.settings.Header, "count", tx.forged+tx.marks, "client", s.client.String())
 		return gomilter.RejectWithCodeAndReason(554, "5.6.0 too many "+tx.settings.Header+" headers")
 	}
 	// From the last to the first: Postfix counts what is left after each, and
@@ -240,21 +258,36 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 			return nil, fmt.Errorf("remove a foreign tag: %w", err)
 		}
 	}
+	for i := tx.marks; i > 0; i-- {
+		if err := mod.ChangeHeader(i, tx.settings.Split, ""); err != nil {
+			return nil, fmt.Errorf("remove a foreign mark: %w", err)
+		}
+	}
 	for _, q := range tx.queues {
 		if err := mod.AddHeader(tx.settings.Header, q); err != nil {
 			return nil, fmt.Errorf("add a tag: %w", err)
+		}
+	}
+	split := tx.split()
+	if split {
+		if err := mod.AddHeader(tx.settings.Split, "yes"); err != nil {
+			return nil, fmt.Errorf("have the message split: %w", err)
 		}
 	}
 	level := slog.LevelDebug
 	if len(tx.queues) > 0 || tx.forged > 0 {
 		level = slog.LevelInfo
 	}
-	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "client", s.client.String())
-	s.report(report.Event{
+	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "split", split, "client", s.client.String())
+	e := report.Event{
 		Kind: report.Message, QueueID: id, Queues: tx.queues,
 		Recipients: tx.recipients, RecipientCount: tx.count,
 		Size: tx.size, Priority: tx.priority.value, Digest: tx.digest(),
-	})
+	}
+	if split { // it is the copies that are held
+		e.Queues, e.Recipients, e.RecipientCount = nil, nil, 0
+	}
+	s.report(e)
 	s.tx = nil
 	return gomilter.RespAccept, nil
 }

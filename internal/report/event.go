@@ -109,7 +109,8 @@ type Event struct {
 	// QueueID is the MTA's name of the message. Empty when it did not say.
 	QueueID string `json:"queue_id,omitempty"`
 	// Queues are those that the message has recipients in, each once; none
-	// for mail that is not held.
+	// for mail that is not held, nor for a message that the MTA will split:
+	// the milter sees and reports its parts, which the MTA sends itself.
 	Queues []string `json:"queues,omitempty"`
 	// Recipients are the addresses that are in these queues, at most
 	// MaxRecipients; RecipientCount is how many there are.
