@@ -2,11 +2,12 @@
 // and reports what passes through the MTA: the sessions, and the messages in
 // them. It speaks the milter protocol, version 6, by way of go-milter.
 //
-// It changes one thing only, the tag header, and refuses nothing but a
-// message that is an attack on that header. It asks the MTA for no more than
-// it needs (no bodies, no replies before the end of a message), so it costs a
-// message one round trip over a local socket. It neither routes nor holds
-// mail: the MTA does that, with this milter or without it.
+// It changes nothing but its own headers (the tag, and a mark for messages
+// that the MTA is to split), and refuses nothing but a message that is an
+// attack on them. It asks the MTA for no more than it needs, and no bodies: a
+// message costs two round trips over a local socket, and a session one. It
+// neither routes nor holds mail: the MTA does that, with this milter or
+// without it.
 package milter
 
 import (
