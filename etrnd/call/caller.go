@@ -85,19 +85,39 @@ func New(o Options) *Caller {
 }
 
 // Run owns the calls until ctx ends, then ends them and waits for them. The
-// lines are not hung up: a daemon that is restarted leaves them as they are.
+// lines are not hung up, since mail may be moving; a daemon that starts while a
+// line is up takes it over, and hangs it up when its calls are done.
 func (c *Caller) Run(ctx context.Context) error {
 	calls, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	c.mu.Lock()
 	c.ctx = calls
+	c.resume()
 	c.mu.Unlock()
 	<-ctx.Done()
 	c.mu.Lock()
 	c.ctx = nil
+	for _, ln := range c.lines {
+		if ln.state != control.LinkDown {
+			c.log.Warn("the line is left as it is: nobody hangs it up until etrnd runs again", "link", ln.name, "state", string(ln.state))
+		}
+	}
 	c.mu.Unlock()
 	cancel(errShutdown)
 	c.wg.Wait()
 	return nil
+}
+
+// resume makes the calls of links that are up already: their hooks have fired
+// while nobody was there to hear it, at boot or during a restart. The caller
+// holds mu.
+func (c *Caller) resume() {
+	for i := range c.cfg.Links {
+		link := &c.cfg.Links[i]
+		if iface, up := present(link); up && iface != "" {
+			c.log.Info("link was up before etrnd", "link", link.Name, "interface", iface)
+			c.comesUp(c.lines[link.Name], iface, c.remotesOf(link.Name))
+		}
+	}
 }
 
 // SetConfig swaps the configuration, as a reload does. Calls under way go on

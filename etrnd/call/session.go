@@ -8,6 +8,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/queue"
 )
 
 // session is the time from a link's coming up, or from dialling it, to its
@@ -54,7 +55,7 @@ func (s *session) launch(cl *call) {
 	cl.leftBefore = cl.outCounts()
 	if cl.remote.RouterType.Pushes() {
 		for _, q := range cl.remote.PushQueues {
-			unpin := s.caller.keeper.Pin(q)
+			unpin := s.caller.keeper.Pin(queue.Selection{Queue: q})
 			if old := s.pins[q]; old != nil {
 				old()
 			}

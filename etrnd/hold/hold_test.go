@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -47,7 +48,7 @@ func (k *Keeper) listing(msgs ...mta.Message) {
 	defer k.mu.Unlock()
 	start := time.Now()
 	k.apply(msgs, start)
-	k.listed = start
+	k.listed, k.total = start, len(msgs)
 }
 
 // flushed notes that everything due was flushed now.
@@ -284,7 +285,7 @@ func TestPin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := keeper(t)
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "b@beta.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
-		unpin := k.Pin("beta")
+		unpin := k.Pin(queue.Selection{Queue: "beta"})
 		if ids := k.flushedNow(); len(ids) != 2 {
 			t.Fatalf("flushed %v", ids)
 		}
@@ -322,35 +323,40 @@ func TestPin(t *testing.T) {
 	})
 }
 
-// A flush by domain moves every message of that domain, so it is used only
-// when all of them are to go.
+// A flush by domain moves whatever the MTA has noted for it, so it is used only
+// when everything that the MTA has is to go.
 func TestPlan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := keeper(t)
 		var list []mta.Message
 		for i := range 300 {
-			list = append(list, msg("A"+string(rune('0'+i/100))+string(rune('0'+i/10%10))+string(rune('0'+i%10)), "deferred", mta.ReasonHeld, "a@acme.example"))
-			list = append(list, msg("B"+string(rune('0'+i/100))+string(rune('0'+i/10%10))+string(rune('0'+i%10)), "deferred", mta.ReasonHeld, "b@beta.example"))
+			list = append(list, msg(fmt.Sprintf("A%03d", i), "deferred", mta.ReasonHeld, "a@acme.example"))
 		}
-		k.listing(list...)
-		k.Release(queue.Selection{Queue: "acme"})
-		due := func() (due []*entry) {
+		plan := func(list []mta.Message) (domains, ids []string, chunk []*entry) {
+			k.listing(list...)
+			k.Release(queue.Selection{Queue: "acme"})
+			var due []*entry
 			for _, e := range k.entries {
 				if e.want != nil {
 					due = append(due, e)
 				}
 			}
-			return due
+			return k.plan(due)
 		}
-		domains, ids, chunk := k.plan(due())
+		domains, ids, chunk := plan(list)
 		if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(chunk) != 300 {
-			t.Errorf("plan: %v, %d ids, %d messages", domains, len(ids), len(chunk))
+			t.Errorf("all of it: %v, %d ids, %d messages", domains, len(ids), len(chunk))
 		}
-		// One that is not to go (on hold) spoils the domain: by id, in chunks.
-		k.listing(append(list, msg("H", "hold", mta.ReasonHeld, "h@acme.example"))...)
-		domains, ids, chunk = k.plan(due())
-		if len(domains) != 0 || len(ids) != flushChunk || len(chunk) != flushChunk {
-			t.Errorf("plan with one on hold: %v, %d ids, %d messages", domains, len(ids), len(chunk))
+		// One that is not to go, for whatever reason, spoils it.
+		for _, other := range []mta.Message{
+			msg("H", "hold", mta.ReasonHeld, "h@acme.example"),
+			msg("B", "deferred", mta.ReasonHeld, "b@beta.example"),
+			msg("X", "deferred", "host down", "x@elsewhere.example"),
+		} {
+			domains, ids, chunk := plan(append(list, other))
+			if len(domains) != 0 || len(ids) != flushChunk || len(chunk) != flushChunk {
+				t.Errorf("with %s: %v, %d ids, %d messages", other.ID, domains, len(ids), len(chunk))
+			}
 		}
 	})
 }

@@ -50,6 +50,7 @@ type Keeper struct {
 	changed   chan struct{} // closed and replaced at every change
 
 	listAt    time.Time // when the next listing is due
+	total     int       // messages in the last good listing, of any queue or none
 	listed    time.Time // when the last good listing began; zero: never
 	listTook  time.Duration
 	listEnded time.Time
@@ -61,23 +62,22 @@ type Keeper struct {
 type window struct {
 	until time.Time // of an ETRN request
 	sels  []queue.Selection
-	pins  int // calls under way that push this queue
+	pins  []*queue.Selection // of calls and turns under way
 }
 
 func (w *window) open(now time.Time) bool {
-	return w != nil && (w.pins > 0 || now.Before(w.until))
+	return w != nil && (len(w.pins) > 0 || now.Before(w.until))
 }
 
-func (w *window) covers(e *entry) bool {
-	if w.pins > 0 {
-		return true
-	}
-	for _, sel := range w.sels {
-		if e.covered(sel) {
+func (w *window) pinned() bool { return w != nil && len(w.pins) > 0 }
+
+func (w *window) covers(e *entry, now time.Time) bool {
+	for _, sel := range w.pins {
+		if e.covered(*sel) {
 			return true
 		}
 	}
-	return false
+	return now.Before(w.until) && slices.ContainsFunc(w.sels, e.covered)
 }
 
 // Left counts what has left the MTA's queue after a release: delivered, or
@@ -128,7 +128,7 @@ func (k *Keeper) SetQueues(set *queue.Set) {
 		}
 	}
 	for name := range k.open {
-		if _, ok := set.ByName(name); !ok && k.open[name].pins == 0 {
+		if _, ok := set.ByName(name); !ok && !k.open[name].pinned() {
 			delete(k.open, name)
 		}
 	}
@@ -218,7 +218,7 @@ func (k *Keeper) openFor(e *entry, now time.Time) {
 		return
 	}
 	for _, name := range e.queues() {
-		if w := k.open[name]; w.open(now) && w.covers(e) && e.release(name, now) && e.where == "" {
+		if w := k.open[name]; w.open(now) && w.covers(e, now) && e.release(name, now) && e.where == "" {
 			e.flushAt = now.Add(arrivalDelays[0])
 		}
 	}
@@ -260,34 +260,45 @@ func (k *Keeper) release(sel queue.Selection, now time.Time) (st Started) {
 	return st
 }
 
-// Pin opens a queue for as long as a call lasts: what is held goes now, what
-// arrives goes at once, and what fails is tried again after a while. The
-// function that it returns ends that; what is still held then stays held.
-func (k *Keeper) Pin(name string) (unpin func()) {
+// Pin opens queues, or parts of them, for as long as a call or a turn lasts:
+// what is held goes now, what arrives goes at once, and what fails is tried
+// again after a while. The function that it returns ends that; what is still
+// held then stays held.
+func (k *Keeper) Pin(sels ...queue.Selection) (unpin func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w := k.windowOf(name)
-	w.pins++
 	now := time.Now()
-	k.release(queue.Selection{Queue: name}, now)
+	pins := make([]*queue.Selection, len(sels))
+	for i, sel := range sels {
+		pins[i] = &sel
+		w := k.windowOf(sel.Queue)
+		w.pins = append(w.pins, pins[i])
+		k.release(sel, now)
+	}
 	// Whoever waits for the queue to drain wants to know how it stands now.
 	k.due(now)
 	k.touched()
 	return sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		w.pins--
-		if w.pins == 0 {
-			// Nothing more is flushed; what the MTA is trying now ends by
-			// itself.
-			for _, e := range k.entries {
-				if e.in(name) {
-					e.drop(name)
-				}
-			}
+		for _, pin := range pins {
+			k.unpin(pin)
 		}
 		k.touched()
 	})
+}
+
+// unpin ends one pin. Nothing more of it is flushed; what the MTA is trying
+// now ends by itself. The caller holds mu.
+func (k *Keeper) unpin(pin *queue.Selection) {
+	w := k.windowOf(pin.Queue)
+	w.pins = slices.DeleteFunc(w.pins, func(p *queue.Selection) bool { return p == pin })
+	now := time.Now()
+	for _, e := range k.entries {
+		if e.covered(*pin) && !(w.open(now) && w.covers(e, now)) {
+			e.drop(pin.Queue)
+		}
+	}
 }
 
 func (k *Keeper) windowOf(name string) *window {
@@ -327,7 +338,7 @@ func (k *Keeper) states(queues []queue.Queue) []State {
 		s := &states[i]
 		*s = State{Queue: q.Name, Released: k.released[q.Name], Left: k.left[q.Name], Known: !k.listed.IsZero()}
 		if w := k.open[q.Name]; w.open(now) {
-			s.Open, s.Pinned = true, w.pins > 0
+			s.Open, s.Pinned = true, w.pinned()
 			if !s.Pinned {
 				s.Until = w.until
 			}
@@ -420,9 +431,9 @@ func (k *Keeper) step(ctx context.Context) (wait time.Duration) {
 // their turn in between.
 const flushChunk = 200
 
-// domainWorth is the number of messages from which a flush by domain is
-// cheaper than one by message.
-const domainWorth = 20
+// domainWorth is the number of messages from which a flush by domain is worth
+// its while: one by message costs some milliseconds each.
+const domainWorth = 100
 
 // flush asks the MTA to try what is due.
 func (k *Keeper) flush(ctx context.Context) {
@@ -485,58 +496,45 @@ func (k *Keeper) retry(now time.Time) {
 		}
 		e.retryAt = time.Time{}
 		for _, name := range e.queues() {
-			if w := k.open[name]; w != nil && w.pins > 0 && !e.held() {
+			if w := k.open[name]; w.pinned() && w.covers(e, now) && !e.held() {
 				e.release(name, now)
 			}
 		}
 	}
 }
 
-// plan chooses the domains that are flushed whole, and bounds the rest. A
-// flush by domain moves every message that has a recipient there, so a domain
-// qualifies only when all of its listed messages are to go. The caller holds
-// mu.
+// plan chooses the domains that are flushed whole, and bounds the rest.
+//
+// A flush by domain moves every message that the MTA has noted under it, and
+// it may have noted some that have long been delivered to that domain and wait
+// for another one. So it is exact only when everything that the MTA has is to
+// go, as when a site pushes all of its mail. In all other cases messages are
+// flushed one by one. The caller holds mu.
 func (k *Keeper) plan(due []*entry) (domains, ids []string, chunk []*entry) {
-	count := map[string]int{}
-	for _, e := range due {
-		if e.where != deferred || e.tries > 0 {
-			continue // a flush by domain did not find it, or would not
-		}
-		seen := map[string]bool{}
-		for _, r := range e.rcpts {
-			if d := domainOf(r.address); slices.Contains(e.want, r.queue) && !seen[d] {
-				seen[d] = true
-				count[d]++
+	if len(due) >= domainWorth && len(due) == k.total {
+		count := map[string]int{}
+		for _, e := range due {
+			if e.where != deferred || e.tries > 0 {
+				continue // a flush by domain did not find it, or would not
+			}
+			seen := map[string]bool{}
+			for _, r := range e.rcpts {
+				if d := domainOf(r.address); !seen[d] {
+					seen[d] = true
+					count[d]++
+				}
 			}
 		}
-	}
-	for _, e := range k.entries {
-		for _, r := range e.rcpts {
-			if !slices.Contains(e.want, r.queue) {
-				delete(count, domainOf(r.address))
+		for d, n := range count {
+			if d != "" && n >= domainWorth {
+				domains = append(domains, d)
 			}
 		}
+		slices.Sort(domains)
 	}
-	for _, q := range k.set.Queues() {
-		for _, p := range q.Domains {
-			if p.Address() {
-				// Mail for another address of this domain may be no queue's
-				// and unknown to the index.
-				delete(count, p.DomainName())
-			}
-		}
-	}
-	for d, n := range count {
-		if n >= domainWorth {
-			domains = append(domains, d)
-		}
-	}
-	slices.Sort(domains)
 	for _, e := range due {
 		switch {
-		case slices.ContainsFunc(e.rcpts, func(r recipient) bool {
-			return slices.Contains(e.want, r.queue) && slices.Contains(domains, domainOf(r.address))
-		}):
+		case e.tries == 0 && slices.ContainsFunc(e.rcpts, func(r recipient) bool { return slices.Contains(domains, domainOf(r.address)) }):
 		case len(ids) < flushChunk:
 			ids = append(ids, e.id)
 		default:
@@ -578,6 +576,7 @@ func (k *Keeper) list(ctx context.Context) {
 	}
 	k.listErr = nil
 	moved := k.apply(msgs, start)
+	k.total = len(msgs)
 	k.listed = start
 	if moved {
 		k.quiet = 0
@@ -604,12 +603,10 @@ func (k *Keeper) cadence(now time.Time) time.Duration {
 	d := k.reconcile
 	for name, w := range k.open {
 		if !w.open(now) {
-			if w.pins == 0 {
-				delete(k.open, name)
-			}
+			delete(k.open, name)
 			continue
 		}
-		if w.pins > 0 {
+		if w.pinned() {
 			d = min(d, 500*time.Millisecond)
 		} else {
 			d = min(d, time.Second)
