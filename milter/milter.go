@@ -47,12 +47,14 @@ type Settings struct {
 	Local func(domain string) bool
 	// Delimiters are the characters that begin an address extension.
 	Delimiters string
-	// Split is the name of a header that makes the MTA split a message into
-	// one for each recipient, all of which pass here again. It is put on a
-	// message with recipients in more than one queue, unless the copies would
-	// be very many or very large, and removed from whatever comes in. Empty
-	// is never.
-	Split string
+	// Split has a message with recipients in more than one queue marked, so
+	// that the MTA splits it into one for each recipient, all of which pass
+	// here again and get the tag of their own queue. A message of which the
+	// copies would be very many or very large stays one.
+	Split bool
+	// Mark is the name of the header for that. It is removed from whatever
+	// comes in, also where nothing is split. Empty is none.
+	Mark string
 }
 
 // Options of New. Settings and Report are required.
@@ -122,8 +124,8 @@ func (m *Milter) Reload(s Settings) error {
 	if !validHeader(s.Header) {
 		return fmt.Errorf("milter: %.80q is no header name: letters, digits and \"-\", at most 60", s.Header)
 	}
-	if s.Split != "" && (!validHeader(s.Split) || strings.EqualFold(s.Split, s.Header)) {
-		return fmt.Errorf("milter: %.80q cannot be the header that splits messages: it must be a header name other than %q", s.Split, s.Header)
+	if (s.Mark != "" || s.Split) && (!validHeader(s.Mark) || strings.EqualFold(s.Mark, s.Header)) {
+		return fmt.Errorf("milter: %.80q cannot be the header that splits messages: it must be a header name other than %q", s.Mark, s.Header)
 	}
 	if s.Queues == nil {
 		return errors.New("milter: no queues")

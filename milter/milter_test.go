@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"strings"
@@ -121,22 +122,112 @@ func TestSplits(t *testing.T) {
 		size   int64
 		off    bool
 		want   bool
+		large  bool
 	}{
 		{name: "two queues", queues: 2, all: 2, want: true},
 		{name: "one queue and somebody else", queues: 1, all: 2},
 		{name: "not wanted", queues: 2, all: 2, off: true},
-		{name: "as many as may be", queues: 2, all: 50, want: true},
-		{name: "more", queues: 2, all: 51},
+		{name: "as many as may be", queues: 2, all: 1000, size: 2000, want: true},
+		{name: "more", queues: 2, all: 1001, size: 2000, large: true},
 		{name: "as large as may be", queues: 2, all: 2, size: 32 << 20, want: true},
-		{name: "larger", queues: 2, all: 2, size: 32<<20 + 1},
+		{name: "larger", queues: 2, all: 2, size: 32<<20 + 1, large: true},
+		{name: "larger than a number holds", queues: 2, all: 3, size: math.MaxInt64, large: true},
+		{name: "no size declared", queues: 2, all: 64, want: true},
+		{name: "no size declared, and many", queues: 2, all: 65, large: true},
+		{name: "large, of one queue", queues: 1, all: 1001, size: 32 << 20},
 	} {
-		tx := &transaction{settings: &Settings{Split: "X-ETRN-Split"}, queues: make([]string, tt.queues), all: tt.all, size: tt.size}
-		if tt.off {
-			tx.settings.Split = ""
+		tx := &transaction{settings: &Settings{Split: !tt.off}, queues: make([]string, tt.queues), all: tt.all, size: tt.size}
+		if got, large := tx.split(); got != tt.want || large != tt.large {
+			t.Errorf("%s: %v, %v, want %v, %v", tt.name, got, large, tt.want, tt.large)
 		}
-		if got := tx.split(); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+	}
+}
+
+// A circular to a whole fleet: split, it has the mark and no tag, since each
+// copy gets its own; whole, it has no more tags than the next milter lets pass.
+func TestManyQueues(t *testing.T) {
+	var qs []queue.Queue
+	for i := range 2 * maxForged {
+		p, err := queue.ParsePattern(fmt.Sprintf("ship%d.example", i))
+		if err != nil {
+			t.Fatal(err)
 		}
+		qs = append(qs, queue.Queue{Name: fmt.Sprintf("ship%d", i), Domains: []queue.Pattern{p}})
+	}
+	set, err := queue.NewSet(qs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name        string
+		split       bool
+		size        string
+		tags, marks int
+		reported    int
+		log         string
+	}{
+		{name: "split", split: true, size: "SIZE=2000", marks: 1},
+		{name: "not to be split", size: "SIZE=2000", tags: maxTags, reported: len(qs), log: "more queues than it gets tags"},
+		{name: "too large to be split", split: true, size: "SIZE=1000000", tags: maxTags, reported: len(qs), log: "stays whole"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := start(t, Options{Settings: Settings{Header: "X-ETRN-Queue", Queues: set, Split: tt.split, Mark: "X-ETRN-Split"}})
+			c := gomilter.NewClient("unix", s.path)
+			cs, err := c.Session(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cs.Close()
+			step := func(a *gomilter.Action, err error) {
+				t.Helper()
+				if err != nil || a.Type != gomilter.ActionContinue {
+					t.Fatalf("%v, %v", a, err)
+				}
+			}
+			step(cs.Conn("client.example.org", gomilter.FamilyInet, 25, "192.0.2.7"))
+			step(cs.Helo("client.example.org"))
+			step(cs.Mail("sender@example.org", tt.size))
+			for i := range qs {
+				step(cs.Rcpt(fmt.Sprintf("a@ship%d.example", i), ""))
+			}
+			step(cs.DataStart())
+			step(cs.HeaderField("X-Etrn-SPLIT", "forged", nil))
+			step(cs.HeaderEnd())
+			step(cs.BodyChunk([]byte("body")))
+			mods, a, err := cs.End()
+			if err != nil || a.Type != gomilter.ActionAccept {
+				t.Fatalf("%v, %v", a, err)
+			}
+			var tags, marks, removed int
+			for _, m := range mods {
+				switch {
+				case m.Type == gomilter.ActionAddHeader && m.HeaderName == "X-ETRN-Queue":
+					tags++
+				case m.Type == gomilter.ActionAddHeader && m.HeaderName == "X-ETRN-Split":
+					marks++
+				case m.Type == gomilter.ActionChangeHeader && m.HeaderName == "X-ETRN-Split" && m.HeaderValue == "":
+					removed++
+				default:
+					t.Errorf("change: %+v", m)
+				}
+			}
+			if tags != tt.tags || marks != tt.marks || removed != 1 {
+				t.Errorf("%d tags, %d marks, %d marks removed", tags, marks, removed)
+			}
+			if !strings.Contains(s.logged(), tt.log) {
+				t.Errorf("log: %s", s.logged())
+			}
+			_ = cs.Close()
+			s.stop()
+			for _, e := range s.events {
+				if e.Kind == report.Message && len(e.Queues) != tt.reported {
+					t.Errorf("reported in %d queues, want %d", len(e.Queues), tt.reported)
+				}
+			}
+			if s.count(report.Message) != 1 {
+				t.Errorf("events: %+v", s.events)
+			}
+		})
 	}
 }
 
@@ -192,7 +283,9 @@ func start(t testing.TB, o Options) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Settings = Settings{Header: "X-ETRN-Queue", Queues: acme(t)}
+	if o.Settings.Header == "" {
+		o.Settings = Settings{Header: "X-ETRN-Queue", Queues: acme(t)}
+	}
 	o.Logger = slog.New(slog.NewTextHandler(s, nil))
 	o.Report = func(e report.Event) {
 		s.mu.Lock()
@@ -451,8 +544,9 @@ func TestSettings(t *testing.T) {
 		{Header: strings.Repeat("x", 61), Queues: ok.Queues},
 		{Header: "X-\r\nBcc", Queues: ok.Queues},
 		{Header: "X-ETRN-Queue"},
-		{Header: "X-ETRN-Queue", Queues: ok.Queues, Split: "x-etrn-queue"},
-		{Header: "X-ETRN-Queue", Queues: ok.Queues, Split: "two words"},
+		{Header: "X-ETRN-Queue", Queues: ok.Queues, Mark: "x-etrn-queue"},
+		{Header: "X-ETRN-Queue", Queues: ok.Queues, Mark: "two words"},
+		{Header: "X-ETRN-Queue", Queues: ok.Queues, Split: true},
 	} {
 		if _, err := New(Options{Settings: bad, Report: func(report.Event) {}}); err == nil {
 			t.Errorf("%+v was taken", bad)

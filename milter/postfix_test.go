@@ -700,7 +700,7 @@ func TestSplit(t *testing.T) {
 	}
 	rec := &recorder{}
 	serve(t, h, milter.Options{
-		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example"), Transport: "transient", Split: "X-ETRN-Split"},
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example"), Transport: "transient", Split: true, Mark: "X-ETRN-Split"},
 		Report:   rec.report,
 	})
 	s := dialSMTP(t, h)

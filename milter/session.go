@@ -25,11 +25,17 @@ import (
 const maxForged = 100
 
 // A message is split into at most so many, which take up at most so many
-// bytes together; beyond that it stays one.
+// bytes together; beyond that it stays one. A sender who declares no size is
+// taken to send more than most messages have.
 const (
-	maxCopies     = 50
-	maxCopiedSize = 64 << 20
+	maxCopies      = 1000
+	maxCopiedSize  = 64 << 20
+	undeclaredSize = 1 << 20
 )
+
+// maxTags bounds the tags of one message: it must not have more of them than
+// the milter of the next host puts up with (maxForged).
+const maxTags = 50
 
 // session is one milter connection, and so one SMTP session.
 type session struct {
@@ -60,10 +66,19 @@ type transaction struct {
 }
 
 // split reports whether the message is to become one for each recipient: the
-// MTA lets a message go as a whole, so those of two queues must be two. A
-// sender who declares no size is taken at his word; few are.
-func (tx *transaction) split() bool {
-	return tx.settings.Split != "" && len(tx.queues) > 1 && tx.all <= maxCopies && tx.size*int64(tx.all) <= maxCopiedSize
+// MTA lets a message go as a whole, so those of two queues must be two. Large
+// says that it should, but the copies would be too many or too large. The size
+// is what the sender says: to know it would take the whole body.
+func (tx *transaction) split() (split, large bool) {
+	if !tx.settings.Split || len(tx.queues) < 2 {
+		return false, false
+	}
+	size := tx.size
+	if size == 0 {
+		size = undeclaredSize
+	}
+	large = tx.all > maxCopies || size > maxCopiedSize/int64(tx.all)
+	return !large, large
 }
 
 // digest is what report.Event says of Digest.
@@ -215,7 +230,7 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 		switch {
 		case strings.EqualFold(name, s.tx.settings.Header):
 			s.tx.forged++
-		case s.tx.settings.Split != "" && strings.EqualFold(name, s.tx.settings.Split):
+		case s.tx.settings.Mark != "" && strings.EqualFold(name, s.tx.settings.Mark):
 			s.tx.marks++
 		}
 		if s.tx.messageID == "" && strings.EqualFold(name, "Message-ID") {
@@ -259,20 +274,29 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 		}
 	}
 	for i := tx.marks; i > 0; i-- {
-		if err := mod.ChangeHeader(i, tx.settings.Split, ""); err != nil {
+		if err := mod.ChangeHeader(i, tx.settings.Mark, ""); err != nil {
 			return nil, fmt.Errorf("remove a foreign mark: %w", err)
 		}
 	}
-	for _, q := range tx.queues {
-		if err := mod.AddHeader(tx.settings.Header, q); err != nil {
-			return nil, fmt.Errorf("add a tag: %w", err)
-		}
-	}
-	split := tx.split()
+	split, large := tx.split()
 	if split {
-		if err := mod.AddHeader(tx.settings.Split, "yes"); err != nil {
+		// Without tags: each copy passes here again and gets its own.
+		if err := mod.AddHeader(tx.settings.Mark, "yes"); err != nil {
 			return nil, fmt.Errorf("have the message split: %w", err)
 		}
+	} else {
+		for _, q := range tx.queues[:min(len(tx.queues), maxTags)] {
+			if err := mod.AddHeader(tx.settings.Header, q); err != nil {
+				return nil, fmt.Errorf("add a tag: %w", err)
+			}
+		}
+	}
+	switch {
+	case large:
+		log.Warn("message for several queues stays whole, so that a release of one tries all: its copies would be too many or too large",
+			"queues", len(tx.queues), "recipients", tx.all, "size", tx.size, "max_copies", maxCopies, "max_bytes", maxCopiedSize)
+	case len(tx.queues) > maxTags && !split:
+		log.Warn("message is for more queues than it gets tags", "queues", len(tx.queues), "tags", maxTags)
 	}
 	level := slog.LevelDebug
 	if len(tx.queues) > 0 || tx.forged > 0 {
