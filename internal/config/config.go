@@ -57,6 +57,9 @@ type MTA struct {
 	SMTP      string // host:port of the local SMTP listener, for which a call waits
 	Transport string // name of the held transport
 	Reconcile time.Duration
+	// Split is the address and port of the loopback on which messages for
+	// several queues are taken apart; empty: they stay one.
+	Split string
 }
 
 // Milter is the part of etrn-milter.

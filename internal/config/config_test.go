@@ -225,11 +225,11 @@ func TestSite(t *testing.T) {
 // TestEverything reads a file with all keys, none of them at its default.
 func TestEverything(t *testing.T) {
 	c, warnings := good(t, "everything.toml", withHost("unused.example.net", "root"))
-	diff(t, "warnings", warnings, "everything.toml:94: remote \"south\": tls: \"insecure\" does not check who answers: "+
+	diff(t, "warnings", warnings, "everything.toml:95: remote \"south\": tls: \"insecure\" does not check who answers: "+
 		"whoever is on the path can read and answer in the remote's name; write tls = \"require\", with tls-ca or tls-name where they help\n")
 	dir := filepath.Join(filepath.Dir(filepath.Dir(c.File)), "tls")
 	diff(t, "log", []any{c.LogLevel, c.LogFormat}, []any{slog.LevelDebug, "json"})
-	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc", SMTP: "[::1]:2525", Transport: "held", Reconcile: 5 * time.Minute})
+	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc", SMTP: "[::1]:2525", Transport: "held", Reconcile: 5 * time.Minute, Split: "[::1]:10367"})
 	diff(t, "milter", c.Milter, Milter{Listen: "127.0.0.1:8891", Header: "X-Held-For", Report: "unix:/run/etrnd/r.sock"})
 	diff(t, "policy", c.Policy, Policy{Listen: "unix:/run/etrnd/p.sock"})
 	diff(t, "odmr", c.ODMR, ODMR{

@@ -86,6 +86,7 @@ func Keys() []Key {
 		{Table: "mta", Name: "smtp", Type: String, Default: `"127.0.0.1:25"`, Doc: "its local SMTP listener, which must answer before a call asks for mail"},
 		{Table: "mta", Name: "transport", Type: String, Default: `"transient"`, Doc: "name of the transport that is held back"},
 		{Table: "mta", Name: "reconcile", Type: Duration, Default: `"1m"`, min: sec, max: day, Doc: "how often the index is compared with the mail server's own listing"},
+		{Table: "mta", Name: "split", Type: String, Default: `""`, Doc: "loopback address and port on which messages for several queues are taken apart; empty leaves them whole"},
 
 		{Table: "milter", Name: "listen", Type: String, Default: `"unix:/var/spool/postfix/etrnd/milter.sock"`, Doc: "where Postfix reaches etrn-milter"},
 		{Table: "milter", Name: "header", Type: String, Default: `"X-ETRN-Queue"`, Doc: "header field that tags held mail"},

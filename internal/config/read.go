@@ -351,12 +351,46 @@ func (r *reader) mta(t *table, c *Config) {
 			t.fail("transport", `write a name of its own, such as "transient"`, "%s is a transport that Postfix uses for other mail, all of which would be held", quote(s))
 		}
 	}
+	c.MTA.Split = r.split(t, c.MTA.SMTP)
+}
+
+// split reads the port that Postfix opens for itself. Whoever reaches it can
+// send mail past the restrictions of the other ports, so it is on the
+// loopback or nowhere; and it stands as it is in master.cf, so it is an
+// address and no name.
+func (r *reader) split(t *table, smtp string) string {
+	s := t.str("split")
+	if s == "" {
+		return ""
+	}
+	hint := `write "127.0.0.1:10366", or leave the key out`
+	at, err := netip.ParseAddrPort(s)
+	switch {
+	case err != nil || at.Port() == 0:
+		t.fail("split", hint, "%s is no address with a port", quote(s))
+		return ""
+	case !at.Addr().IsLoopback() || at.Addr().Is4In6() || at.Addr().Zone() != "":
+		t.fail("split", hint, "%s is not on the loopback of this machine", quote(s))
+		return ""
+	}
+	if host, port, msg := hostPort(smtp); msg == "" && port == at.Port() &&
+		(address(host).Unmap() == at.Addr() || strings.EqualFold(host, "localhost")) {
+		t.fail("split", `write a port of its own: "127.0.0.1:10366"`, "%s is where the mail server takes all mail (mta: smtp)", quote(s))
+		return ""
+	}
+	return r.listenAt(t, t.line("split"), "split", at.String(), tcpOnly)
 }
 
 const (
 	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	digits  = "0123456789"
 )
+
+// maxHeader leaves room for a queue's name on one line.
+const maxHeader = 60
+
+// markHeader is mta.SplitHeader; the milter cannot use one name for two ends.
+const markHeader = "X-ETRN-Split"
 
 func (r *reader) milter(t *table, c *Config) {
 	c.Milter = Milter{
@@ -367,10 +401,10 @@ func (r *reader) milter(t *table, c *Config) {
 	h := c.Milter.Header
 	switch {
 	case h == "" && t.vals["header"] != "":
-	case len(h) > 64 || strings.ContainsFunc(h, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) || h == "":
-		// RFC 5322, section 3.6.8. The length leaves room for the value on
-		// one line.
-		t.fail("header", "write letters, digits and \"-\", at most 64", "%s is no name for a header field", quote(h))
+	case len(h) > maxHeader || strings.Trim(h, letters+digits+"-") != "":
+		t.fail("header", fmt.Sprintf("write letters, digits and \"-\", at most %d", maxHeader), "%s is no name for a header field", quote(h))
+	case strings.EqualFold(h, markHeader):
+		t.fail("header", "write another name", "%s is the field that marks messages to be taken apart (mta: split)", quote(h))
 	case !strings.HasPrefix(strings.ToUpper(h), "X-") || len(h) == 2:
 		// The milter removes the field from mail that comes in: of any other
 		// name that could be one that people use.
