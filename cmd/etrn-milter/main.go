@@ -213,7 +213,10 @@ const (
 // settings makes the milter's settings. Postfix's configuration is asked only
 // if a pattern needs it; a milter that serves plain domains runs no commands.
 func (d *milterd) settings(ctx context.Context, cfg *config.Config) milter.Settings {
-	s := milter.Settings{Header: cfg.Milter.Header, Queues: cfg.Set(), Transport: cfg.MTA.Transport}
+	s := milter.Settings{
+		Header: cfg.Milter.Header, Queues: cfg.Set(), Transport: cfg.MTA.Transport,
+		Split: cfg.MTA.Split != "", Mark: mta.SplitHeader,
+	}
 	pf := mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: d.log})
 	var address, everything bool
 	for _, q := range cfg.Queues {

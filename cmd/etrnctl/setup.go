@@ -6,11 +6,11 @@ import (
 	"io"
 	"io/fs"
 	"os/signal"
-	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/etrnd/etrnd/etrnd"
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/mta"
@@ -51,7 +51,7 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			if undo {
 				plan, err = p.Undo(ctx)
 			} else {
-				plan, err = p.Plan(ctx, wanted(cfg))
+				plan, err = p.Plan(ctx, etrnd.Wanted(cfg))
 			}
 			if err != nil {
 				return mtaError(err)
@@ -126,39 +126,12 @@ func mtaError(err error) error {
 	return control.Errorf(control.ExitConfig, "", "%v", err)
 }
 
-// wanted is what a configuration asks of Postfix.
-func wanted(cfg *config.Config) mta.Wanted {
-	pushed := map[string]bool{}
-	for _, r := range cfg.Remotes {
-		for _, q := range r.PushQueues {
-			pushed[q] = true
-		}
-	}
-	w := mta.Wanted{Policy: cfg.Policy.Listen, Milter: cfg.Milter.Listen}
-	for _, q := range cfg.Queues {
-		for _, d := range q.Domains {
-			w.Routes = append(w.Routes, mta.Route{
-				Pattern: d.String(),
-				Deliver: q.Deliver.String(),
-				// What is held for a site comes from anywhere. What a site
-				// pushes comes from its own networks, and to take it from
-				// anywhere would make an open relay.
-				Relay: !pushed[q.Name] && !d.Any(),
-			})
-		}
-		w.QueueNames = append(w.QueueNames, q.Name)
-		w.ClientCerts = w.ClientCerts || len(q.Certificates) > 0
-	}
-	slices.Sort(w.QueueNames)
-	return w
-}
-
 // checkMTA is the part of check that concerns the MTA. What it finds are
 // warnings: the configuration may be right and Postfix still to be set up,
 // and an ordinary user cannot see everything.
 func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 	var found []finding
-	for _, f := range postfix(cfg).Check(ctx, wanted(cfg)) {
+	for _, f := range postfix(cfg).Check(ctx, etrnd.Wanted(cfg)) {
 		level := "warning"
 		if f.OK {
 			level = "ok"
