@@ -67,7 +67,7 @@ func (p *Postfix) Check(ctx context.Context, w Wanted) []Finding {
 	}
 	if pl != nil {
 		for _, text := range pl.Warnings {
-			add(false, text, "see etrnctl(1), setup postfix")
+			add(false, text, "see etrnctl(8), setup postfix")
 		}
 	}
 
