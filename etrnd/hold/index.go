@@ -24,7 +24,8 @@ type entry struct {
 	rcpts   []recipient
 	missing bool // absent from the last listing; a second absence means gone
 
-	reported time.Time // when the milter told of it; zero once a listing showed it
+	reported time.Time // when the milter saw it; zero once a listing showed it
+	seen     time.Time // when the first listing that showed it had ended
 
 	// A release that was asked for and has not ended.
 	want    []string  // queues for which the message is to go; nil: none

@@ -50,6 +50,8 @@ type Keeper struct {
 	changed   chan struct{} // closed and replaced at every change
 
 	listAt    time.Time // when the next listing is due
+	doubt     bool      // a message was absent from the last listing, once
+	moving    bool      // a release was under way in the last listing
 	total     int       // messages in the last good listing, of any queue or none
 	listed    time.Time // when the last good listing began; zero: never
 	listTook  time.Duration
@@ -169,10 +171,17 @@ func (k *Keeper) Arrived(ev report.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	e := &entry{id: ev.QueueID, arrived: ev.Time, size: ev.Size, reported: now}
-	if e.arrived.IsZero() {
-		e.arrived = now
+	if ev.Time.IsZero() || ev.Time.After(now) {
+		ev.Time = now
 	}
+	// Reports may come late, when nobody listened at first. What a listing has
+	// said since is newer.
+	if old := k.entries[ev.QueueID]; old != nil && !old.seen.Before(ev.Time) || old == nil && k.listed.After(ev.Time.Add(unlisted)) {
+		k.due(now.Add(time.Second))
+		k.touched()
+		return
+	}
+	e := &entry{id: ev.QueueID, arrived: ev.Time, size: ev.Size, reported: ev.Time}
 	for _, addr := range ev.Recipients {
 		name, _ := k.set.Match(addr)
 		e.rcpts = append(e.rcpts, recipient{address: addr, queue: name})
@@ -200,8 +209,7 @@ func (k *Keeper) Relist() {
 	k.touched()
 }
 
-// due moves the next listing forward, but never so far that listing takes
-// more than a tenth of the time. The caller holds mu.
+// due moves the next listing forward, but never too far. The caller holds mu.
 func (k *Keeper) due(at time.Time) {
 	if soonest := k.listEnded.Add(k.pause()); at.Before(soonest) {
 		at = soonest
@@ -593,14 +601,25 @@ func (k *Keeper) notify() {
 	k.changed = make(chan struct{})
 }
 
-// pause keeps the share of time that goes into listing at a tenth or less,
-// however long the queue is.
-func (k *Keeper) pause() time.Duration { return min(10*k.listTook, k.reconcile) }
+// pause bounds the share of time that goes into listing, however long the
+// queue is: to a tenth at most, to a quarter while mail is under way, and to
+// half of it when a listing is needed to complete the one before.
+func (k *Keeper) pause() time.Duration {
+	times := 9
+	switch {
+	case k.doubt:
+		times = 1
+	case k.moving:
+		times = 3
+	}
+	return min(time.Duration(times)*k.listTook, k.reconcile)
+}
 
 // cadence is how long until the next listing: short while something is
 // expected to move.
 func (k *Keeper) cadence(now time.Time) time.Duration {
 	d := k.reconcile
+	k.moving = false
 	for name, w := range k.open {
 		if !w.open(now) {
 			delete(k.open, name)
@@ -613,6 +632,7 @@ func (k *Keeper) cadence(now time.Time) time.Duration {
 		}
 	}
 	for _, e := range k.entries {
+		k.moving = k.moving || e.want != nil
 		switch {
 		case e.missing:
 			d = min(d, 200*time.Millisecond)
@@ -629,12 +649,13 @@ func (k *Keeper) cadence(now time.Time) time.Duration {
 
 // unlisted is how long a message that the milter reported may be absent from
 // listings before it is given up: the MTA may still be writing it.
-const unlisted = 5 * time.Second
+const unlisted = 3 * time.Second
 
 // apply makes the index equal to a listing that began at start. It reports
 // whether anything changed. The caller holds mu.
 func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 	now := time.Now()
+	k.doubt = false
 	listed := make(map[string]bool, len(msgs))
 	for _, m := range msgs {
 		e := k.entries[m.ID]
@@ -657,11 +678,14 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 		listed[m.ID] = true
 		isNew := e == nil
 		if isNew {
-			e = &entry{id: m.ID}
+			e = &entry{id: m.ID, seen: now}
 			k.entries[m.ID] = e
 		}
 		if e.where != m.Queue || len(e.rcpts) != len(rcpts) {
 			moved = true
+		}
+		if e.seen.IsZero() {
+			e.seen = now
 		}
 		wasWanted := e.want != nil
 		e.arrived, e.size, e.where, e.missing, e.reported = m.Arrived, m.Size, m.Queue, false, time.Time{}
@@ -689,10 +713,12 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 		switch {
 		case e.where == "" && !e.reported.IsZero() && now.Sub(e.reported) < unlisted:
 			// Reported by the milter a moment ago.
-		case !e.missing && e.reported.IsZero():
+		case !e.missing && e.reported.IsZero() && e.where != "active":
 			// The MTA moves messages from one directory to another while it
-			// lists them, so one absence proves nothing.
-			e.missing = true
+			// lists them, so one absence proves nothing. It does for one that
+			// was active: showq(8) reads that directory before those to which
+			// the message could have gone.
+			e.missing, k.doubt = true, true
 		default:
 			k.gone(e)
 			delete(k.entries, id)

@@ -120,7 +120,7 @@ func newStream(ctx context.Context, t *testing.T, w *World) *stream {
 			s.gate.Lock()
 			// Not under ctx: a message cut off by the end of the test would
 			// be neither sent nor unsent.
-			ids, err := w.Online.SendMany(context.WithoutCancel(ctx), hubName+":25", Messages(5, 500, "a@acme.example"))
+			ids, err := w.Online.SendMany(context.WithoutCancel(ctx), hubName+":25", Messages(2, 500, "a@acme.example"))
 			s.gate.Unlock()
 			s.mu.Lock()
 			s.ids = append(s.ids, ids...)
@@ -132,7 +132,7 @@ func newStream(ctx context.Context, t *testing.T, w *World) *stream {
 			s.mu.Unlock()
 			select {
 			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(40 * time.Millisecond):
 			}
 		}
 	}()

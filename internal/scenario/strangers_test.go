@@ -1,0 +1,115 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/testbed"
+)
+
+// ETRN from a stranger, from a wrong network, for another's queue, for @com:
+// 459, and nothing moves. Junk, a NUL, pipelined garbage, a client that sends
+// one byte a second, and one that only connects: the listener answers others
+// meanwhile.
+func TestStrangersAndGarbage(t *testing.T) {
+	t.Parallel()
+	ctx, w := world(t, Options{})
+	must(t, w.Line.Up(ctx))
+	send(ctx, t, w.Online, hubName+":25", Messages(2, 0, "a@acme.example"))
+	send(ctx, t, w.Online, hubName+":25", Messages(2, 0, "b@beta.example"))
+	must(t, w.Hub.WaitQueue(ctx, "acme", 2))
+	must(t, w.Hub.WaitQueue(ctx, "beta", 2))
+
+	hubEth := "198.51.100.1:366"
+	for _, c := range []struct {
+		why        string
+		from       *testbed.Host
+		addr, name string
+		code       string
+	}{
+		{"a stranger", w.Online, hubEth, "acme.example", "459"},
+		{"a stranger, by queue name", w.Online, hubEth, "#acme", "459"},
+		{"a wrong network", w.Online, hubEth, "beta.example", "459"},
+		{"another's queue", w.SiteHost, hubLine + ":366", "beta.example", "459"},
+		{"another's queue by name", w.SiteHost, hubLine + ":366", "#beta", "459"},
+		{"a top-level domain", w.SiteHost, hubLine + ":366", "@com", "459"},
+		{"the domain above", w.SiteHost, hubLine + ":366", "@example", "459"},
+		{"nobody's domain", w.SiteHost, hubLine + ":366", "unknown.example", "459"},
+		{"no name", w.SiteHost, hubLine + ":366", "", "500"},
+		{"no domain", w.SiteHost, hubLine + ":366", "acme..example", "501"},
+	} {
+		out := dialogue(ctx, t, c.from, c.addr, "EHLO x.example", strings.TrimSpace("ETRN "+c.name))
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if last := lines[len(lines)-1]; !strings.HasPrefix(last, c.code) {
+			t.Errorf("%s: ETRN %s: %q, want %s", c.why, c.name, last, c.code)
+		}
+	}
+	unmoved(ctx, t, w, 4)
+
+	// Trouble makers, all at once, who stay connected as long as they may.
+	for name, talk := range map[string]func(net.Conn){
+		"junk":      func(c net.Conn) { c.Write([]byte(strings.Repeat("x", 9999))) },
+		"nul":       func(c net.Conn) { c.Write([]byte("EHLO \x00\r\n\x00\x00ETRN acme.example\r\n")) },
+		"pipelined": func(c net.Conn) { c.Write([]byte(strings.Repeat("ETRN acme.example\r\nGET / HTTP/1.0\r\n", 500))) },
+		"slow": func(c net.Conn) {
+			for _, b := range []byte("EHLO slow.example\r\n") {
+				if _, err := c.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(time.Second) // one byte a second is what this client is
+			}
+		},
+		"half-closed": func(c net.Conn) { c.(*net.TCPConn).CloseWrite() },
+		"silent":      func(net.Conn) {},
+		"binary":      func(c net.Conn) { io.CopyN(c, zeroes{}, 1<<20) },
+	} {
+		for range 3 {
+			c, err := w.Online.Dial(ctx, "tcp", hubEth)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			t.Cleanup(func() { c.Close() })
+			c.SetDeadline(time.Now().Add(time.Minute))
+			go talk(c)
+		}
+	}
+	for i := range 5 {
+		start := time.Now()
+		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "NOOP", "ETRN "+fmt.Sprintf("n%d.acme.example", i), "QUIT")
+		if !strings.Contains(out, "\n251 ") || !strings.Contains(out, "\n221 ") {
+			t.Errorf("while others make trouble: %s", out)
+		}
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("an answer took %v while others make trouble", took)
+		}
+	}
+	unmoved(ctx, t, w, 4)
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// unmoved checks that n messages are held at the hub and that none has been
+// tried.
+func unmoved(ctx context.Context, t *testing.T, w *World, n int) {
+	t.Helper()
+	q, err := w.HubHost.Queue(ctx)
+	must(t, err)
+	if len(q) != n {
+		t.Errorf("%d messages at the hub, want %d", len(q), n)
+	}
+	for _, m := range q {
+		if m.Queue != "deferred" || m.Recipients[0].Reason != "deferred transport" {
+			t.Errorf("moved: %+v", m)
+		}
+	}
+}
