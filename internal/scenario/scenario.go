@@ -81,7 +81,7 @@ type Daemons struct {
 
 // installDaemons writes the configuration, makes the directories that the
 // package's tmpfiles make, sets Postfix up, and starts both daemons.
-func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config string, start bool) (*Daemons, error) {
+func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config string, files, users map[string]string) (*Daemons, error) {
 	if err := w.programs.install(h); err != nil {
 		return nil, err
 	}
@@ -91,13 +91,28 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
 		return nil, err
 	}
+	for path, text := range files {
+		if err := h.WriteFile(path, []byte(text), 0o640); err != nil {
+			return nil, err
+		}
+		if _, err := h.Run(ctx, "chgrp", "etrnd", path); err != nil {
+			return nil, err
+		}
+	}
+	for name, password := range users {
+		c := h.Command(ctx, "etrnctl", "user", "add", name)
+		c.Stdin = strings.NewReader(password + "\n")
+		if out, err := c.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("etrnctl user add %s: %w: %s", name, err, out)
+		}
+		if _, err := h.Run(ctx, "chgrp", "etrnd", "/etc/etrnd/users"); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := h.Run(ctx, "etrnctl", "setup", "postfix", "--apply"); err != nil {
 		return nil, err
 	}
 	d := &Daemons{Host: h}
-	if !start {
-		return d, nil
-	}
 	if err := d.StartMilter(ctx); err != nil {
 		return nil, err
 	}
@@ -201,8 +216,11 @@ type Options struct {
 	Shape    testbed.Shape // of the line
 	// HubConfig and SiteConfig replace the default configurations.
 	HubConfig, SiteConfig string
-	// NoMilter and such variations are made by the tests themselves, after
-	// New: every daemon can be killed and started again.
+	// HubFiles and SiteFiles are further files, by path, that etrnd can read
+	// and others cannot.
+	HubFiles, SiteFiles map[string]string
+	// HubUsers are users of the hub and their passwords, made by etrnctl.
+	HubUsers map[string]string
 }
 
 // World is the hub, the site, the line between them, the host on the site's
@@ -271,8 +289,8 @@ func New(ctx context.Context, bed *testbed.Bed, o Options) (*World, error) {
 	// Each host on its own goroutine: they have nothing to do with each other.
 	var hubErr, siteErr, onlineErr error
 	var wg sync.WaitGroup
-	wg.Go(func() { hubErr = w.startHub(ctx, o.HubConfig) })
-	wg.Go(func() { siteErr = w.startSite(ctx, o.SiteConfig) })
+	wg.Go(func() { hubErr = w.startHub(ctx, o) })
+	wg.Go(func() { siteErr = w.startSite(ctx, o) })
 	wg.Go(func() {
 		// It could take beta's mail, for a hub that is told to send it there.
 		_, onlineErr = w.Online.Postfix(ctx, testbed.PostfixOptions{Final: []string{onlineDomain, "beta.example"}})
@@ -319,18 +337,18 @@ func (w *World) wire(ctx context.Context, shape testbed.Shape) (err error) {
 	return err
 }
 
-func (w *World) startHub(ctx context.Context, config string) (err error) {
+func (w *World) startHub(ctx context.Context, o Options) (err error) {
 	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: map[string]string{
 		"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine,
 	}})
 	if err != nil {
 		return err
 	}
-	w.Hub, err = w.installDaemons(ctx, w.HubHost, config, true)
+	w.Hub, err = w.installDaemons(ctx, w.HubHost, o.HubConfig, o.HubFiles, o.HubUsers)
 	return err
 }
 
-func (w *World) startSite(ctx context.Context, config string) (err error) {
+func (w *World) startSite(ctx context.Context, o Options) (err error) {
 	w.SiteMTA, err = w.SiteHost.Postfix(ctx, testbed.PostfixOptions{
 		Main:  map[string]string{"mynetworks": "127.0.0.0/8, 203.0.113.0/24"},
 		Final: []string{"acme.example"},
@@ -348,7 +366,7 @@ func (w *World) startSite(ctx context.Context, config string) (err error) {
 			return err
 		}
 	}
-	w.Site, err = w.installDaemons(ctx, w.SiteHost, config, true)
+	w.Site, err = w.installDaemons(ctx, w.SiteHost, o.SiteConfig, o.SiteFiles, nil)
 	return err
 }
 

@@ -183,11 +183,30 @@ func TestSplitKill(t *testing.T) {
 			must(t, w.Hub.StartMilter(ctx))
 		}
 	}
-	// What the crashes left waiting between two runs of the queue.
-	_, err := w.HubHost.Run(ctx, "postqueue", "-f")
-	must(t, err)
-	for _, q := range []string{"acme", "beta"} {
-		_, err := w.Hub.Ctl(ctx, "release", q)
+	// What the crashes left in between is taken apart in a while, and then the
+	// index has each part once.
+	held := map[string]int{}
+	must(t, testbed.Until(within(ctx, t, time.Minute), "everything to be held", func() (bool, error) {
+		list, err := w.HubHost.Queue(ctx)
+		clear(held)
+		for _, q := range list {
+			if len(q.Recipients) == 0 || slices.ContainsFunc(q.Recipients, func(r struct {
+				Address string `json:"address"`
+				Reason  string `json:"delay_reason"`
+			}) bool {
+				return r.Reason != "deferred transport"
+			}) {
+				return false, err
+			}
+			for _, r := range q.Recipients {
+				held[r.Address]++
+			}
+		}
+		return true, err
+	}))
+	for name, rcpt := range map[string]string{"acme": mixed[0], "beta": mixed[1]} {
+		must(t, w.Hub.WaitQueue(within(ctx, t, 10*time.Second), name, held[rcpt]))
+		_, err := w.Hub.Ctl(ctx, "release", name)
 		must(t, err)
 	}
 	arrived := func(h *testbed.Host, rcpt string) (duplicates int) {
@@ -205,7 +224,15 @@ func TestSplitKill(t *testing.T) {
 			return len(missing) == 0, err
 		})
 		if err != nil {
-			t.Fatalf("%v: %d are missing, the first is %s", err, len(missing), missing[0])
+			queue, _ := w.HubHost.Queue(ctx)
+			log, _ := w.HubHost.ReadFile("/var/log/mail.log")
+			var trail strings.Builder
+			for line := range strings.Lines(string(log)) {
+				if strings.Contains(line, missing[0]) {
+					trail.WriteString(line)
+				}
+			}
+			t.Fatalf("%v: %d are missing, the first is %s\nthe hub's queue: %+v\nthe hub's log:\n%s", err, len(missing), missing[0], queue, trail.String())
 		}
 		for _, n := range have {
 			duplicates += n - 1
