@@ -5,7 +5,9 @@
 // It changes nothing but its own headers (the tag, and a mark for messages
 // that the MTA is to split), and refuses nothing but a message that is an
 // attack on them. It asks the MTA for no more than it needs, and no bodies: a
-// message costs two round trips over a local socket, and a session one. It
+// message costs two round trips over a local socket, and a session one. Where
+// messages are split, bodies are asked for to know how large the copies would
+// be, mostly no more than the first piece: that is one more round trip. It
 // neither routes nor holds mail: the MTA does that, with this milter or
 // without it.
 package milter
@@ -184,6 +186,9 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 // What is asked of the MTA. Headers are needed to find forged tags; HELO,
 // DATA, the end of headers, bodies and unknown commands tell nothing.
 //
+// A body is looked at only where messages are split, and only as far as that
+// takes: the MTA is told to skip the rest.
+//
 // Recipients and headers are not answered. Clients that connect and MAIL are,
 // although the answer is always the same: Postfix keeps what needs no answer
 // in its buffer until something does, and the daemon would learn of a session
@@ -203,7 +208,11 @@ func (m *Milter) negotiate(mtaVersion, ourVersion uint32, mtaActions, _ gomilter
 	if mtaActions&actions != actions {
 		return 0, 0, 0, 0, fmt.Errorf("the MTA does not let milters add and change headers")
 	}
-	return min(mtaVersion, ourVersion), (actions | gomilter.OptSetMacros) & mtaActions, protocol & mtaProtocol, size, nil
+	options := protocol
+	if m.settings.Load().Split {
+		options = options&^gomilter.OptNoBody | gomilter.OptSkip
+	}
+	return min(mtaVersion, ourVersion), (actions | gomilter.OptSetMacros) & mtaActions, options & mtaProtocol, size, nil
 }
 
 func (m *Milter) enter() *session {

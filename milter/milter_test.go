@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -120,6 +121,7 @@ func TestSplits(t *testing.T) {
 		queues int
 		all    int
 		size   int64
+		seen   int64
 		off    bool
 		want   bool
 		large  bool
@@ -134,9 +136,11 @@ func TestSplits(t *testing.T) {
 		{name: "larger than a number holds", queues: 2, all: 3, size: math.MaxInt64, large: true},
 		{name: "no size declared", queues: 2, all: 64, want: true},
 		{name: "no size declared, and many", queues: 2, all: 65, large: true},
+		{name: "no size declared, and a body seen", queues: 2, all: 1000, seen: 2000, want: true},
+		{name: "more seen than declared", queues: 2, all: 1000, size: 10, seen: 1 << 20, large: true},
 		{name: "large, of one queue", queues: 1, all: 1001, size: 32 << 20},
 	} {
-		tx := &transaction{settings: &Settings{Split: !tt.off}, queues: make([]string, tt.queues), all: tt.all, size: tt.size}
+		tx := &transaction{settings: &Settings{Split: !tt.off}, queues: make([]string, tt.queues), all: tt.all, size: tt.size, seen: tt.seen, body: tt.seen > 0}
 		if got, large := tx.split(); got != tt.want || large != tt.large {
 			t.Errorf("%s: %v, %v, want %v, %v", tt.name, got, large, tt.want, tt.large)
 		}
@@ -165,10 +169,13 @@ func TestManyQueues(t *testing.T) {
 		tags, marks int
 		reported    int
 		log         string
+		chunks      int // of the body, 65,000 bytes each
+		taken       int // of these, before the milter has had enough
 	}{
-		{name: "split", split: true, size: "SIZE=2000", marks: 1},
-		{name: "not to be split", size: "SIZE=2000", tags: maxTags, reported: len(qs), log: "more queues than it gets tags"},
-		{name: "too large to be split", split: true, size: "SIZE=1000000", tags: maxTags, reported: len(qs), log: "stays whole"},
+		{name: "split", split: true, size: "SIZE=2000", marks: 1, chunks: 3, taken: 3},
+		{name: "not to be split", size: "SIZE=2000", tags: maxTags, reported: len(qs), log: "more queues than it gets tags", chunks: 3, taken: 3}, // a body that is not sent
+		{name: "too large to be split", split: true, size: "SIZE=1000000", tags: maxTags, reported: len(qs), log: "stays whole", chunks: 3},
+		{name: "larger than was said", split: true, size: "SIZE=1", tags: maxTags, reported: len(qs), log: "stays whole", chunks: 20, taken: 5},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start(t, Options{Settings: Settings{Header: "X-ETRN-Queue", Queues: set, Split: tt.split, Mark: "X-ETRN-Split"}})
@@ -193,7 +200,13 @@ func TestManyQueues(t *testing.T) {
 			step(cs.DataStart())
 			step(cs.HeaderField("X-Etrn-SPLIT", "forged", nil))
 			step(cs.HeaderEnd())
-			step(cs.BodyChunk([]byte("body")))
+			chunks := 0
+			for range tt.chunks {
+				if step(cs.BodyChunk(bytes.Repeat([]byte("x"), 65000))); cs.Skip() {
+					break
+				}
+				chunks++
+			}
 			mods, a, err := cs.End()
 			if err != nil || a.Type != gomilter.ActionAccept {
 				t.Fatalf("%v, %v", a, err)
@@ -210,6 +223,9 @@ func TestManyQueues(t *testing.T) {
 				default:
 					t.Errorf("change: %+v", m)
 				}
+			}
+			if chunks != tt.taken {
+				t.Errorf("%d pieces of the body were taken, want %d", chunks, tt.taken)
 			}
 			if tags != tt.tags || marks != tt.marks || removed != 1 {
 				t.Errorf("%d tags, %d marks, %d marks removed", tags, marks, removed)

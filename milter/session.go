@@ -25,12 +25,12 @@ import (
 const maxForged = 100
 
 // A message is split into at most so many, which take up at most so many
-// bytes together; beyond that it stays one. A sender who declares no size is
-// taken to send more than most messages have.
+// bytes together; beyond that it stays one. Where neither the sender has
+// declared a size nor a body was seen, it is taken to be more than most have.
 const (
-	maxCopies      = 1000
-	maxCopiedSize  = 64 << 20
-	undeclaredSize = 1 << 20
+	maxCopies     = 1000
+	maxCopiedSize = 64 << 20
+	unknownSize   = 1 << 20
 )
 
 // maxTags bounds the tags of one message: it must not have more of them than
@@ -57,9 +57,11 @@ type transaction struct {
 	priority   priority
 	queues     []string
 	recipients []string
-	count      int // recipients in queues
-	forged     int // tags that came in
-	marks      int // split headers that came in
+	count      int   // recipients in queues
+	forged     int   // tags that came in
+	marks      int   // split headers that came in
+	seen       int64 // bytes of the header and the body, as far as asked for
+	body       bool  // a piece of the body has come
 	messageID  string
 	all        int               // recipients, in queues or not
 	mix        [sha256.Size]byte // of all of them, whatever their order
@@ -67,15 +69,16 @@ type transaction struct {
 
 // split reports whether the message is to become one for each recipient: the
 // MTA lets a message go as a whole, so those of two queues must be two. Large
-// says that it should, but the copies would be too many or too large. The size
-// is what the sender says: to know it would take the whole body.
+// says that it should, but the copies would be too many or too large.
 func (tx *transaction) split() (split, large bool) {
 	if !tx.settings.Split || len(tx.queues) < 2 {
 		return false, false
 	}
-	size := tx.size
-	if size == 0 {
-		size = undeclaredSize
+	// The senders' word is good only where it is the larger: a small SIZE and
+	// many recipients would fill the disk.
+	size := max(tx.size, tx.seen)
+	if tx.size == 0 && !tx.body {
+		size = max(size, unknownSize)
 	}
 	large = tx.all > maxCopies || size > maxCopiedSize/int64(tx.all)
 	return !large, large
@@ -226,6 +229,7 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 		if s.tx == nil {
 			return
 		}
+		s.tx.seen += int64(len(name) + len(value) + len(": \r\n"))
 		name = strings.TrimRight(name, " \t")
 		switch {
 		case strings.EqualFold(name, s.tx.settings.Header):
@@ -238,6 +242,23 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 		}
 		s.tx.priority.header(name, value)
 	})
+	return gomilter.RespContinue, nil
+}
+
+// BodyChunk counts a body for as long as it decides whether the message is
+// split.
+func (s *session) BodyChunk(chunk []byte, mod gomilter.Modifier) (*gomilter.Response, error) {
+	more := false
+	s.protect("body", func() {
+		if s.tx != nil {
+			s.tx.body = true
+			s.tx.seen += int64(len(chunk))
+			more, _ = s.tx.split()
+		}
+	})
+	if !more && mod.Protocol()&gomilter.OptSkip != 0 {
+		return gomilter.RespSkip, nil
+	}
 	return gomilter.RespContinue, nil
 }
 
@@ -294,7 +315,7 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	switch {
 	case large:
 		log.Warn("message for several queues stays whole, so that a release of one tries all: its copies would be too many or too large",
-			"queues", len(tx.queues), "recipients", tx.all, "size", tx.size, "max_copies", maxCopies, "max_bytes", maxCopiedSize)
+			"queues", len(tx.queues), "recipients", tx.all, "size", max(tx.size, tx.seen), "max_copies", maxCopies, "max_bytes", maxCopiedSize)
 	case len(tx.queues) > maxTags && !split:
 		log.Warn("message is for more queues than it gets tags", "queues", len(tx.queues), "tags", maxTags)
 	}
