@@ -183,7 +183,7 @@ func (r *reader) command(t *table, key string) []string {
 	}
 	if t.has(key) && len(items) == 0 {
 		if l != nil {
-			t.fail(key, `leave the key out for no command, or write a program and its arguments: ["pon", "isp"]`, "is empty")
+			t.fail(key, `leave the key out for no command, or write a program and its arguments: ["systemctl", "start", "etrnd-line@isp"]`, "is empty")
 		}
 		return nil
 	}

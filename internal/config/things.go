@@ -142,7 +142,7 @@ func (r *reader) link(t *table, c *Config) {
 		t.warn("hang-up", `write interfaces = ["ppp0"]`, "without interfaces nothing tells when the link is up or down but etrnctl link up %s and link down %s", l.Name, l.Name)
 	}
 	if len(l.Dial) > 0 && !t.has("hang-up") {
-		t.warn("dial", `write hang-up = ["poff", "isp"] or the like`, "without hang-up a line that was dialled stays up until somebody else takes it down")
+		t.warn("dial", `write hang-up = ["systemctl", "stop", "etrnd-line@isp"] or the like`, "without hang-up a line that was dialled stays up until somebody else takes it down")
 	}
 	c.Links = append(c.Links, l)
 }
