@@ -4,11 +4,11 @@
 #   make demo       a hub, a site and a line between them, on this machine
 #   make test       everything, with the race detector, on a real Postfix
 #   make lint       formatting, vet, staticcheck, scripts, man pages, units
-#   make bench      benchmarks
+#   make bench      benchmarks: functions, and mail over emulated thin links
 #   make install    DESTDIR= PREFIX=/usr/local
 #   make packages   dist/*.deb and dist/*.rpm
 #
-# demo, test and lint install what they need on a Debian machine (as root, the
+# demo, test, bench and lint install what they need on a Debian machine (as root, the
 # first time); the list is packaging/test-deps.
 
 PREFIX     ?= /usr/local
@@ -59,6 +59,7 @@ test: deps
 
 bench: deps
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+	@$(GO) run ./internal/bench $(BENCHFLAGS)
 
 # Every check runs, and all complaints come at once.
 lint: deps

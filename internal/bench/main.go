@@ -115,16 +115,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 64
 	}
 	b := &bench{congestion: *congestion, capture: *capture, log: stderr}
-	if err := b.build(ctx); err != nil {
-		fmt.Fprintln(stderr, "bench:", err)
-		return 1
-	}
-	defer b.close()
-
 	var cases []testCase
 	for _, l := range links {
 		for _, ld := range loads[l.key] {
-			list := []contender{stock{defaults}, stock{best[l.key]}, courier{}}
+			list := []contender{stock{defaults}}
+			for _, t := range best[l.key+"/"+ld.key] {
+				list = append(list, stock{t})
+			}
+			list = append(list, courier{})
 			if *search {
 				list = list[:0]
 				for _, t := range tunings {
@@ -132,11 +130,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				}
 			}
 			for _, c := range list {
-				if wanted(*only, l.key, ld.key, c.key()) {
+				key := c.key()
+				if !*search && key != defaults.name && key != (courier{}).key() {
+					key = "tuned"
+				}
+				if wanted(*only, l.key, ld.key, key) {
 					cases = append(cases, testCase{l, ld, c})
 				}
 			}
 		}
+	}
+	if len(cases) == 0 {
+		fmt.Fprintf(stderr, "bench: -only %q: no run is like that\n", *only)
+		return 64
+	}
+	if slices.ContainsFunc(cases, func(c testCase) bool { return c.how.key() == courier{}.key() }) {
+		if err := b.build(ctx); err != nil {
+			fmt.Fprintln(stderr, "bench:", err)
+			return 1
+		}
+		defer b.close()
 	}
 	results := b.all(ctx, cases)
 	failed := false
@@ -203,6 +216,8 @@ func (b *bench) all(ctx context.Context, cases []testCase) []Result {
 		results[i] = b.measure(ctx, c)
 		if results[i].Error != "" {
 			fmt.Fprintf(b.log, "bench: %s; %v; %s: %s\n", c.link.name, c.load, c.how.name(), results[i].Error)
+		} else {
+			fmt.Fprintf(b.log, "bench: %s; %v; %s: %.1f s\n", c.link.name, c.load, c.how.name(), results[i].ToLast)
 		}
 	}
 	thin := make(chan struct{}, 6)

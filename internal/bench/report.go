@@ -19,11 +19,11 @@ func table(w io.Writer, results []Result, congestion string) {
 		if r.linkKey != head {
 			head = r.linkKey
 			fmt.Fprintf(w, "\n(%c) %s; %s\n", r.linkKey[0], r.Link, r.Load)
-			fmt.Fprintf(w, "%-34s %7s %6s %7s %7s %6s %6s %6s %6s\n", "", "seconds", "times", "B/msg", "B/msg", "share", "share", "small", "line")
-			fmt.Fprintf(w, "%-34s %7s %6s %7s %7s %6s %6s %6s %6s\n", "", "to last", "faster", "to site", "to hub", "all", "steady", "to", "after")
+			fmt.Fprintf(w, "%-32s %7s %6s %7s %7s %6s %6s %6s %6s\n", "", "seconds", "times", "B/msg", "B/msg", "share", "share", "small", "line")
+			fmt.Fprintf(w, "%-32s %7s %6s %7s %7s %6s %6s %6s %6s\n", "", "to last", "faster", "to site", "to hub", "all", "steady", "to", "after")
 		}
 		if r.Error != "" {
-			fmt.Fprintf(w, "%-34s failed: %s\n", r.Contender, r.Error)
+			fmt.Fprintf(w, "%-32s failed: %s\n", r.Contender, r.Error)
 			continue
 		}
 		ratio := ""
@@ -35,7 +35,7 @@ func table(w io.Writer, results []Result, congestion string) {
 		if !r.EndKnown {
 			after += "*"
 		}
-		fmt.Fprintf(w, "%-34s %7.1f %6s %7d %7d %5.0f%% %5.0f%% %6.1f %6s\n", r.Contender, r.ToLast, ratio,
+		fmt.Fprintf(w, "%-32s %7.1f %6s %7d %7d %5.0f%% %5.0f%% %6.1f %6s\n", r.Contender, r.ToLast, ratio,
 			r.BytesToSite/n, r.BytesToHub/n, 100*r.Share, 100*r.SteadyShare, r.ToLastSmall, after)
 	}
 }
