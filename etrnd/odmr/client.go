@@ -46,13 +46,14 @@ var (
 	ErrTLS      = errors.New("no trusted TLS")                  // mode asks for more than there is
 	ErrAuth     = errors.New("authentication failed")
 	ErrNoETRN   = errors.New("the remote does not offer ETRN")
+	ErrNoATRN   = errors.New("the remote does not offer ATRN")
 	ErrProtocol = errors.New("the remote does not speak SMTP") // replies that cannot be read
 )
 
 // Error is a failure of the dialogue.
 type Error struct {
 	Kind error  // one of the kinds above
-	Op   string // what was being done: "connect", "greeting", "EHLO", "STARTTLS", "AUTH", "ETRN"
+	Op   string // what was being done: "connect", "greeting", "EHLO", "STARTTLS", "AUTH", "ETRN", "ATRN"
 	Code int    // the reply code, 0 when there was none
 	Text string // the reply text, cut and made printable
 	Err  error  // the cause, may be nil
@@ -85,7 +86,7 @@ func (e *Error) Temporary() bool {
 		return e.Code/100 == 4
 	}
 	switch e.Kind {
-	case ErrTLS, ErrAuth, ErrNoETRN, ErrProtocol:
+	case ErrTLS, ErrAuth, ErrNoETRN, ErrNoATRN, ErrProtocol:
 		return false
 	}
 	return true
@@ -129,7 +130,7 @@ type ClientOptions struct {
 	ReplyTimeout   time.Duration // for one reply, default 2 min; ctx bounds the whole
 }
 
-// Client is the site's side of a session that is ready for ETRN. It is not safe
+// Client is the site's side of a session that is ready for ETRN or ATRN. It is not safe
 // for concurrent use.
 type Client struct {
 	o   ClientOptions
@@ -138,6 +139,7 @@ type Client struct {
 	mu sync.Mutex // guards the deadline of the wire against being moved after ctx has ended
 	wire
 
+	turned   bool                                   // the connection has been given away
 	oneByOne bool                                   // the remote does not take several ETRN at a time
 	redial   func(context.Context) (*Client, error) // nil: the connection is not ours to make
 }
@@ -668,12 +670,83 @@ func (c *Client) judge(name string, rep reply, first bool) error {
 	return nil
 }
 
+// Offers tells whether the EHLO reply lists a keyword, such as "ATRN".
+func (c *Client) Offers(keyword string) bool { return c.offered(strings.ToUpper(keyword)) }
+
+// turnWait is how long the reply to ATRN is waited for at least (RFC 2645):
+// the provider may have to look for the mail first.
+const turnWait = 10 * time.Minute
+
+// maxCommand is the longest command line (RFC 5321, section 4.5.3.1.4), without
+// CRLF.
+const maxCommand = 510
+
+// Turn sends ATRN for the domains, or for all of the user's if there are none
+// (RFC 2645). After 250 the connection, with its TLS if there is any, belongs to
+// the caller, who has to greet: the client is no longer of use, and Quit and
+// Close do nothing. In all other cases conn is nil.
+//
+// 453 (no mail) is a Reply and no error. 500 and 502 are ErrNoATRN; the session
+// can then go on with Request. Any other refusal is ErrRefused, with its code.
+func (c *Client) Turn(ctx context.Context, domains []string) (conn net.Conn, r Reply, err error) {
+	r.Name, r.Count = strings.Join(domains, ","), -1
+	for _, domain := range domains {
+		if err := checkDomain(domain, 2); err != nil {
+			return nil, r, &Error{Kind: ErrProtocol, Op: "ATRN", Err: fmt.Errorf("\"%s\" cannot be asked for: %w", cut(domain), err)}
+		}
+	}
+	line := strings.TrimSpace("ATRN " + r.Name)
+	if len(line) > maxCommand {
+		return nil, r, &Error{Kind: ErrProtocol, Op: "ATRN", Err: fmt.Errorf("%d domains do not fit into one command: %d bytes, allowed are %d", len(domains), len(line), maxCommand)}
+	}
+	c.o.Phase(PhaseRequest)
+	if err := c.send(ctx, "ATRN", line); err != nil {
+		return nil, r, err
+	}
+	wait := c.o.ReplyTimeout
+	c.o.ReplyTimeout = max(wait, turnWait)
+	rep, err := c.read(ctx, "ATRN")
+	c.o.ReplyTimeout = wait
+	if err != nil {
+		return nil, r, err
+	}
+	r.Code, r.Text = rep.code, rep.text()
+	switch rep.code {
+	case 250:
+	case 453:
+		r.Count = 0
+		return nil, r, nil
+	case 500, 502:
+		return nil, r, &Error{Kind: ErrNoATRN, Op: "ATRN", Code: rep.code, Text: rep.text()}
+	default:
+		return nil, r, c.refused("ATRN", rep)
+	}
+	if c.in.Buffered() > 0 {
+		// The remote is the client now and has to wait for our greeting. What
+		// was sent before may be anybody's.
+		c.Close()
+		return nil, r, &Error{Kind: ErrProtocol, Op: "ATRN", Err: errors.New("the remote sent something ahead of our greeting")}
+	}
+	// From here on ctx has no hold on the connection.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, r, c.failed(ctx, "ATRN", err)
+	}
+	c.turned = true
+	c.raw.SetDeadline(time.Time{})
+	return c.conn, r, nil
+}
+
 // quitWait is how long the reply to QUIT is waited for. Nothing depends on it,
 // and the line costs money.
 const quitWait = time.Second
 
 // Quit says QUIT, waits no more than a moment for the reply, and closes.
 func (c *Client) Quit() error {
+	if c.turned {
+		return nil
+	}
 	c.o.Phase(PhaseQuit)
 	ctx, cancel := context.WithTimeout(context.Background(), quitWait)
 	defer cancel()
@@ -686,7 +759,12 @@ func (c *Client) Quit() error {
 }
 
 // Close closes the connection without a word.
-func (c *Client) Close() error { return c.raw.Close() }
+func (c *Client) Close() error {
+	if c.turned {
+		return nil
+	}
+	return c.raw.Close()
+}
 
 // Greeting is the text of the greeting, made printable.
 func (c *Client) Greeting() string { return c.greeting }
@@ -759,7 +837,9 @@ func (c *Client) arm(ctx context.Context) (release func(), err error) {
 	stop := context.AfterFunc(ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.raw.SetDeadline(time.Unix(1, 0))
+		if !c.turned {
+			c.raw.SetDeadline(time.Unix(1, 0))
+		}
 	})
 	return func() { stop() }, nil
 }

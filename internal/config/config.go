@@ -122,13 +122,15 @@ func (l *Link) Match(iface string) bool {
 // Protocol is how a remote is asked for mail.
 type Protocol string
 
-// The protocols of a remote. ATRN and auto are refused by the parser until
-// they exist.
+// The protocols of a remote.
 const (
-	ProtocolETRN Protocol = "etrn"
-	ProtocolATRN Protocol = "atrn"
-	ProtocolAuto Protocol = "auto"
+	ProtocolETRN Protocol = "etrn" // RFC 1985: it connects to us
+	ProtocolATRN Protocol = "atrn" // RFC 2645: over the connection that we opened
+	ProtocolAuto Protocol = "auto" // ATRN where it is offered and there is a user, else ETRN
 )
+
+// Turns reports whether mail may come over a turned connection.
+func (p Protocol) Turns() bool { return p == ProtocolATRN || p == ProtocolAuto }
 
 // RouterType is which way mail moves in a call.
 type RouterType string
@@ -167,11 +169,11 @@ type Remote struct {
 	Port       uint16
 	Protocol   Protocol
 	RouterType RouterType
-	Request    []string // "acme.example", "@acme.example", "#acme": normalised, as sent
+	Request    []string // "acme.example", "@acme.example", "#acme": normalised, as sent; domains alone if Protocol.Turns
 
 	ConnectTimeout time.Duration
 	RequestTimeout time.Duration // the whole dialogue with the server
-	Wait           time.Duration // how long the line stays open for mail to begin to arrive
+	Wait           time.Duration // how long the line stays open for mail to begin to arrive, or to go on when turned
 	Idle           time.Duration // how long inbound must be quiet when the count is unknown
 	Limit          time.Duration // the whole call
 

@@ -225,7 +225,7 @@ func TestSite(t *testing.T) {
 // TestEverything reads a file with all keys, none of them at its default.
 func TestEverything(t *testing.T) {
 	c, warnings := good(t, "everything.toml", withHost("unused.example.net", "root"))
-	diff(t, "warnings", warnings, "everything.toml:95: remote \"south\": tls: \"insecure\" does not check who answers: "+
+	diff(t, "warnings", warnings, "everything.toml:94: remote \"south\": tls: \"insecure\" does not check who answers: "+
 		"whoever is on the path can read and answer in the remote's name; write tls = \"require\", with tls-ca or tls-name where they help\n")
 	dir := filepath.Join(filepath.Dir(filepath.Dir(c.File)), "tls")
 	diff(t, "log", []any{c.LogLevel, c.LogFormat}, []any{slog.LevelDebug, "json"})
@@ -255,6 +255,13 @@ func TestEverything(t *testing.T) {
 			Name: "south", Link: "Sat", Host: "192.0.2.9", Port: 25, Protocol: ProtocolETRN, RouterType: PushWait,
 			ConnectTimeout: 30 * time.Second, RequestTimeout: 30 * time.Second, Wait: 2 * time.Minute, Idle: 5 * time.Second, Limit: time.Hour,
 			PushQueues: []string{"out", "south"}, Senders: prefixList(t, "192.0.2.9/32", "192.0.2.10/32"), TLS: TLSInsecure,
+		},
+		{
+			// No port: ATRN is asked for on 366.
+			Name: "west", Link: "Sat", Host: "192.0.2.11", Port: 366, Protocol: ProtocolATRN, RouterType: PullOnly,
+			Request:        []string{"site.example", "other.example"},
+			ConnectTimeout: 30 * time.Second, RequestTimeout: 30 * time.Second, Wait: 2 * time.Minute, Idle: 5 * time.Second, Limit: time.Hour,
+			Senders: prefixList(t, "192.0.2.11/32"), TLS: TLSAuto, User: "site", PasswordFile: dir + "/password",
 		},
 	})
 	if l, ok := c.Link("SAT"); !ok || l != &c.Links[0] {
@@ -335,6 +342,8 @@ func TestWarnings(t *testing.T) {
 		{"push-wait with nobody to ask", link + remote + "push = [\"*\"]\nrouter-type = \"push-wait\"\n", "etrnd.toml:10: remote \"hub\": router-type: \"push-wait\" holds mail until"},
 		{"TLS that verifies nothing", link + remote + "push = [\"*\"]\ntls = \"insecure\"\n", "etrnd.toml:10: remote \"hub\": tls: \"insecure\" does not check"},
 		{"a password and no TLS", link + remote + "push = [\"*\"]\ntls = \"off\"\nuser = \"site\"\npassword-file = \"../tls/password\"\n", "etrnd.toml:10: remote \"hub\": tls: \"off\" leaves only"},
+		{"ATRN without a user", link + remote + "router-type = \"pull-only\"\nrequest = [\"site.example\"]\nprotocol = \"atrn\"\n", "etrnd.toml:11: remote \"hub\": protocol: ATRN is for users"},
+		{"auto without a user", link + remote + "router-type = \"pull-only\"\nrequest = [\"site.example\"]\nprotocol = \"auto\"\n", "etrnd.toml:11: remote \"hub\": protocol: ATRN is for users who have authenticated: without a user \"auto\" comes down to ETRN"},
 		{"a milter for everybody", "[milter]\nlisten = \"0.0.0.0:8891\"\n", "etrnd.toml:3: milter: listen: \"0.0.0.0:8891\" can be reached"},
 		{"a users file for everybody", "[odmr]\ntls-cert = \"../tls/hub.pem\"\ntls-key = \"../tls/hub.key\"\nusers = \"../tls/hub.pem\"\n", "etrnd.toml:5: odmr: users: \"../tls/hub.pem\" can be read by everyone"},
 		{"users without TLS", "[odmr]\nusers = \"../tls/users\"\n", "etrnd.toml:3: odmr: users: without a certificate"},

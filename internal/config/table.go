@@ -256,10 +256,6 @@ func (t *table) str(key string) string {
 	if n := nearest(s, values); n != "" && len(values) > 1 {
 		hint = "did you mean " + quote(n) + "? allowed: " + oneOf(values)
 	}
-	if t.name == "remote" && key == "protocol" && (s == string(ProtocolATRN) || s == string(ProtocolAuto)) {
-		t.fail(key, hint, "%s is not there yet in this version", quote(s))
-		return ""
-	}
 	t.fail(key, hint, "%s is not allowed", quote(s))
 	return ""
 }

@@ -188,7 +188,11 @@ func (r *reader) remote(t *table, c *Config) {
 	}
 	if s := t.str("host"); s != "" || t.vals["host"] == "" {
 		var msg string
-		if rem.Host, rem.Port, msg = remoteHost(s); msg != "" {
+		port := uint16(25) // ETRN is a command of SMTP, RFC 1985
+		if rem.Protocol.Turns() {
+			port = 366 // RFC 2645
+		}
+		if rem.Host, rem.Port, msg = remoteHost(s, port); msg != "" {
 			t.fail("host", `write "hub.example.net", "hub.example.net:366" or "[2001:db8::1]:366"`, "%s %s", quote(s), msg)
 		}
 	}
@@ -236,12 +240,19 @@ func (r *reader) requests(t *table, rem *Remote) {
 		switch {
 		case msg != "":
 			t.failAt(it.line, "request", hint, "%s %s", quote(it.s), msg)
+		case rem.Protocol.Turns() && strings.HasPrefix(name, "#"):
+			t.failAt(it.line, "request", `write the domains, or protocol = "etrn"`, "%s is a queue, and ATRN asks for domains (protocol = %s)", quote(it.s), quote(string(rem.Protocol)))
+		case rem.Protocol.Turns() && strings.HasPrefix(name, "@"):
+			t.failAt(it.line, "request", `write each domain by itself, or protocol = "etrn"`, "%s stands for domains below it, and ATRN takes each by its name (protocol = %s)", quote(it.s), quote(string(rem.Protocol)))
 		case seen[strings.ToLower(name)]:
 			t.failAt(it.line, "request", "write it once", "%s is asked for twice", quote(it.s))
 		default:
 			seen[strings.ToLower(name)] = true
 			rem.Request = append(rem.Request, name)
 		}
+	}
+	if n := len("ATRN ") + len(strings.Join(rem.Request, ",")); rem.Protocol.Turns() && n > maxATRN {
+		t.fail("request", `share the domains out among several remotes, or write protocol = "etrn"`, "is too long for ATRN: a command of %d bytes, at most %d are allowed", n, maxATRN)
 	}
 	switch {
 	case rem.RouterType == "":
@@ -259,6 +270,10 @@ func (r *reader) requests(t *table, rem *Remote) {
 		t.fail("request", `write router-type = "pull-push" or "pull-only"`, "is never sent: router-type is %s%s", quote(string(rem.RouterType)), byDefault)
 	}
 }
+
+// maxATRN is the longest command line of RFC 5321, section 4.5.3.1.4, without
+// CRLF.
+const maxATRN = 510
 
 // push reads what is held for the remote. Patterns make a queue of the
 // remote's own; "#name" is a [[queue]], which several remotes may share.
@@ -387,6 +402,10 @@ func (r *reader) credentials(t *table, rem *Remote) {
 		t.fail("user", `name the file whose first line is the password: password-file = "/etc/etrnd/password"`, "has no password-file beside it")
 	case t.has("password-file") && !t.has("user"):
 		t.fail("password-file", "write the user's name in user", "has no user beside it")
+	case !t.has("user") && rem.Protocol == ProtocolATRN:
+		t.warn("protocol", `write user and password-file`, "ATRN is for users who have authenticated (RFC 2645): without a user the remote will refuse")
+	case !t.has("user") && rem.Protocol == ProtocolAuto:
+		t.warn("protocol", `write user and password-file, or protocol = "etrn"`, "ATRN is for users who have authenticated: without a user %s comes down to ETRN", quote("auto"))
 	case rem.User != "" && rem.TLS == TLSOff:
 		t.warn("tls", `write tls = "require"`, "%s leaves only SCRAM-SHA-256 and CRAM-MD5 for AUTH: other mechanisms would show the password to the line", quote(string(rem.TLS)))
 	}

@@ -248,8 +248,7 @@ func fingerprint(s string) (fp, msg string) {
 }
 
 // remoteHost splits "host", "host:port", "[address]:port" or an address.
-func remoteHost(s string) (host string, port uint16, msg string) {
-	const defaultPort = 25 // ETRN is a command of SMTP, RFC 1985
+func remoteHost(s string, defaultPort uint16) (host string, port uint16, msg string) {
 	if strings.Contains(s, "://") {
 		return "", 0, "is a URL, not a host"
 	}

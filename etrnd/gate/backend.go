@@ -1,0 +1,222 @@
+package gate
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxErrors is how many refusals in a row one connection to the MTA sees:
+	// Postfix becomes slow after 10 and hangs up after 20, for which a
+	// provider with mail for users who have left is not to be blamed.
+	maxErrors = 8
+	// maxIdle is how long a connection may have been idle to be used again.
+	maxIdle = time.Minute
+
+	maxReplyLine  = 4096
+	maxReplyLines = 100
+)
+
+// backend is a connection to the local MTA. The reader has it for the length of
+// a transaction, and then the replier until the last reply has come.
+type backend struct {
+	conn  net.Conn
+	r     *bufio.Reader
+	w     *bufio.Writer
+	hello string // what it was greeted with
+	used  time.Time
+
+	errors int         // refusals since the last success
+	dirty  bool        // there may be something to reset
+	gone   atomic.Bool // closed by us: no replies are due any more
+}
+
+// dial connects to the MTA and waits for its greeting.
+func (s *session) dial() (*backend, error) {
+	conn, err := s.o.Dial(s.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMTA, err)
+	}
+	b := &backend{conn: conn, r: bufio.NewReaderSize(conn, maxReplyLine), w: bufio.NewWriterSize(conn, 32<<10)}
+	s.mu.Lock()
+	s.backends[b] = true
+	s.mu.Unlock()
+	select {
+	case <-s.dead: // abort may have been before
+		s.drop(b)
+		return nil, errDead
+	default:
+	}
+	code, lines, err := s.receive(b)
+	if err == nil && code != 220 {
+		err = fmt.Errorf("%w: it greets with %q", ErrMTA, lines[0])
+	}
+	if err != nil {
+		s.drop(b)
+		return nil, err
+	}
+	return b, nil
+}
+
+func (s *session) drop(b *backend) {
+	b.gone.Store(true)
+	b.conn.Close()
+	s.mu.Lock()
+	delete(s.backends, b)
+	s.mu.Unlock()
+}
+
+// receive reads one reply, its lines without their ends.
+func (s *session) receive(b *backend) (code int, lines []string, err error) {
+	b.conn.SetReadDeadline(time.Now().Add(s.o.MTATimeout))
+	for {
+		line, err := b.r.ReadSlice('\n')
+		if err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, nil, fmt.Errorf("%w: no reply: %w", ErrMTA, err)
+		}
+		text := strings.TrimRight(string(line), "\r\n")
+		if len(text) < 3 || text[0] < '2' || text[0] > '5' || !digits(text[:3]) || len(text) > 3 && text[3] != ' ' && text[3] != '-' || len(lines) == maxReplyLines {
+			return 0, nil, fmt.Errorf("%w: %.80q is not a reply of SMTP", ErrMTA, text)
+		}
+		code = int(text[0]-'0')*100 + int(text[1]-'0')*10 + int(text[2]-'0')
+		lines = append(lines, text)
+		if len(text) == 3 || text[3] == ' ' {
+			return code, lines, nil
+		}
+	}
+}
+
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// ask sends a command and reads the reply. Only for the reader, while nothing
+// else is due from b.
+func (s *session) ask(b *backend, line string) (code int, lines []string, err error) {
+	if err := s.send(b, line+"\r\n"); err != nil {
+		return 0, nil, err
+	}
+	if err := s.flush(b); err != nil {
+		return 0, nil, err
+	}
+	return s.receive(b)
+}
+
+func (s *session) send(b *backend, text string) error {
+	b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
+	if _, err := b.w.WriteString(text); err != nil {
+		return fmt.Errorf("%w: %w", ErrMTA, err)
+	}
+	return nil
+}
+
+func (s *session) flush(b *backend) error {
+	b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
+	if err := b.w.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", ErrMTA, err)
+	}
+	return nil
+}
+
+// acquire gets a connection that is ready for a transaction: an idle one, a new
+// one, or the next that becomes idle.
+func (s *session) acquire() (*backend, error) {
+	for {
+		b, err := s.next()
+		if err != nil {
+			return nil, err
+		}
+		if b.hello != s.hello {
+			if code, lines, err := s.ask(b, s.hello); err != nil || code != 250 {
+				s.drop(b)
+				if err == nil {
+					err = fmt.Errorf("%w: to %q it says %q", ErrMTA, s.hello, lines[0])
+				}
+				return nil, err
+			}
+			b.hello, b.dirty = s.hello, false
+		}
+		if b.dirty {
+			if code, _, err := s.ask(b, "RSET"); err != nil || code != 250 {
+				s.drop(b)
+				continue
+			}
+		}
+		b.dirty = true
+		return b, nil
+	}
+}
+
+func (s *session) next() (*backend, error) {
+	for {
+		var b *backend
+		select {
+		case b = <-s.free:
+		default:
+			s.mu.Lock()
+			more := len(s.backends) < cap(s.free)
+			s.mu.Unlock()
+			if more {
+				return s.dial()
+			}
+			select {
+			case b = <-s.free:
+			case <-s.dead:
+				return nil, errDead
+			}
+		}
+		if b.errors < maxErrors && (b.used.IsZero() || time.Since(b.used) < maxIdle) {
+			return b, nil
+		}
+		// Its reply to QUIT is of no interest.
+		if s.send(b, "QUIT\r\n") == nil {
+			s.flush(b)
+		}
+		s.drop(b)
+	}
+}
+
+// release gives a connection back after its transaction.
+func (s *session) release(b *backend) {
+	b.used = time.Now()
+	s.free <- b // there is room: no more than its capacity exist
+}
+
+// keywords of EHLO that are passed on. What an MTA offers to loopback may go
+// far: XCLIENT lets a client say where it comes from, XVERP changes senders.
+var keywords = []string{
+	"PIPELINING", "SIZE", "8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8", "DSN",
+	"ENHANCEDSTATUSCODES", "MT-PRIORITY", "LIMITS",
+}
+
+// offer is the MTA's reply to EHLO as the provider sees it.
+func offer(lines []string) string {
+	var kept []string
+	for i, line := range lines {
+		text := line[min(len(line), 4):]
+		word, _, _ := strings.Cut(text, " ")
+		if i == 0 {
+			kept = append(kept, word)
+		} else if slices.Contains(keywords, strings.ToUpper(word)) {
+			kept = append(kept, text)
+		}
+	}
+	var b strings.Builder
+	for i, text := range kept {
+		sep := "-"
+		if i == len(kept)-1 {
+			sep = " "
+		}
+		b.WriteString("250" + sep + text + "\r\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,325 @@
+// Package gate is the customer's end of a turned connection (RFC 2645, section
+// 5.3): the provider has become the client, and its mail is handed to the SMTP
+// listener of the local MTA.
+//
+// Whatever comes in over loopback has loopback's rights with an MTA, and the
+// provider must gain none of them. So this is no pipe but a proxy that
+// understands each command: EHLO, HELO, MAIL, RCPT, DATA, BDAT, RSET, NOOP and
+// QUIT are known and all others refused; only parameters that are known to be
+// harmless are passed on; a recipient has to be in a domain that was asked for,
+// and its local part may not be one by which an MTA would send the message on
+// elsewhere. Each command is written anew for the MTA, and the end of each
+// message is such that no MTA can see it in another place.
+//
+// Several connections to the MTA are used for one turned connection, a
+// transaction at a time on each: what the MTA does at the end of a message,
+// filters and the wait for its disk, would otherwise be the slowest part of a
+// fast link. The provider sees one server that answers in order.
+//
+// The package keeps no mail, and memory for one command and some buffers only.
+// It does not authenticate: the connection comes from odmr.Client, which has.
+package gate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How a turned connection ends, other than by QUIT and by its context.
+var (
+	ErrClosed = errors.New("the remote ended the connection without QUIT")
+	ErrSilent = errors.New("the remote has gone quiet")
+	ErrMTA    = errors.New("the local mail server failed")
+	ErrAbuse  = errors.New("the remote does not behave like a mail server")
+)
+
+// Options of a Gate.
+type Options struct {
+	// Hostname is our name in the greeting.
+	Hostname string
+	// Domains are what was asked for, in the form of queue.Domain.
+	Domains []string
+	// Dial connects to the SMTP listener of the local MTA; see Dialer.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Connections is how many connections to the MTA there may be. Default 4.
+	Connections int
+	// Silence is how long the provider may send nothing while no answer is
+	// due to it. Default 5 minutes (RFC 5321, section 4.5.3.2.7).
+	Silence time.Duration
+	// MTATimeout bounds every wait for the local MTA. Default 10 minutes
+	// (RFC 5321, section 4.5.3.2.6).
+	MTATimeout time.Duration
+	// Changed, when set, is called after each change of Counts. It must not
+	// block.
+	Changed func()
+	Logger  *slog.Logger
+}
+
+// Gate takes mail over one turned connection.
+type Gate struct {
+	o       Options
+	domains map[string]bool
+
+	mu sync.Mutex // guards counts
+	c  Counts
+}
+
+// Counts is how a turned connection stands.
+type Counts struct {
+	Messages int   // that the MTA has taken
+	Bytes    int64 // of these
+	Refused  int   // messages that it has refused
+	Rejected int   // recipients refused, by the MTA or here
+	Busy     int   // transactions that are open or being answered
+	Active   time.Time
+	// Queued are the MTA's names of the messages it has taken, as far as it
+	// told them: the last 10,000.
+	Queued []string
+}
+
+const maxQueued = 10000
+
+// New makes a Gate for one connection.
+func New(o Options) *Gate {
+	if o.Connections <= 0 {
+		o.Connections = 4
+	}
+	if o.Silence <= 0 {
+		o.Silence = 5 * time.Minute
+	}
+	if o.MTATimeout <= 0 {
+		o.MTATimeout = 10 * time.Minute
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Hostname == "" {
+		o.Hostname = "localhost"
+	}
+	g := &Gate{o: o, domains: map[string]bool{}, c: Counts{Active: time.Now()}}
+	for _, d := range o.Domains {
+		g.domains[d] = true
+	}
+	return g
+}
+
+// Counts tells how the connection stands.
+func (g *Gate) Counts() Counts {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.c
+	c.Queued = append([]string(nil), c.Queued...)
+	return c
+}
+
+func (g *Gate) count(change func(*Counts)) {
+	g.mu.Lock()
+	change(&g.c)
+	g.c.Active = time.Now()
+	g.mu.Unlock()
+	g.o.Changed()
+}
+
+// Serve sends the greeting and takes mail until the provider says QUIT, which
+// is the one end without an error. It closes conn, and returns when everything
+// that it started has ended.
+func (g *Gate) Serve(ctx context.Context, conn net.Conn) error {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch(conn)
+	s := newSession(ctx, g, conn)
+	// The end of ctx is the end of every wait. What the MTA has in full it is
+	// given a moment to answer for, so that it is counted.
+	stop := context.AfterFunc(ctx, func() {
+		raw(conn).Close()
+		select {
+		case <-s.done:
+		case <-time.After(time.Second):
+		}
+		s.abort()
+	})
+	err := s.run()
+	close(s.done)
+	stop()
+	g.count(func(c *Counts) { c.Busy = 0 })
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("turned connection: %w", cause)
+	}
+	return err
+}
+
+// deadLink is how long sent bytes may stay without an acknowledgement. Nothing
+// else tells that a line is dead while the MTA's answers are on their way.
+const deadLink = time.Minute
+
+// watch makes the kernel notice a dead link.
+func watch(conn net.Conn) {
+	c, ok := raw(conn).(*net.TCPConn)
+	if !ok {
+		return
+	}
+	c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3})
+	if sc, err := c.SyscallConn(); err == nil {
+		sc.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadLink/time.Millisecond))
+		})
+	}
+}
+
+// raw is what is below TLS.
+func raw(conn net.Conn) net.Conn {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn()
+	}
+	return conn
+}
+
+// Source is where connections to an MTA on loopback come from. It is no address
+// of an interface, so lists that trust 127.0.0.1 alone (mynetworks of a Postfix
+// that was not set up by Debian, the internal hosts of a filter that signs
+// mail) do not trust it, Postfix does not complete addresses in its mail, and
+// the log tells what came this way.
+var Source = netip.AddrFrom4([4]byte{127, 0, 3, 66})
+
+// Dialer connects to the MTA at addr, "host:port", from Source where that is
+// possible.
+func Dialer(addr string) func(ctx context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		var d net.Dialer
+		if to, err := netip.ParseAddrPort(addr); err == nil && to.Addr().Is4() && to.Addr().IsLoopback() {
+			from := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(Source, 0))}
+			if conn, err := from.DialContext(ctx, "tcp4", addr); err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return conn, err
+			}
+		}
+		return d.DialContext(ctx, "tcp", addr)
+	}
+}
+
+// session is Serve's state. Two goroutines share it: the reader takes the
+// provider's commands and gives them to the MTA, the replier brings the replies
+// back in order.
+type session struct {
+	*Gate
+	ctx context.Context
+	log *slog.Logger
+
+	hub *patient
+	in  *bufio.Reader // of hub; the reader's
+	out *bufio.Writer // of hub; the replier's
+
+	answers chan *answer  // in the order of the commands
+	dead    chan struct{} // closed when nothing more can be done
+	done    chan struct{} // closed when run has ended
+	once    sync.Once
+
+	free chan *backend // idle connections to the MTA
+
+	mu       sync.Mutex
+	backends map[*backend]bool
+	cause    error // the first thing that went wrong
+
+	// The reader's own:
+	hello  string // the last EHLO or HELO, as sent to the MTA
+	tx     *transaction
+	errors int // commands refused
+}
+
+// transaction is a message on its way.
+type transaction struct {
+	b     *backend
+	from  string
+	to    int // recipients passed on
+	bytes atomic.Int64
+}
+
+func newSession(ctx context.Context, g *Gate, conn net.Conn) *session {
+	s := &session{
+		Gate: g, ctx: ctx, log: g.o.Logger,
+		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
+		free: make(chan *backend, g.o.Connections), backends: map[*backend]bool{},
+	}
+	s.hub = &patient{conn: conn, silence: g.o.Silence, life: time.Now()}
+	s.in = bufio.NewReaderSize(s.hub, 32<<10)
+	s.out = bufio.NewWriterSize(s.hub, 4<<10)
+	return s
+}
+
+// maxAnswers is how many replies may be due: beyond it the provider is not read
+// from until some have gone.
+const maxAnswers = 1000
+
+// abort ends every wait of the session, but leaves the turned connection open
+// for a last word.
+func (s *session) abort() {
+	s.once.Do(func() {
+		close(s.dead)
+		s.hub.stop()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for b := range s.backends {
+			b.conn.Close()
+		}
+	})
+}
+
+// failed notes why the session ends: what comes later only follows from it.
+func (s *session) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause == nil {
+		s.cause = err
+	}
+}
+
+func (s *session) run() error {
+	first, err := s.dial()
+	if err != nil {
+		// The provider keeps what it has, and tries again.
+		fmt.Fprintf(s.hub, "421 4.3.2 %s the mail server does not answer, try again later\r\n", s.o.Hostname)
+		s.abort()
+		s.farewell()
+		return err
+	}
+	s.free <- first
+	s.say(&answer{text: "220 " + s.o.Hostname + " ESMTP\r\n"})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.reply(); err != nil {
+			s.failed(err)
+			s.abort()
+		}
+	})
+	if err := s.read(); err != errQuit {
+		s.failed(err)
+		defer s.farewell()
+	}
+	s.forget()
+	close(s.answers)
+	wg.Wait()
+	s.abort()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
+}
+
+var (
+	errQuit = errors.New("quit")
+	errDead = errors.New("the other half has ended")
+)

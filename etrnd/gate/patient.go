@@ -1,0 +1,84 @@
+package gate
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// patient is the turned connection with the deadlines that belong to it. The
+// provider may be silent while it waits for an answer: the time begins when the
+// last one has gone.
+type patient struct {
+	conn    net.Conn
+	silence time.Duration
+
+	mu      sync.Mutex
+	due     int       // answers that the provider waits for
+	life    time.Time // when it, or we, last had something to say
+	stopped bool
+}
+
+// owe notes that an answer is due, or with -1 that one has gone.
+func (p *patient) owe(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.due += n
+	p.life = time.Now()
+}
+
+// stop ends reading.
+func (p *patient) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	p.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (p *patient) arm() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wait := p.silence
+	if p.due == 0 {
+		wait = time.Until(p.life.Add(p.silence))
+	}
+	if p.stopped {
+		return errDead
+	}
+	if wait <= 0 {
+		return ErrSilent
+	}
+	return p.conn.SetReadDeadline(time.Now().Add(wait))
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	for {
+		if err := p.arm(); err != nil {
+			return 0, err
+		}
+		n, err := p.conn.Read(b)
+		if n > 0 {
+			p.owe(0)
+			return n, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, err
+		}
+	}
+}
+
+// Write bounds what one write takes: a provider that does not read its replies
+// ends there.
+func (p *patient) Write(b []byte) (int, error) {
+	p.conn.SetWriteDeadline(time.Now().Add(p.silence))
+	n, err := p.conn.Write(b)
+	if n > 0 {
+		p.owe(0)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = ErrSilent
+	}
+	return n, err
+}
