@@ -19,6 +19,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/call"
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/etrnd/courier"
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/policy"
@@ -144,7 +145,7 @@ func (d *Daemon) services(cfg *config.Config) ([]service, error) {
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
-			Hostname: cfg.Hostname, Asker: asker{d.keeper, d.log}, Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
+			Hostname: cfg.Hostname, Asker: asker{d.keeper, d.log}, Turner: d.turner(cfg), Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
 			MaxConnections: cfg.ODMR.MaxConns, MaxConnectionsPerClient: cfg.ODMR.MaxConnsPerClient,
 			CommandTimeout: cfg.ODMR.CommandTimeout, SessionTimeout: cfg.ODMR.SessionTimeout,
 		})
@@ -156,6 +157,15 @@ func (d *Daemon) services(cfg *config.Config) ([]service, error) {
 		}
 	}
 	return list, nil
+}
+
+// turner serves ATRN. Without users nobody can ask, and the listener says that
+// it has no ATRN.
+func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
+	if d.users == nil {
+		return nil
+	}
+	return courier.New(courier.Options{Hostname: cfg.Hostname, Keeper: d.keeper, Dir: turnDir(cfg), Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the

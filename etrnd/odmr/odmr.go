@@ -46,13 +46,13 @@ type Answer struct {
 	Text  string // with 451, 458 and 459: the reason, as the peer is told it
 }
 
-// Turner takes over the connections that are turned around by ATRN. The dialogue
-// around it is the next stage of the work; a Server without a Turner answers 502
-// and does not list ATRN.
+// Turner takes over the connections that are turned around by ATRN. A Server
+// without a Turner answers 502 and does not list ATRN.
 type Turner interface {
 	// Turn decides about an ATRN of an authenticated user. domains is empty when
 	// all of the user's are asked for. With code 250 turned is called after the
 	// reply has left, and owns the session until it returns; conn has its
-	// deadlines cleared, and is closed by the server.
+	// deadlines cleared, and is closed by the server. When ctx ends, turned has
+	// ServerOptions.DrainTimeout to come to an end.
 	Turn(ctx context.Context, who Identity, domains []string) (a Answer, turned func(ctx context.Context, conn net.Conn) error)
 }

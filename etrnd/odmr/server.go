@@ -10,7 +10,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -174,6 +177,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, handle func(net.Con
 			continue
 		}
 		pause = 0
+		watch(conn)
 		addr := remoteAddr(conn)
 		if reason := s.admit(addr); reason != "" {
 			s.log.Warn("connection refused", "client", conn.RemoteAddr().String(), "reason", reason)
@@ -186,6 +190,32 @@ func (s *Server) accept(ctx context.Context, l net.Listener, handle func(net.Con
 		}
 		handle(conn, addr)
 	}
+}
+
+// deadAfter is how long a peer may leave what was sent to it without an
+// acknowledgement. The links of sites end without a word, and whatever waits
+// for one that is gone keeps its next connection from its mail.
+const deadAfter = 75 * time.Second
+
+// watch makes the kernel notice a peer that is gone, whoever reads or writes.
+func watch(conn net.Conn) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		s := int(fd)
+		// None of these is worth a connection; a socket that is no TCP has none.
+		unix.SetsockoptInt(s, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
+		unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		unix.SetsockoptInt(s, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 30)
+		unix.SetsockoptInt(s, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
+		unix.SetsockoptInt(s, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3)
+	})
 }
 
 // admit counts a connection, or says why there are too many.

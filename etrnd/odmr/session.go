@@ -50,6 +50,7 @@ type session struct {
 
 	mu       sync.Mutex // guards draining against setting a deadline after drain has
 	draining bool
+	turned   context.CancelFunc // set once the connection is the Turner's
 }
 
 func newSession(s *Server, conn net.Conn, addr netip.Addr, stop <-chan struct{}) *session {
@@ -72,6 +73,10 @@ func (s *session) drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining = true
+	if s.turned != nil {
+		s.turned() // the deadlines are the Turner's own
+		return
+	}
 	s.raw.SetReadDeadline(time.Unix(1, 0))
 }
 
@@ -186,12 +191,16 @@ func (s *session) command(ctx context.Context) error {
 		// There is no transaction to reset.
 		s.reply(250, "OK")
 	case "HELP":
-		s.replyLines(214,
+		lines := []string{
 			"This port is for asking for mail that is held (RFC 1985)",
 			"ETRN domain    mail for that domain",
 			"ETRN @domain   mail for that domain and all below it",
 			"ETRN #queue    mail of that queue",
-			"Others: EHLO HELO STARTTLS AUTH NOOP RSET HELP QUIT")
+		}
+		if s.srv.o.Turner != nil {
+			lines = append(lines, "ATRN [domain[,domain...]]   the same over this connection (RFC 2645)")
+		}
+		s.replyLines(214, append(lines, "Others: EHLO HELO STARTTLS AUTH NOOP RSET HELP QUIT")...)
 	case "QUIT":
 		s.reply(221, "%s closes", s.srv.o.Hostname)
 		if err := s.flush(); err != nil {
@@ -491,7 +500,9 @@ func (s *session) atrn(ctx context.Context, arg string) error {
 		s.log.Warn("session refused", "reason", "data sent ahead of the turn", "bytes", n)
 		return s.limit("nothing may be sent behind ATRN before its reply")
 	}
-	a, turned := s.srv.o.Turner.Turn(ctx, s.who, domains)
+	ask, cancelAsk := context.WithTimeout(ctx, s.srv.o.AskTimeout)
+	a, turned := s.srv.o.Turner.Turn(ask, s.who, domains)
+	cancelAsk()
 	if a.Code != 250 || turned == nil {
 		s.log.Info("atrn", "code", a.Code, "reason", a.Text)
 		s.reply(a.Code, "%s", printable(a.Text, 400))
@@ -501,7 +512,17 @@ func (s *session) atrn(ctx context.Context, arg string) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	draining := s.draining
+	s.turned = cancel
 	s.conn.SetDeadline(time.Time{})
+	s.mu.Unlock()
+	if draining {
+		cancel()
+	}
+	// From here on the peer is a server: there is no farewell to be said to it.
 	if err := turned(ctx, s.conn); err != nil {
 		return fmt.Errorf("turned: %v", err)
 	}

@@ -405,7 +405,8 @@ func TestSetupRefuses(t *testing.T) {
 			want  string
 		}{
 			"transport taken": {Options{}, Route{Pattern: "a.example", Deliver: "smtp:[192.0.2.1]"}, `runs "pipe"`},
-			"turn":            {Options{Transport: "t"}, Route{Pattern: "a.example", Deliver: "turn"}, "not available yet"},
+			"turn":            {Options{Transport: "t"}, Route{Pattern: "a.example", Deliver: "turn"}, "no way to deliver"}, // without a socket
+			"relative":        {Options{Transport: "t"}, Route{Pattern: "a.example", Deliver: "turn:turn-a.sock"}, "no way to deliver"},
 			"local":           {Options{Transport: "t"}, Route{Pattern: "a.example", Deliver: "local:"}, "no way to deliver"},
 			// A line break would be a line of its own in the table.
 			"line break": {Options{Transport: "t"}, Route{Pattern: "a.example\nb.example", Deliver: "smtp:[192.0.2.1]"}, "cannot be a key"},

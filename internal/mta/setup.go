@@ -39,7 +39,8 @@ type Route struct {
 	// "user@acme.example" or "*" for all that has no destination here.
 	Pattern string
 	// Deliver is where it goes once released: "smtp:NEXTHOP" or
-	// "lmtp:NEXTHOP", with NEXTHOP as in transport(5).
+	// "lmtp:NEXTHOP", with NEXTHOP as in transport(5), or "turn:/path" with
+	// the socket of a queue that is delivered over turned connections.
 	Deliver string
 	// Relay says that mail for it is accepted from anyone, as a hub does for
 	// its sites. A site that pushes leaves it false: there it would make the

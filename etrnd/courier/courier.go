@@ -1,0 +1,242 @@
+// Package courier delivers mail over connections that sites have opened: it is
+// the provider's side of On-Demand Mail Relay (RFC 2645) from the turn on.
+//
+// While a site's connection is turned, each of its queues has a socket on which
+// the MTA delivers by LMTP (RFC 2033). What comes in there goes out at once, as
+// SMTP over the turned connection, and the MTA hears "250" for a recipient only
+// after the site has said so. Nothing is stored on the way: a short message is
+// in memory while it is under way, a long one is passed on as the line takes
+// it, and whatever is unclear at the end is answered 4xx, so that the MTA keeps
+// the mail. Without the socket the MTA keeps it too, which is what holding is.
+//
+// The package is made for bad lines: with PIPELINING (RFC 2920) and CHUNKING
+// (RFC 3030) no round trip is waited for, within a message and across messages,
+// and it falls back step by step where the site has less.
+//
+// What it does not do: it does not decide what is held and does not let it go
+// (etrnd/hold does), it does not speak ATRN itself (etrnd/odmr does), and it
+// changes nothing in a message.
+package courier
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/queue"
+)
+
+// Keeper is what the courier needs of hold.Keeper.
+type Keeper interface {
+	Queues() *queue.Set
+	State(name string) (hold.State, bool)
+	Pin(sels ...queue.Selection) (unpin func())
+	Changed() <-chan struct{}
+	Listed() (at time.Time, took time.Duration, err error)
+	Relist()
+}
+
+// Options of a Courier. Hostname, Keeper and Dir are needed, the rest has
+// defaults, which zero values stand for.
+type Options struct {
+	Hostname string // in EHLO
+	Keeper   Keeper
+	// Dir is where the sockets appear. The MTA has to get at it, and nobody
+	// else should: whoever can write to a socket sends mail to the site.
+	Dir    string
+	Logger *slog.Logger // default: discard
+
+	// ReplyTimeout bounds the wait for a reply of the site while nothing else
+	// moves either; default 10 min, which RFC 5321, section 4.5.3.2.6, has for
+	// the reply to a message.
+	ReplyTimeout time.Duration
+	// GreetTimeout bounds the wait for the greeting and for the reply to EHLO;
+	// default 5 min (section 4.5.3.2.1).
+	GreetTimeout time.Duration
+	// WriteTimeout bounds the wait for a site that does not read; default 3 min
+	// (section 4.5.3.2.5).
+	WriteTimeout time.Duration
+	// IdleTimeout is how long the MTA may take to bring the next message of
+	// those that it was asked for; default 2 min.
+	IdleTimeout time.Duration
+	// Dead is how long a turned connection has shown no sign of life before
+	// another one of the same site takes its place; default 10 s.
+	Dead time.Duration
+}
+
+// Courier is an odmr.Turner.
+type Courier struct {
+	o   Options
+	log *slog.Logger
+
+	mu     sync.Mutex
+	turned map[string]*turn // by queue name
+}
+
+var _ odmr.Turner = (*Courier)(nil)
+
+// New returns a Courier.
+func New(o Options) *Courier {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	or := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	or(&o.ReplyTimeout, 10*time.Minute)
+	or(&o.GreetTimeout, 5*time.Minute)
+	or(&o.WriteTimeout, 3*time.Minute)
+	or(&o.IdleTimeout, 2*time.Minute)
+	or(&o.Dead, 10*time.Second)
+	return &Courier{o: o, log: o.Logger, turned: map[string]*turn{}}
+}
+
+// Socket is the path of the socket on which mail of a queue is taken, in the
+// directory that the daemon shares with the MTA.
+func Socket(dir, queue string) string { return filepath.Join(dir, "turn-"+queue+".sock") }
+
+// Turn decides about an ATRN (RFC 2645, section 5.2.1).
+func (c *Courier) Turn(_ context.Context, who odmr.Identity, domains []string) (odmr.Answer, func(context.Context, net.Conn) error) {
+	sels, answer := c.selections(who, domains)
+	if sels == nil {
+		return answer, nil
+	}
+	messages := 0
+	for _, name := range queuesOf(sels) {
+		s, ok := c.o.Keeper.State(name)
+		if !ok || !s.Known {
+			return odmr.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
+		}
+		messages += s.Messages - s.OnHold
+	}
+	if messages <= 0 {
+		return odmr.Answer{Code: 453, Text: "you have no mail"}, nil
+	}
+	for _, name := range queuesOf(sels) {
+		if t := c.holder(name); t != nil && t.alive(c.o.Dead) {
+			return odmr.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
+		}
+	}
+	return odmr.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
+		return c.run(ctx, conn, who, sels)
+	}
+}
+
+// selections are the parts of queues that an ATRN is about; nil with the answer
+// if it is refused.
+//
+// A queue is a user's when it lists the user. Its networks and certificates are
+// for ETRN, where the mail goes to the host that the queue names: here it goes
+// to whoever asks.
+func (c *Courier) selections(who odmr.Identity, domains []string) ([]queue.Selection, odmr.Answer) {
+	set := c.o.Keeper.Queues()
+	may := func(name string) bool {
+		q, ok := set.ByName(name)
+		return ok && q.Deliver.Turn && who.User != "" && slices.Contains(q.Users, who.User)
+	}
+	var sels []queue.Selection
+	if len(domains) == 0 {
+		for _, q := range set.Queues() {
+			if may(q.Name) {
+				sels = append(sels, queue.Selection{Queue: q.Name})
+			}
+		}
+	}
+	for _, domain := range domains {
+		found := set.Resolve(domain)
+		if len(found) == 0 || !may(found[0].Queue) {
+			// One that is forbidden refuses all (RFC 2645, section 5.2.1). What
+			// does not exist and what is another's look the same.
+			return nil, odmr.Answer{Code: 450, Text: "not permitted for at least one of the domains"}
+		}
+		for _, sel := range found {
+			if may(sel.Queue) && !slices.Contains(sels, sel) {
+				sels = append(sels, sel)
+			}
+		}
+	}
+	if sels == nil {
+		return nil, odmr.Answer{Code: 450, Text: "no queue of yours is delivered this way"}
+	}
+	return sels, odmr.Answer{}
+}
+
+// queuesOf names the queues of selections, each once.
+func queuesOf(sels []queue.Selection) []string {
+	var names []string
+	for _, sel := range sels {
+		if !slices.Contains(names, sel.Queue) {
+			names = append(names, sel.Queue)
+		}
+	}
+	return names
+}
+
+func (c *Courier) holder(name string) *turn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.turned[name]
+}
+
+// run owns a connection that was turned around.
+func (c *Courier) run(ctx context.Context, conn net.Conn, who odmr.Identity, sels []queue.Selection) error {
+	t := newTurn(c, conn, sels, c.log.With("session", who.Session, "user", who.User))
+	if !c.claim(ctx, t) {
+		t.log.Info("turned connection given up: another one was faster")
+		return t.decline()
+	}
+	defer c.disclaim(t)
+	return t.run(ctx)
+}
+
+// claim makes t the turned connection of its queues. One that is there already
+// is ended first if it shows no sign of life: its mail is answered 4xx, and goes
+// again.
+func (c *Courier) claim(ctx context.Context, t *turn) bool {
+	for {
+		c.mu.Lock()
+		var old *turn
+		for _, name := range t.queues {
+			if h := c.turned[name]; h != nil {
+				old = h
+			}
+		}
+		if old == nil {
+			for _, name := range t.queues {
+				c.turned[name] = t
+			}
+			c.mu.Unlock()
+			return true
+		}
+		c.mu.Unlock()
+		if old.alive(c.o.Dead) {
+			return false
+		}
+		t.log.Warn("the turned connection before this one shows no sign of life and is dropped")
+		old.fail(errReplaced)
+		select {
+		case <-old.gone:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (c *Courier) disclaim(t *turn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range t.queues {
+		if c.turned[name] == t {
+			delete(c.turned, name)
+		}
+	}
+	close(t.gone)
+}

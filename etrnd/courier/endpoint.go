@@ -1,0 +1,243 @@
+package courier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+	"github.com/etrnd/etrnd/internal/listen"
+)
+
+// mtaTimeout bounds the wait for the MTA, which is on this machine, in the
+// middle of a dialogue.
+const mtaTimeout = 2 * time.Minute
+
+// endpoint is where the MTA delivers the mail of one queue by LMTP.
+type endpoint struct {
+	t      *turn
+	queue  string
+	l      net.Listener
+	server *smtp.Server // nil until serve
+	done   chan struct{}
+
+	mu    sync.Mutex
+	conns map[*mtaConn]struct{}
+	over  bool
+}
+
+// newEndpoint makes the socket. Connections to it wait until serve.
+func newEndpoint(ctx context.Context, t *turn, queue string) (*endpoint, error) {
+	// Everybody who gets into the directory may write: the MTA delivers as a
+	// user of its own.
+	l, err := listen.Listen(ctx, "unix:"+Socket(t.c.o.Dir, queue), listen.Options{Mode: 0o666, Logger: t.log})
+	if err != nil {
+		return nil, err
+	}
+	return &endpoint{t: t, queue: queue, l: l, done: make(chan struct{}), conns: map[*mtaConn]struct{}{}}, nil
+}
+
+// serve begins to answer. What the site offers is known by then, and offered to
+// the MTA in turn: it knows best what to do with mail that the site cannot take.
+func (e *endpoint) serve() {
+	o := e.t.offers
+	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+		conn, _ := c.Conn().(*mtaConn)
+		return &delivery{e: e, conn: conn}, nil
+	}))
+	s.LMTP = true
+	s.Domain = e.t.c.o.Hostname
+	s.EnableSMTPUTF8 = o.utf8
+	s.EnableDSN = o.dsn
+	s.MaxMessageBytes = o.maxSize
+	s.MaxLineLength = 16 << 20 // of a message too; the MTA has its own limit
+	s.ErrorLog = errorLog{e.t.log}
+	e.server = s
+	go func() {
+		defer close(e.done)
+		if err := s.Serve(mtaListener{e.l, e}); err != nil && !errors.Is(err, net.ErrClosed) {
+			e.t.log.Error("the socket for the MTA failed", "queue", e.queue, "error", err)
+			e.t.fail(err)
+		}
+	}()
+}
+
+// shut takes the socket away.
+func (e *endpoint) shut() { e.l.Close() }
+
+// drain lets deliveries hear their answers, and returns when the last one is
+// gone.
+func (e *endpoint) drain() {
+	if e.server == nil {
+		return
+	}
+	<-e.done
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := e.server.Shutdown(ctx); err != nil {
+		e.mu.Lock()
+		e.over = true
+		for c := range e.conns {
+			c.Close()
+		}
+		e.mu.Unlock()
+	}
+}
+
+// mtaListener gives every connection its deadlines.
+type mtaListener struct {
+	net.Listener
+	e *endpoint
+}
+
+func (l mtaListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &mtaConn{Conn: conn, e: l.e}
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	l.e.conns[c] = struct{}{}
+	return c, nil
+}
+
+// mtaConn has a deadline for every read and write of its own. go-smtp sets one
+// for each command, which would be too soon for a message that is passed on as
+// slowly as the line takes it.
+type mtaConn struct {
+	net.Conn
+	e    *endpoint
+	once sync.Once
+}
+
+func (c *mtaConn) Read(b []byte) (int, error) {
+	c.Conn.SetReadDeadline(time.Now().Add(mtaTimeout))
+	return c.Conn.Read(b)
+}
+
+func (c *mtaConn) Write(b []byte) (int, error) {
+	c.Conn.SetWriteDeadline(time.Now().Add(mtaTimeout))
+	return c.Conn.Write(b)
+}
+
+func (c *mtaConn) Close() error {
+	c.once.Do(func() {
+		c.e.mu.Lock()
+		delete(c.e.conns, c)
+		c.e.mu.Unlock()
+	})
+	return c.Conn.Close()
+}
+
+// delivery is one LMTP session of the MTA.
+type delivery struct {
+	e    *endpoint
+	conn *mtaConn
+	m    *message
+}
+
+var _ smtp.LMTPSession = (*delivery)(nil)
+
+func (d *delivery) Mail(from string, opts *smtp.MailOptions) error {
+	if err := checkAddress(from); err != nil {
+		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 7}, Message: err.Error()}
+	}
+	d.m = &message{from: from, opts: *opts}
+	return nil
+}
+
+func (d *delivery) Rcpt(to string, opts *smtp.RcptOptions) error {
+	if err := checkAddress(to); err != nil {
+		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: err.Error()}
+	}
+	for _, sel := range d.e.t.sels {
+		if sel.Queue == d.e.queue && sel.Covers(to) {
+			d.m.rcpts = append(d.m.rcpts, recipient{addr: to, opts: *opts})
+			return nil
+		}
+	}
+	return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 1}, Message: "the site has not asked for this domain"}
+}
+
+func (d *delivery) Data(io.Reader) error { return temporary("this socket speaks LMTP") }
+
+// LMTPData passes a message on and returns when the site has answered for it.
+func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
+	m := d.m
+	d.m = nil
+	in := mtaReader{r}
+	m.head = make([]byte, 0, 4096)
+	var err error
+	for len(m.head) < small && err == nil {
+		if len(m.head) == cap(m.head) {
+			grown := make([]byte, len(m.head), min(4*cap(m.head), small))
+			copy(grown, m.head)
+			m.head = grown
+		}
+		var n int
+		n, err = in.Read(m.head[len(m.head):cap(m.head)])
+		m.head = m.head[:len(m.head)+n]
+	}
+	switch {
+	case err == nil:
+		m.rest = in
+		m.size = max(m.opts.Size, small+1)
+	case errors.Is(err, io.EOF):
+		m.size = int64(len(m.head))
+	default:
+		var refused *smtp.SMTPError // longer than the site takes
+		if errors.As(err, &refused) {
+			return refused
+		}
+		return temporary("the message ended early: " + err.Error())
+	}
+	m.eightBit = m.opts.Body == smtp.Body8BitMIME && m.long() || eightBit(m.head)
+	m.priority, m.stated = headerPriority(m.head)
+	m.gone = func() bool { return d.conn != nil && hungUp(d.conn.Conn) }
+	settled := make(chan struct{})
+	m.done = func() { close(settled) }
+	d.e.t.submit(m)
+	<-settled
+	for i := range m.rcpts {
+		status.SetStatus(m.rcpts[i].addr, m.rcpts[i].result)
+	}
+	return nil
+}
+
+func (d *delivery) Reset()        { d.m = nil }
+func (d *delivery) Logout() error { return nil }
+
+// mtaReader tells a message that the MTA has cut off from one that has ended.
+type mtaReader struct{ r io.Reader }
+
+var errCutOff = errors.New("the MTA closed the connection")
+
+func (r mtaReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = errCutOff
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errors.New("the MTA has gone quiet")
+	}
+	return n, err
+}
+
+// errorLog is the log of go-smtp.
+type errorLog struct{ log *slog.Logger }
+
+func (l errorLog) Printf(format string, v ...any) {
+	l.log.Warn("LMTP", "problem", strings.TrimSpace(fmt.Sprintf(format, v...)))
+}
+
+func (l errorLog) Println(v ...any) {
+	l.log.Warn("LMTP", "problem", strings.TrimSpace(fmt.Sprintln(v...)))
+}

@@ -1,0 +1,333 @@
+package courier
+
+import (
+	"container/heap"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// linger is how long write waits for a further message before it sends what it
+// has: the MTA brings many at once, and each packet costs a header.
+const linger = 2 * time.Millisecond
+
+// write sends messages until the turn ends.
+func (t *turn) write() error {
+	for {
+		m, err := t.next()
+		if m == nil || err != nil {
+			return err
+		}
+		if err := t.deliver(m); err != nil {
+			return t.cause(err)
+		}
+	}
+}
+
+// next waits for a message. What is in the buffer goes out before it waits.
+func (t *turn) next() (*message, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sending = false
+	if t.closing {
+		t.changed()
+	}
+	var flushAt time.Time
+	for {
+		switch {
+		case t.err != nil:
+			return nil, t.err
+		case len(t.waiting) > 0:
+			m := heap.Pop(&t.waiting).(*message)
+			if m.settled {
+				continue
+			}
+			t.sending = true
+			return m, nil
+		case t.out.Buffered() > 0 && flushAt.IsZero():
+			flushAt = time.Now().Add(linger)
+			timer := time.AfterFunc(linger, func() {
+				t.mu.Lock()
+				t.wake.Broadcast()
+				t.mu.Unlock()
+			})
+			defer timer.Stop()
+		case t.out.Buffered() > 0 && time.Until(flushAt) <= 0:
+			t.mu.Unlock()
+			err := t.out.Flush()
+			t.mu.Lock()
+			if err != nil {
+				return nil, err
+			}
+			continue
+		case t.closing && t.out.Buffered() == 0:
+			return nil, nil
+		}
+		t.wake.Wait()
+	}
+}
+
+// deliver puts a message on the line, or the question whether it may come. An
+// error is one of the connection.
+func (t *turn) deliver(m *message) error {
+	o := t.offers
+	if res := t.objection(m); res != nil {
+		t.mu.Lock()
+		t.resolve(m, res)
+		t.mu.Unlock()
+		return nil
+	}
+	// A long message is not sent on the chance that somebody wants it. The
+	// question goes out now, and the message when the answer is here; other
+	// messages may use the line meanwhile.
+	ask := m.long() && !m.ready && o.pipelining && o.chunking && !t.known(m)
+	if !(m.ready && t.last == m) {
+		if err := t.envelope(m, ask); err != nil || ask {
+			return err
+		}
+	}
+	t.mu.Lock()
+	settled := m.settled
+	t.mu.Unlock()
+	switch {
+	case settled:
+		return nil
+	case o.chunking:
+		return t.chunks(m)
+	}
+	return t.data(m)
+}
+
+// objection is why a message cannot go to this site at all, or not now.
+func (t *turn) objection(m *message) *smtp.SMTPError {
+	o := t.offers
+	switch {
+	case m.gone():
+		// The MTA does not wait any more, and will send it again.
+		return temporary("the MTA gave the delivery up")
+	case m.opts.UTF8 && !o.utf8:
+		// RFC 6531, section 3.5.
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "the site takes no internationalised mail (SMTPUTF8)"}
+	case m.eightBit && !o.eightBit:
+		// RFC 6152, section 3.
+		return &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site takes no 8-bit mail (8BITMIME)"}
+	case o.maxSize > 0 && m.size > o.maxSize:
+		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("the site takes no mail of more than %d bytes, and this has %d", o.maxSize, m.size)}
+	}
+	return nil
+}
+
+// known reports whether the site has taken all recipients before.
+func (t *turn) known(m *message) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range m.rcpts {
+		if !t.accepted[m.rcpts[i].addr] {
+			return false
+		}
+	}
+	return true
+}
+
+// envelope sends MAIL and RCPT.
+//
+// RSET goes first unless the transaction before is known to have ended. When a
+// message is refused, servers differ in what is left of its transaction, and
+// the next one is on its way by then: its recipients could be added to the
+// sender and the recipients of the first.
+func (t *turn) envelope(m *message, ask bool) error {
+	var lines []string
+	var expect []expected
+	if t.last != nil {
+		t.mu.Lock()
+		closed := t.last.closed
+		t.mu.Unlock()
+		if !closed {
+			lines, expect = append(lines, "RSET\r\n"), append(expect, expected{kind: isRset})
+		}
+	}
+	lines, expect = append(lines, m.mail(t.offers)), append(expect, expected{m: m, kind: isMail})
+	t.mu.Lock()
+	open := 0
+	for i := range m.rcpts {
+		if m.rcpts[i].result == nil {
+			lines, expect = append(lines, m.rcpt(i, t.offers)), append(expect, expected{m: m, kind: isRcpt, i: i})
+			m.rcpts[i].accepted = false
+			open++
+		}
+	}
+	m.mailed, m.open, m.asking, m.closed, m.goAhead = reply{}, open, ask, false, false
+	t.mu.Unlock()
+	t.last = m
+	for i, line := range lines {
+		if err := t.command(line, expect[i]); err != nil {
+			return err
+		}
+		if t.offers.pipelining {
+			continue
+		}
+		if err := t.sync(); err != nil {
+			return err
+		}
+		if expect[i].kind == isMail && !m.mailed.ok() {
+			t.mu.Lock()
+			t.resolve(m, m.mailed.result())
+			t.mu.Unlock()
+			return nil
+		}
+	}
+	return nil
+}
+
+// command sends a line, and notes what its reply is for.
+func (t *turn) command(line string, e expected) error {
+	t.mu.Lock()
+	t.expect = append(t.expect, e)
+	t.mu.Unlock()
+	_, err := t.out.WriteString(line)
+	return err
+}
+
+// sync waits until everything has been replied to.
+func (t *turn) sync() error {
+	if err := t.out.Flush(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.err == nil && len(t.expect) > 0 {
+		t.wake.Wait()
+	}
+	return t.err
+}
+
+// chunks sends the message by BDAT (RFC 3030), without waiting for anything.
+func (t *turn) chunks(m *message) error {
+	now := m.head
+	var next []byte
+	if m.long() {
+		next = make([]byte, small)
+	}
+	for {
+		var n int
+		if m.long() {
+			var err error
+			n, err = io.ReadFull(m.rest, next)
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				// What was sent is no message without the last chunk.
+				t.mu.Lock()
+				t.resolve(m, temporary("the message ended early: "+err.Error()))
+				t.mu.Unlock()
+				return nil
+			}
+		}
+		last := n == 0
+		t.mu.Lock()
+		settled := m.settled // refused, or given up
+		t.mu.Unlock()
+		if settled {
+			return nil
+		}
+		line, e := fmt.Sprintf("BDAT %d\r\n", len(now)), expected{m: m, kind: isChunk}
+		if last {
+			line, e.kind = fmt.Sprintf("BDAT %d LAST\r\n", len(now)), isEnd
+		}
+		if err := t.command(line, e); err != nil {
+			return err
+		}
+		if _, err := t.out.Write(now); err != nil {
+			return err
+		}
+		if !t.offers.pipelining {
+			if err := t.sync(); err != nil {
+				return err
+			}
+		}
+		if last {
+			return nil
+		}
+		if cap(now) >= small {
+			now, next = next[:n], now[:small]
+		} else {
+			now, next = next[:n], make([]byte, small)
+		}
+	}
+}
+
+// data sends the message by DATA. The go-ahead is waited for, and the next
+// message may follow behind the end of this one (RFC 2920, section 3.1).
+func (t *turn) data(m *message) error {
+	if err := t.command("DATA\r\n", expected{m: m, kind: isData}); err != nil {
+		return err
+	}
+	if err := t.sync(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	goAhead, settled := m.goAhead, m.settled
+	t.mu.Unlock()
+	if !goAhead {
+		return nil
+	}
+	if !settled { // else: 354 though nobody is left to get it; then nothing is sent
+		d := dots{w: t.out, bol: true}
+		_, err := d.Write(m.head)
+		if err == nil && m.long() {
+			// There is no way to take back what has begun but to hang up.
+			_, err = io.CopyBuffer(&d, m.rest, make([]byte, small/2))
+		}
+		if err == nil {
+			err = d.end()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := t.command(".\r\n", expected{m: m, kind: isEnd}); err != nil {
+		return err
+	}
+	if !t.offers.pipelining {
+		return t.sync()
+	}
+	return nil
+}
+
+// dots doubles the dots at the beginnings of lines (RFC 5321, section 4.5.2).
+type dots struct {
+	w   io.Writer
+	bol bool // at the beginning of a line
+	cr  bool // behind a CR
+}
+
+func (d *dots) Write(b []byte) (int, error) {
+	from := 0
+	for i, c := range b {
+		if d.bol && c == '.' {
+			if _, err := d.w.Write(b[from:i]); err != nil {
+				return from, err
+			}
+			if _, err := d.w.Write([]byte{'.'}); err != nil {
+				return i, err
+			}
+			from = i
+		}
+		d.bol = c == '\n' && d.cr
+		d.cr = c == '\r'
+	}
+	if _, err := d.w.Write(b[from:]); err != nil {
+		return from, err
+	}
+	return len(b), nil
+}
+
+// end brings the message to the end of a line.
+func (d *dots) end() error {
+	if d.bol {
+		return nil
+	}
+	_, err := d.w.Write([]byte("\r\n"))
+	return err
+}
