@@ -398,7 +398,6 @@ func TestSetupDelta(t *testing.T) {
 
 func TestSetupRefuses(t *testing.T) {
 	inside(t, testbed.PostfixOptions{Master: []string{"transient unix - n n - - pipe\n  flags=R user=nobody argv=/bin/true"}}, func(t *testing.T, ctx context.Context) {
-		p := postfix(t)
 		cases := map[string]struct {
 			o     Options
 			route Route
@@ -418,7 +417,7 @@ func TestSetupRefuses(t *testing.T) {
 			}
 		}
 		// Another name for the transport is the way out.
-		p = NewPostfix(Options{Transport: "held"})
+		p := NewPostfix(Options{Transport: "held"})
 		apply(t, ctx, p, Wanted{Routes: []Route{{Pattern: "a.example", Deliver: "smtp:[192.0.2.1]"}}})
 
 		// Somebody was quicker: nothing is written.
@@ -675,7 +674,7 @@ func TestRelease(t *testing.T) {
 		if err := p.Release(ctx, nil, []string{acme}); err != nil {
 			t.Fatal(err)
 		}
-		q = settled(t, ctx, p, "one message delivered", func(q map[string]Message) bool { return len(q) == 2 })
+		settled(t, ctx, p, "one message delivered", func(q map[string]Message) bool { return len(q) == 2 })
 		if got := a.recipients(); !slices.Equal(got, []string{"a@acme.example"}) {
 			t.Errorf("delivered %q", got)
 		}

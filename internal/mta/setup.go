@@ -379,7 +379,7 @@ func (pl *Plan) Apply(ctx context.Context) (err error) {
 	}
 	sub := filepath.Join(pl.dir, setupDir)
 	statePath := filepath.Join(sub, stateName)
-	changes := pl.changes
+	var changes []change
 	if pl.state != nil {
 		// Postfix's daemons read the table without privilege.
 		if err := os.MkdirAll(sub, 0o755); err != nil {
