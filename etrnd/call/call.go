@@ -13,12 +13,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/users"
 )
 
 // call is one session with a remote. The caller's mu guards what changes.
@@ -37,6 +39,9 @@ type call struct {
 	tally      *Tally
 	leftBefore hold.Left // of the push queues, when the call began
 
+	turned *turned
+	moved  chan struct{} // has an element when a turned connection has moved
+
 	expectIn int // messages that the remote has announced; -1: unknown
 	in       Counts
 	out      control.Progress
@@ -49,7 +54,7 @@ type call struct {
 func newCall(c *Caller, s *session, r config.Remote) *call {
 	id := c.newID()
 	return &call{
-		caller: c, session: s, remote: r, made: time.Now(), phase: control.PhaseDialling, expectIn: -1,
+		caller: c, session: s, remote: r, made: time.Now(), phase: control.PhaseDialling, expectIn: -1, moved: make(chan struct{}, 1),
 		ref: control.CallRef{Call: id, Remote: r.Name, Link: r.Link},
 		log: c.log.With("call", id, "remote", r.Name),
 	}
@@ -115,15 +120,19 @@ func (cl *call) run(ctx context.Context) {
 			})
 		}
 	}()
+	// Behind the deferred cancel: what a turned connection does ends with ctx.
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer cancel()
 	tally := cl.caller.inbound.Tally(cl.ours(ctx))
 	defer tally.Close()
 	cl.set(func() { cl.tally = tally })
 
 	var asked request
 	if cl.remote.RouterType.Pulls() {
-		asked = cl.pull(ctx)
+		asked = cl.pull(ctx, &serving)
 	}
-	cl.wait(ctx, asked)
+	cl.wait(ctx, asked, &serving)
 	if ctx.Err() != nil {
 		why := context.Cause(ctx)
 		hint := "what has not gone stays held and goes with the next call"
@@ -180,7 +189,7 @@ type request struct {
 }
 
 // pull waits for the local MTA and asks the remote for its mail.
-func (cl *call) pull(ctx context.Context) request {
+func (cl *call) pull(ctx context.Context, serving *sync.WaitGroup) request {
 	if err := cl.waitForMTA(ctx); err != nil {
 		if ctx.Err() == nil {
 			cl.set(func() {
@@ -189,7 +198,7 @@ func (cl *call) pull(ctx context.Context) request {
 		}
 		return request{}
 	}
-	return cl.ask(ctx, false)
+	return cl.ask(ctx, serving, false)
 }
 
 // waitForMTA waits until the local SMTP listener answers, so that the mail
@@ -239,9 +248,12 @@ func greets(ctx context.Context, addr string) error {
 // ask has the dialogue with the remote. A connection that is refused is tried
 // again for a moment: a route or a name server may need that after the link
 // has come up.
-func (cl *call) ask(ctx context.Context, again bool) request {
+func (cl *call) ask(ctx context.Context, serving *sync.WaitGroup, again bool) request {
 	r := &cl.remote
-	ctx, cancel := context.WithTimeoutCause(ctx, r.ConnectTimeout+r.RequestTimeout, odmr.ErrTimeout)
+	dialogue := func() (context.Context, context.CancelFunc) {
+		return context.WithTimeoutCause(ctx, r.ConnectTimeout+r.RequestTimeout, odmr.ErrTimeout)
+	}
+	dctx, cancel := dialogue()
 	defer cancel()
 	options, err := cl.options()
 	if err != nil {
@@ -251,26 +263,34 @@ func (cl *call) ask(ctx context.Context, again bool) request {
 	cl.step(control.PhaseConnecting, r.Addr()+" to answer")
 	var client *odmr.Client
 	for delay, until := time.Second, time.Now().Add(r.ConnectTimeout); ; delay *= 2 {
-		client, err = odmr.Dial(ctx, r.Addr(), options)
+		client, err = odmr.Dial(dctx, r.Addr(), options)
 		if err == nil || !errors.Is(err, odmr.ErrConnect) || time.Now().Add(delay).After(until) {
 			break
 		}
 		select {
-		case <-ctx.Done():
+		case <-dctx.Done():
 		case <-time.After(delay):
 		}
-		if ctx.Err() != nil {
+		if dctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		cl.refused(ctx, err)
+		cl.refused(dctx, err)
 		return request{}
 	}
 	defer client.Quit()
 	cl.step(control.PhaseRequest, "the answer of "+r.Host)
-	replies, err := client.Request(ctx, r.Request)
-	return cl.judge(ctx, replies, err, again)
+	if r.Protocol.Turns() {
+		// The answer to ATRN has a time of its own.
+		if asked, ok := cl.turn(ctx, client, serving); ok {
+			return asked
+		}
+		dctx, cancel = dialogue()
+		defer cancel()
+	}
+	replies, err := client.Request(dctx, r.Request)
+	return cl.judge(dctx, replies, err, again)
 }
 
 func (cl *call) options() (odmr.ClientOptions, error) {
@@ -315,6 +335,10 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		}
 		line, _, _ := strings.Cut(string(secret), "\n")
 		o.Auth = &odmr.Auth{User: r.User, Password: strings.TrimSuffix(line, "\r")}
+		if r.Protocol.Turns() {
+			// The one mechanism that every provider has (RFC 2645, section 5.1.1).
+			o.Auth.Mechanisms = []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}
+		}
 	}
 	return o, nil
 }
@@ -331,7 +355,21 @@ func (cl *call) refused(ctx context.Context, err error) {
 	if errors.As(err, &e) && e.Temporary() {
 		exit = control.ExitTempFail
 	}
+	code := 0
+	if e != nil && e.Op == "ATRN" {
+		code = e.Code
+	}
 	switch {
+	case errors.Is(err, odmr.ErrNoATRN):
+		hint = fmt.Sprintf("write protocol = \"etrn\" or \"auto\" if %s is to connect to this host instead, or ask its postmaster which port takes ATRN (etrnctl probe shows what it offers)", r.Host)
+	case code == 450:
+		// "Try again" would be of no use: nothing changes until somebody
+		// changes it.
+		exit, hint = control.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there: take it out, or have the other side add it", r.Host, r.User)
+	case code == 451:
+		hint = r.Host + " cannot tell now what it has; the next call asks again"
+	case code == 530:
+		hint = "set user and password-file: ATRN is for users who have authenticated"
 	case errors.Is(err, odmr.ErrNoETRN):
 		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
 	case errors.Is(err, odmr.ErrConnect):
@@ -421,7 +459,10 @@ func (cl *call) outCounts() (left hold.Left) {
 
 // measure brings the counts up to date. The caller holds mu.
 func (cl *call) measure() {
-	if cl.tally != nil {
+	switch {
+	case cl.turned != nil:
+		cl.in = cl.turned.counts(cl.tally)
+	case cl.tally != nil:
 		cl.in = cl.tally.Counts()
 	}
 	now := cl.outCounts()

@@ -83,6 +83,9 @@ func (in *Inbound) session(ev report.Event) {
 		s.transaction = false
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
+			if again && ev.QueueID != "" && len(t.again) < againMax {
+				t.again = append(t.again, ev.QueueID)
+			}
 			if t.match(s.client, s.local) {
 				t.messages++
 				t.bytes += ev.Size
@@ -128,7 +131,12 @@ type Tally struct {
 	bytes                int64
 	any                  bool
 	active               time.Time
+
+	again []string // queue ids of all messages that came a second time, whoever sent them
 }
+
+// againMax bounds what a Tally remembers.
+const againMax = 10000
 
 // Counts is how a Tally stands.
 type Counts struct {
@@ -177,6 +185,19 @@ func (t *Tally) Counts() Counts {
 		}
 	}
 	return c
+}
+
+// Again counts the messages that came a second time, by the MTA's names of
+// them.
+func (t *Tally) Again(ours func(queueID string) bool) (n int) {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	for _, id := range t.again {
+		if ours(id) {
+			n++
+		}
+	}
+	return n
 }
 
 // seen remembers messages for a while, to tell one that comes a second time:

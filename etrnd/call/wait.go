@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
@@ -29,7 +30,7 @@ type verdict struct {
 }
 
 // wait lasts until nothing is left to come or to go.
-func (cl *call) wait(ctx context.Context, asked request) {
+func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup) {
 	start := time.Now()
 	cl.set(func() {
 		if asked.counted && asked.made {
@@ -64,7 +65,7 @@ func (cl *call) wait(ctx context.Context, asked request) {
 		}
 		if in.askMore {
 			again++
-			more := cl.ask(ctx, true)
+			more := cl.ask(ctx, serving, true)
 			lastAsk = time.Now()
 			cl.set(func() {
 				if more.made && more.counted {
@@ -83,6 +84,7 @@ func (cl *call) wait(ctx context.Context, asked request) {
 		select {
 		case <-reports:
 		case <-held:
+		case <-cl.moved:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -94,6 +96,9 @@ func (cl *call) wait(ctx context.Context, asked request) {
 func (cl *call) inbound(asked request, start, lastAsk time.Time, again int) verdict {
 	if !asked.made {
 		return verdict{done: true}
+	}
+	if cl.turned != nil {
+		return cl.turnedVerdict()
 	}
 	c, r := cl.in, &cl.remote
 	last := start

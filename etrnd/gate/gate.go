@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,8 +71,9 @@ type Gate struct {
 	o       Options
 	domains map[string]bool
 
-	mu sync.Mutex // guards counts
-	c  Counts
+	mu   sync.Mutex // guards these
+	c    Counts
+	took map[string]bool
 }
 
 // Counts is how a turned connection stands.
@@ -82,12 +84,10 @@ type Counts struct {
 	Rejected int   // recipients refused, by the MTA or here
 	Busy     int   // transactions that are open or being answered
 	Active   time.Time
-	// Queued are the MTA's names of the messages it has taken, as far as it
-	// told them: the last 10,000.
-	Queued []string
 }
 
-const maxQueued = 10000
+// maxTook bounds what Took remembers.
+const maxTook = 10000
 
 // New makes a Gate for one connection.
 func New(o Options) *Gate {
@@ -109,7 +109,7 @@ func New(o Options) *Gate {
 	if o.Hostname == "" {
 		o.Hostname = "localhost"
 	}
-	g := &Gate{o: o, domains: map[string]bool{}, c: Counts{Active: time.Now()}}
+	g := &Gate{o: o, domains: map[string]bool{}, took: map[string]bool{}, c: Counts{Active: time.Now()}}
 	for _, d := range o.Domains {
 		g.domains[d] = true
 	}
@@ -120,9 +120,15 @@ func New(o Options) *Gate {
 func (g *Gate) Counts() Counts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.c
-	c.Queued = append([]string(nil), c.Queued...)
-	return c
+	return g.c
+}
+
+// Took reports whether the MTA has taken a message of this connection under
+// that name, as far as it told: it can be found by it in what a milter reports.
+func (g *Gate) Took(queueID string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.took[queueID]
 }
 
 func (g *Gate) count(change func(*Counts)) {
@@ -288,6 +294,19 @@ func (s *session) failed(err error) {
 	}
 }
 
+// guarded turns a panic into the end of this session alone.
+func (s *session) guarded(half func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic in a turned connection", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errors.New("internal error")
+			s.failed(err)
+			s.abort()
+		}
+	}()
+	return half()
+}
+
 func (s *session) run() error {
 	first, err := s.dial()
 	if err != nil {
@@ -301,12 +320,12 @@ func (s *session) run() error {
 	s.say(&answer{text: "220 " + s.o.Hostname + " ESMTP\r\n"})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := s.reply(); err != nil {
+		if err := s.guarded(s.reply); err != nil {
 			s.failed(err)
 			s.abort()
 		}
 	})
-	if err := s.read(); err != errQuit {
+	if err := s.guarded(s.read); err != errQuit {
 		s.failed(err)
 		defer s.farewell()
 	}

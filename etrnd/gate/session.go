@@ -516,11 +516,8 @@ func (s *session) note(a *answer, code int, text string) {
 			c.Messages++
 			c.Bytes += a.tx.bytes.Load()
 			c.Busy--
-			if id != "" {
-				if len(c.Queued) == maxQueued {
-					c.Queued = c.Queued[1:]
-				}
-				c.Queued = append(c.Queued, id)
+			if id != "" && len(s.took) < maxTook {
+				s.took[id] = true
 			}
 		})
 	case a.final:

@@ -1,0 +1,122 @@
+package call
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/etrnd/gate"
+	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// turned is a connection that was turned around by ATRN (RFC 2645). The
+// caller's mu guards ended and err.
+type turned struct {
+	gate  *gate.Gate
+	ended bool
+	err   error
+}
+
+// counts is what has come, in the words of Inbound. The milter need not report
+// for that; it only tells what came a second time.
+func (t *turned) counts(tally *Tally) Counts {
+	c := t.gate.Counts()
+	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Busy: c.Busy, Any: true, Active: c.Active}
+	if !t.ended {
+		in.Open = 1
+	}
+	if tally != nil {
+		in.Duplicates = tally.Again(t.gate.Took)
+	}
+	return in
+}
+
+// turn asks by ATRN. ok is false when the remote is to be asked by ETRN.
+func (cl *call) turn(ctx context.Context, client *odmr.Client, serving *sync.WaitGroup) (asked request, ok bool) {
+	r := &cl.remote
+	if r.Protocol == config.ProtocolAuto && (r.User == "" || !client.Offers("ATRN")) {
+		return request{}, false
+	}
+	conn, reply, err := client.Turn(ctx, r.Request)
+	if reply.Code != 0 {
+		cl.log.Info("reply to ATRN", "domains", reply.Name, "code", reply.Code, "text", reply.Text)
+	}
+	if r.Protocol == config.ProtocolAuto && errors.Is(err, odmr.ErrNoATRN) {
+		return request{}, false
+	}
+	if reply.Code != 0 {
+		cl.set(func() {
+			cl.replies = append(cl.replies, control.Reply{Name: reply.Name, Code: reply.Code, Text: reply.Text, Count: reply.Count})
+		})
+	}
+	switch {
+	case err != nil:
+		cl.refused(ctx, err)
+		return request{}, true
+	case conn == nil: // 453: there is nothing
+		return request{made: true, counted: true}, true
+	}
+	cl.serve(ctx, conn, serving)
+	return request{made: true}, true
+}
+
+// serve lets the remote's mail in while the call goes on.
+func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGroup) {
+	r, cfg := &cl.remote, cl.caller.config()
+	move := func() {
+		select {
+		case cl.moved <- struct{}{}:
+		default:
+		}
+	}
+	t := &turned{gate: gate.New(gate.Options{
+		Hostname: cfg.Hostname, Domains: r.Request, Dial: gate.Dialer(cfg.MTA.SMTP),
+		Silence: max(r.Wait, r.RequestTimeout), Changed: move, Logger: cl.log,
+	})}
+	cl.set(func() {
+		cl.turned = t
+		cl.phase, cl.waiting = control.PhaseReceiving, r.Host+" to send its mail"
+	})
+	serving.Go(func() {
+		err := t.gate.Serve(ctx, conn)
+		c := t.gate.Counts()
+		cl.log.Info("turned connection ended", "messages", c.Messages, "bytes", c.Bytes, "refused", c.Refused, "rejected", c.Rejected, "error", err)
+		cl.set(func() {
+			t.ended, t.err = true, err
+			if err == nil {
+				cl.expectIn = c.Messages
+			}
+		})
+		move()
+	})
+}
+
+// turnedVerdict judges a turned connection: the remote ends it when it has no
+// more. The caller holds mu.
+func (cl *call) turnedVerdict() verdict {
+	r, t := &cl.remote, cl.turned
+	came := fmt.Sprintf("%d messages have come", cl.in.Messages)
+	if cl.in.Messages == 1 {
+		came = "1 message has come"
+	}
+	switch {
+	case !t.ended && cl.in.Busy > 0:
+		return verdict{waiting: fmt.Sprintf("%d messages that are coming in; %s", cl.in.Busy, came)}
+	case !t.ended:
+		return verdict{waiting: fmt.Sprintf("%s to send its mail or to say that it has no more; %s", r.Host, came)}
+	case t.err == nil:
+		return verdict{done: true}
+	}
+	v := verdict{done: true, problem: "the mail of " + r.Name + ": " + t.err.Error() + "; " + came, hint: "what has not come stays held there, and comes with the next call"}
+	switch {
+	case errors.Is(t.err, gate.ErrMTA):
+		v.hint = "is the local mail server running? what has not come stays held there, and comes with the next call"
+	case errors.Is(t.err, gate.ErrAbuse):
+		v.hint = "the log has the details; tell the postmaster of " + r.Host
+	}
+	return v
+}
