@@ -52,6 +52,7 @@ type Keeper struct {
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once
 	moving    bool      // a release was under way in the last listing
+	watchers  int       // who wait for changes
 	total     int       // messages in the last good listing, of any queue or none
 	listed    time.Time // when the last good listing began; zero: never
 	listTook  time.Duration
@@ -195,6 +196,21 @@ func (k *Keeper) Arrived(ev report.Event) {
 	k.openFor(e, now)
 	k.due(now.Add(time.Second))
 	k.touched()
+}
+
+// Watch makes the Keeper look at short intervals, for somebody who waits for
+// what becomes of the queue, until the function that it returns is called.
+func (k *Keeper) Watch() (stop func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.watchers++
+	k.due(time.Now())
+	k.touched()
+	return sync.OnceFunc(func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.watchers--
+	})
 }
 
 // Lost says that reports were dropped or a milter went away: only a listing
@@ -619,6 +635,9 @@ func (k *Keeper) pause() time.Duration {
 // expected to move.
 func (k *Keeper) cadence(now time.Time) time.Duration {
 	d := k.reconcile
+	if k.watchers > 0 {
+		d = min(d, 500*time.Millisecond)
+	}
 	k.moving = false
 	for name, w := range k.open {
 		if !w.open(now) {

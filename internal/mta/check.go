@@ -71,6 +71,10 @@ func (p *Postfix) Check(ctx context.Context, w Wanted) []Finding {
 		}
 	}
 
+	for _, path := range flushHooks("/") {
+		add(false, path+" makes Postfix try all of its mail when a network interface comes up, what is held included", "take the queue run (sendmail -q, postqueue -f, postfix flush) out of it; the rest of the script may be needed")
+	}
+
 	for _, s := range []struct{ whose, listen string }{{"the milter", w.Milter}, {"the policy service", w.Policy}} {
 		if s.listen == "" {
 			continue

@@ -1,9 +1,13 @@
 package mta
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 )
 
 // A message for two held queues is one file in Postfix, and a release of one
@@ -39,6 +43,9 @@ func (b *builder) split(w Wanted, values map[string]string) (entries []string, e
 	at, err := netip.ParseAddrPort(w.Split)
 	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
 		return nil, fmt.Errorf("%q is no port of the loopback to split messages on: write for example \"127.0.0.1:10366\"", w.Split)
+	}
+	if err := b.splitFree(w.Split); err != nil {
+		return nil, err
 	}
 	name := b.p.o.Transport + "-split"
 	hop := fmt.Sprintf("[%s]:%d", at.Addr(), at.Port())
@@ -86,6 +93,31 @@ func (b *builder) split(w Wanted, values map[string]string) (entries []string, e
 		// The size is checked here, too, and a copy is longer by a line.
 		entry(name+"-cleanup unix n - n - 0 cleanup", "message_size_limit=0", "hopcount_limit=100"),
 	}, nil
+}
+
+// splitFree looks whether the port is anybody's but ours. Postfix's master ends,
+// and all mail with it, when it cannot bind a port of master.cf; and an entry
+// of the user's there would take the copies in past the milter.
+func (b *builder) splitFree(address string) error {
+	ours := func(e string) bool {
+		text := confFile{e}
+		s := text.services()[0]
+		return s.name == address && s.kind == "inet"
+	}
+	if _, ok := b.master.service(address, "inet"); ok {
+		if slices.ContainsFunc(b.old.Entries, ours) {
+			return nil
+		}
+		return fmt.Errorf("master.cf has an entry %s/inet of its own: choose another port for split in [mta]", address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		return l.Close()
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use, and Postfix would end when it cannot have it: choose another port for split in [mta]", address)
+	}
+	return nil // not for this user to find out
 }
 
 // milterElement is our milter as an element of smtpd_milters.

@@ -89,17 +89,6 @@ func delivered(ctx context.Context, t *testing.T, h *testbed.Host, ids []string)
 	return duplicates
 }
 
-// lastCall is the latest call that has ended at the site.
-func lastCall(ctx context.Context, t *testing.T, w *World) control.CallResult {
-	t.Helper()
-	var results []control.CallResult
-	must(t, w.Site.CtlJSON(ctx, &results, "history"))
-	if len(results) == 0 {
-		t.Fatal("the site has made no call")
-	}
-	return results[0]
-}
-
 // waitCalls waits until n calls have ended at the site.
 func waitCalls(ctx context.Context, t *testing.T, w *World, n int) []control.CallResult {
 	t.Helper()

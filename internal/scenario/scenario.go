@@ -361,6 +361,11 @@ func (w *World) startSite(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
+	// As "etrnctl check" advises: Debian's hook flushes the whole queue, and
+	// would hide whether ours works.
+	if _, err := w.SiteHost.Run(ctx, "rm", "/etc/ppp/ip-up.d/postfix"); err != nil {
+		return err
+	}
 	for _, dir := range []string{"ip-up.d", "ip-down.d"} {
 		if err := installHook(w.SiteHost, dir); err != nil {
 			return err
