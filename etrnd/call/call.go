@@ -124,6 +124,7 @@ func (cl *call) run(ctx context.Context) {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	defer cancel()
+	defer cl.caller.keeper.Watch()()
 	tally := cl.caller.inbound.Tally(cl.ours(ctx))
 	defer tally.Close()
 	cl.set(func() { cl.tally = tally })
