@@ -153,6 +153,8 @@ func (b *builder) build(ctx context.Context, w Wanted) error {
 		}
 		entries = append(entries, more...)
 		wants = append(wants, want{name: "milter_header_checks", element: splitElement, front: true})
+	} else if b.old.hasSplit() {
+		b.warn("%s", splitEnds)
 	}
 	if w.ClientCerts {
 		values["smtpd_tls_ask_ccert"] = "yes"

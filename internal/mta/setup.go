@@ -276,6 +276,9 @@ func (p *Postfix) Undo(ctx context.Context) (*Plan, error) {
 	}
 	mainText, masterText, warnings := c.undone()
 	pl.Warnings = append(warnings, "mail that is held at this moment will be tried with Postfix's next queue run")
+	if c.state.hasSplit() {
+		pl.Warnings = append(pl.Warnings, splitEnds)
+	}
 	pl.change("main.cf", &c.main.text, &mainText)
 	pl.change("master.cf", &c.master.text, &masterText)
 	// The table goes after the setting that names it: Postfix's resolver does

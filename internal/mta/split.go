@@ -95,6 +95,15 @@ func (b *builder) split(w Wanted, values map[string]string) (entries []string, e
 	}, nil
 }
 
+// splitEnds is what to know when the split is taken out: the way out of a
+// marked message is written in its queue file, and only a new one is without.
+const splitEnds = "messages that wait to be taken apart at this moment (\"mailq\": mail transport unavailable) stay in the queue until \"postsuper -r ID\""
+
+// hasSplit tells whether a split has been set up.
+func (s *state) hasSplit() bool {
+	return s.list("milter_header_checks") != nil
+}
+
 // splitFree looks whether the port is anybody's but ours. Postfix's master ends,
 // and all mail with it, when it cannot bind a port of master.cf; and an entry
 // of the user's there would take the copies in past the milter.

@@ -2,6 +2,7 @@ package mta
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +32,10 @@ func TestSplitPort(t *testing.T) {
 		// Once it is Postfix's own it is no obstacle, and can be changed.
 		for _, split := range []string{"127.0.0.1:10368", "127.0.0.1:10368", "127.0.0.1:10369", ""} {
 			w.Split = split
-			apply(t, ctx, p, w)
+			pl := apply(t, ctx, p, w)
+			if warned := slices.Contains(pl.Warnings, splitEnds); warned != (split == "") {
+				t.Errorf("%q: warnings %q", split, pl.Warnings)
+			}
 		}
 	})
 }
