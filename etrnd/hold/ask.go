@@ -84,56 +84,83 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 		interval, length = max(interval, q.MinInterval), max(length, q.Window)
 	}
 
-	key := name + "\x00" + allowed[0].Queue
-	if last, ok := k.asked[key]; ok && now.Sub(last) < interval {
-		wait := interval - now.Sub(last)
-		return Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", int(wait/time.Second)+1), Log: "asked too often"}
+	if k.listErr != nil {
+		// What is held now nobody knows, and it could not be let go.
+		return Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}
 	}
+	key := fmt.Sprint(allowed, who.User, who.Addr)
 	k.forget(now)
-	k.asked[key] = now
+	if until, ok := k.recent[key]; ok || len(k.recent) >= maxRecent {
+		wait := max(until.Sub(now), time.Second)
+		return Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}
+	}
+	k.recent[key] = now.Add(interval)
 
-	var started, underWay int
+	unknown := k.listed.IsZero()
+	if unknown {
+		// Nothing has been listed yet, so nothing can be counted; what the
+		// first listing shows goes out, since the window is open.
+		k.listAt = time.Time{}
+		length = max(length, time.Minute)
+	}
+	var started, others, underWay int
 	for _, sel := range allowed {
+		others += k.tell(sel, who.Session)
 		st := k.release(sel, now)
 		started, underWay = started+st.Messages, underWay+st.UnderWay
-		w := k.windowOf(sel.Queue)
-		if !w.open(now) {
-			w.sels = nil
+		k.windowOf(sel.Queue).ask(sel, now.Add(length), now)
+	}
+	if started > 0 {
+		for _, sel := range allowed {
+			k.told(sel, who.Session)
 		}
-		if !slices.Contains(w.sels, sel) {
-			w.sels = append(w.sels, sel)
-		}
-		w.until = now.Add(length)
 	}
 	// From now on new mail is looked for at short intervals.
 	k.due(now.Add(time.Second))
 	k.touched()
 	switch {
-	case k.listed.IsZero():
-		// Nothing has been listed yet, so nothing can be counted; what the
-		// first listing shows goes out, since the window is open.
-		k.listAt = time.Time{}
+	case unknown:
 		return Answer{Code: 250}
 	case started == 0 && underWay > 0:
 		return Answer{Code: 458, Text: fmt.Sprintf("already under way, %d pending", underWay), Log: "already under way"}
 	case started == 0:
 		return Answer{Code: 251}
 	}
-	return Answer{Code: 253, Count: started}
+	// What is under way from an earlier request comes as well, to a client
+	// that has not been told of it: it may have lost its line meanwhile.
+	return Answer{Code: 253, Count: started + others}
 }
 
-// forget drops old entries of asked, so that names cannot pile up. Only names
-// that resolved to a queue of the client's get in at all.
-func (k *Keeper) forget(now time.Time) {
-	if len(k.asked) < 1000 {
-		return
-	}
-	for key, last := range k.asked {
-		if now.Sub(last) > time.Hour {
-			delete(k.asked, key)
+// tell counts what a selection has under way that the client of a session has
+// not been told of. The caller holds mu.
+func (k *Keeper) tell(sel queue.Selection, session string) (n int) {
+	for _, e := range k.entries {
+		if !e.held() && e.covered(sel) && slices.Contains(e.want, sel.Queue) && e.session != session {
+			n++
 		}
 	}
-	if len(k.asked) >= 1000 {
-		clear(k.asked)
+	return n
+}
+
+// told notes that the client of a session has been told of a selection. The
+// caller holds mu.
+func (k *Keeper) told(sel queue.Selection, session string) {
+	for _, e := range k.entries {
+		if e.covered(sel) {
+			e.session = session
+		}
+	}
+}
+
+// maxRecent bounds the requests that are remembered. They are forgotten as
+// soon as they may come again, so that only a flood gets there.
+const maxRecent = 10000
+
+// forget drops what may come again. The caller holds mu.
+func (k *Keeper) forget(now time.Time) {
+	for key, until := range k.recent {
+		if !now.Before(until) {
+			delete(k.recent, key)
+		}
 	}
 }

@@ -47,8 +47,8 @@ func (k *Keeper) listing(msgs ...mta.Message) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	start := time.Now()
-	k.apply(msgs, start)
-	k.listed, k.total = start, len(msgs)
+	k.apply(msgs, sortIn(k.set, msgs), start)
+	k.listed, k.total, k.inListing = start, len(msgs), len(k.entries)
 }
 
 // flushed notes that everything due was flushed now.
@@ -375,6 +375,94 @@ func TestReusedID(t *testing.T) {
 		s := k.must(t, "acme")
 		if s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 1 {
 			t.Errorf("acme: %+v", s)
+		}
+	})
+}
+
+// A message that two calls want is not given up when one of them ends.
+func TestUnpinOneOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
+		one, two := k.Pin(queue.Selection{Queue: "acme"}), k.Pin(queue.Selection{Queue: "beta"})
+		one()
+		if ids := k.flushedNow(); len(ids) != 1 {
+			t.Fatalf("flushed %v after the first call ended", ids)
+		}
+		time.Sleep(time.Second)
+		k.listing(msg("A", "deferred", "no route to host", "a@acme.example", "b@beta.example"))
+		if s := k.must(t, "beta"); s.Retry != 1 {
+			t.Errorf("beta: %+v", s)
+		}
+		two()
+		if s := k.must(t, "beta"); s.UnderWay != 0 || s.Open {
+			t.Errorf("beta after both: %+v", s)
+		}
+	})
+}
+
+// A message that comes off hold under an open window goes.
+func TestOffHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing(msg("A", "hold", "", "a@acme.example"))
+		k.Ask(owner, "#acme")
+		if s := k.must(t, "acme"); s.OnHold != 1 || s.UnderWay != 0 {
+			t.Errorf("on hold: %+v", s)
+		}
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if ids := k.flushedNow(); len(ids) != 1 {
+			t.Errorf("flushed %v", ids)
+		}
+	})
+}
+
+// A client that comes back after its line was cut is told of what is still
+// under way from before, once.
+func TestAskAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		first, second := owner, owner
+		first.Session, second.Session = "s1", "s2"
+		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if a := k.Ask(first, "#acme"); a.Code != 253 || a.Count != 2 {
+			t.Errorf("first: %+v", a)
+		}
+		k.flushedNow()
+		time.Sleep(10 * time.Second)
+		// A is still being tried over the dead line, B has failed.
+		k.listing(msg("A", "active", "", "a@acme.example"), msg("B", "deferred", "lost connection", "a@acme.example"))
+		if a := k.Ask(second, "#acme"); a.Code != 253 || a.Count != 2 {
+			t.Errorf("second: %+v", a)
+		}
+		if a := k.Ask(second, "acme.example"); a.Code != 458 {
+			t.Errorf("another name for the same: %+v", a)
+		}
+		// While the MTA cannot be asked, no count is made up.
+		k.mu.Lock()
+		k.listErr = mta.ErrDown
+		k.mu.Unlock()
+		if a := k.Ask(second, "@acme.example"); a.Code != 458 {
+			t.Errorf("while the MTA is down: %+v", a)
+		}
+	})
+}
+
+// A client that asks for any number of names opens its queue and no more.
+func TestManyNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeper(t)
+		k.listing()
+		for i := range 20000 {
+			k.Ask(owner, fmt.Sprintf("x%d.acme.example", i))
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if n := len(k.open["acme"].asked); n > maxAsked {
+			t.Errorf("%d parts are open", n)
+		}
+		if n := len(k.recent); n > maxRecent {
+			t.Errorf("%d requests are remembered", n)
 		}
 	})
 }

@@ -33,6 +33,7 @@ type entry struct {
 	flushed time.Time // when the last flush was done
 	tries   int       // flushes of this release
 	again   bool      // asked for once more while under way: if it fails, try at once
+	session string    // of the client that was last told of it in a count
 
 	// What became of the last release.
 	failed   string // the MTA's reason; empty: not tried, or under way
@@ -118,18 +119,24 @@ func retryDelay(failures int) time.Duration {
 	return min(5*time.Second*time.Duration(1<<min(2*(failures-1), 10)), 5*time.Minute)
 }
 
-// drop takes back a release for one queue, as far as the MTA has not begun.
-func (e *entry) drop(name string) {
-	e.retryAt, e.again = time.Time{}, false
+// drop takes back a release for one queue. What the MTA is trying at this
+// moment is followed to its end, but not flushed again. kept says that another
+// call or turn still wants the message.
+func (e *entry) drop(name string, kept bool) {
+	if !kept {
+		e.retryAt, e.again = time.Time{}, false
+	}
 	if !slices.Contains(e.want, name) {
 		return
 	}
-	e.flushAt, e.tries = time.Time{}, maxTries
-	if e.flushed.IsZero() || e.where == deferred {
-		e.want = slices.DeleteFunc(e.want, func(w string) bool { return w == name })
-		if len(e.want) == 0 {
-			e.want = nil
-		}
+	begun := !e.flushed.IsZero() && e.where != deferred
+	if begun && len(e.want) == 1 {
+		e.flushAt, e.tries = time.Time{}, maxTries
+		return
+	}
+	e.want = slices.DeleteFunc(e.want, func(w string) bool { return w == name })
+	if len(e.want) == 0 {
+		e.want, e.flushAt = nil, time.Time{}
 	}
 }
 
@@ -163,7 +170,8 @@ func (e *entry) judge(listed time.Time) {
 		// All recipients of the released queues have their mail.
 		e.end("", listed)
 	case e.held():
-		e.end("put on hold by an administrator", listed)
+		// An administrator's doing; it counts as such, not as a failure.
+		e.want, e.flushAt, e.again = nil, time.Time{}, false
 	case e.flushed.IsZero() || listed.Before(e.flushed):
 		// Not flushed yet, or the listing is older than the flush.
 	case e.where != deferred:

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ type Options struct {
 }
 
 // Keeper keeps the index. Its methods may be called from several goroutines;
-// none of them waits for the MTA, except Refresh.
+// only Arrived may wait for the MTA, which it asks whether a domain is its own.
 type Keeper struct {
 	mta       mta.MTA
 	reconcile time.Duration
@@ -43,9 +44,9 @@ type Keeper struct {
 	mu        sync.Mutex
 	set       *queue.Set
 	entries   map[string]*entry
-	open      map[string]*window // by queue name
-	asked     map[string]time.Time
-	left      map[string]Left // what has gone, by queue name
+	open      map[string]*window   // by queue name
+	recent    map[string]time.Time // until when a request must not come again
+	left      map[string]Left      // what has gone, by queue name
 	released  map[string]time.Time
 	changed   chan struct{} // closed and replaced at every change
 
@@ -53,34 +54,60 @@ type Keeper struct {
 	doubt     bool      // a message was absent from the last listing, once
 	moving    bool      // a release was under way in the last listing
 	watchers  int       // who wait for changes
+	inListing int       // entries that the last good listing had
 	total     int       // messages in the last good listing, of any queue or none
 	listed    time.Time // when the last good listing began; zero: never
 	listTook  time.Duration
 	listEnded time.Time
 	listErr   error
+	flushErrs int // flushes that failed since one succeeded
 	quiet     int // listings since anything moved
 }
 
 // window is the time in which new mail of a queue goes out at once.
 type window struct {
-	until time.Time // of an ETRN request
-	sels  []queue.Selection
+	asked []asked            // of ETRN requests
 	pins  []*queue.Selection // of calls and turns under way
 }
 
+// asked is a part of a queue that was asked for lately.
+type asked struct {
+	sel   queue.Selection
+	until time.Time
+}
+
+// maxAsked bounds the parts of a queue that are open one by one. Whoever asks
+// for more names than this has all of it open.
+const maxAsked = 50
+
 func (w *window) open(now time.Time) bool {
-	return w != nil && (len(w.pins) > 0 || now.Before(w.until))
+	return w != nil && (len(w.pins) > 0 || now.Before(w.until()))
+}
+
+// until is when the last part shuts.
+func (w *window) until() (t time.Time) {
+	for _, a := range w.asked {
+		if a.until.After(t) {
+			t = a.until
+		}
+	}
+	return t
+}
+
+// ask opens a part until a time.
+func (w *window) ask(sel queue.Selection, until, now time.Time) {
+	w.asked = slices.DeleteFunc(w.asked, func(a asked) bool { return !now.Before(a.until) || a.sel == sel && !until.Before(a.until) })
+	if len(w.asked) >= maxAsked {
+		w.asked, sel = nil, queue.Selection{Queue: sel.Queue}
+	}
+	w.asked = append(w.asked, asked{sel, until})
 }
 
 func (w *window) pinned() bool { return w != nil && len(w.pins) > 0 }
 
 func (w *window) covers(e *entry, now time.Time) bool {
-	for _, sel := range w.pins {
-		if e.covered(*sel) {
-			return true
-		}
-	}
-	return now.Before(w.until) && slices.ContainsFunc(w.sels, e.covered)
+	return slices.ContainsFunc(w.pins, func(sel *queue.Selection) bool { return e.covered(*sel) }) ||
+		slices.ContainsFunc(w.asked, func(a asked) bool { return now.Before(a.until) && e.covered(a.sel) })
 }
 
 // Left counts what has left the MTA's queue after a release: delivered, or
@@ -114,22 +141,17 @@ func New(o Options) *Keeper {
 	return &Keeper{
 		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
 		poke:    make(chan struct{}, 1),
-		entries: map[string]*entry{}, open: map[string]*window{}, asked: map[string]time.Time{}, left: map[string]Left{}, released: map[string]time.Time{},
+		entries: map[string]*entry{}, open: map[string]*window{}, recent: map[string]time.Time{}, left: map[string]Left{}, released: map[string]time.Time{},
 		changed: make(chan struct{}),
 	}
 }
 
-// SetQueues swaps the queues, as a reload does. Counts are right after the
-// next listing, which it asks for.
+// SetQueues swaps the queues, as a reload does. What is held is sorted into the
+// new ones by the next listing, which it asks for.
 func (k *Keeper) SetQueues(set *queue.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.set = set
-	for _, e := range k.entries {
-		for i := range e.rcpts {
-			e.rcpts[i].queue, _ = set.Match(e.rcpts[i].address)
-		}
-	}
 	for name := range k.open {
 		if _, ok := set.ByName(name); !ok && !k.open[name].pinned() {
 			delete(k.open, name)
@@ -166,8 +188,15 @@ func (k *Keeper) Changed() <-chan struct{} {
 // accept. The listing that follows corrects it: the MTA may rewrite
 // recipients, or refuse the message after all.
 func (k *Keeper) Arrived(ev report.Event) {
-	if ev.QueueID == "" {
+	if !plainID(ev.QueueID) {
 		return
+	}
+	// Matching may ask the MTA, so it is done before the lock is taken.
+	rcpts := make([]recipient, 0, len(ev.Recipients))
+	set := k.Queues()
+	for _, addr := range ev.Recipients {
+		name, _ := set.Match(addr)
+		rcpts = append(rcpts, recipient{address: addr, queue: name})
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -175,27 +204,38 @@ func (k *Keeper) Arrived(ev report.Event) {
 	if ev.Time.IsZero() || ev.Time.After(now) {
 		ev.Time = now
 	}
-	// Reports may come late, when nobody listened at first. What a listing has
-	// said since is newer.
-	if old := k.entries[ev.QueueID]; old != nil && !old.seen.Before(ev.Time) || old == nil && k.listed.After(ev.Time.Add(unlisted)) {
-		k.due(now.Add(time.Second))
-		k.touched()
+	e := &entry{id: ev.QueueID, arrived: ev.Time, size: ev.Size, reported: ev.Time, rcpts: rcpts}
+	if len(e.queues()) == 0 {
 		return
 	}
-	e := &entry{id: ev.QueueID, arrived: ev.Time, size: ev.Size, reported: ev.Time}
-	for _, addr := range ev.Recipients {
-		name, _ := k.set.Match(addr)
-		e.rcpts = append(e.rcpts, recipient{address: addr, queue: name})
+	k.due(now.Add(time.Second))
+	k.touched()
+	// Reports may come late, when nobody listened at first. What a listing has
+	// said since is newer.
+	old := k.entries[ev.QueueID]
+	if old != nil && !old.seen.Before(ev.Time) || old == nil && k.listed.After(ev.Time.Add(unlisted)) {
+		return
 	}
-	if len(e.queues()) == 0 {
+	if old == nil && k.unlisted() >= maxUnlisted {
 		return
 	}
 	// An id may be used again: the MTA has just given this one to a new
 	// message, so what was known under it is gone.
 	k.entries[e.id] = e
 	k.openFor(e, now)
-	k.due(now.Add(time.Second))
-	k.touched()
+}
+
+// maxUnlisted bounds the messages that only the milter has told of: beyond it
+// the listing has to do.
+const maxUnlisted = 10000
+
+func (k *Keeper) unlisted() int { return len(k.entries) - k.inListing }
+
+// plainID reports whether a queue id looks like one: it goes on to commands.
+func plainID(id string) bool {
+	return id != "" && len(id) <= 64 && !strings.ContainsFunc(id, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z')
+	})
 }
 
 // Watch makes the Keeper look at short intervals, for somebody who waits for
@@ -270,6 +310,9 @@ func (k *Keeper) release(sel queue.Selection, now time.Time) (st Started) {
 		if e.held() || !e.covered(sel) {
 			continue
 		}
+		// Whoever asks anew has a new connection, and what failed on the last
+		// one gets a second try again.
+		e.failures = 0
 		fresh := e.where == "" && e.want == nil
 		if !e.release(sel.Queue, now) {
 			st.UnderWay++
@@ -319,9 +362,14 @@ func (k *Keeper) unpin(pin *queue.Selection) {
 	w.pins = slices.DeleteFunc(w.pins, func(p *queue.Selection) bool { return p == pin })
 	now := time.Now()
 	for _, e := range k.entries {
-		if e.covered(*pin) && !(w.open(now) && w.covers(e, now)) {
-			e.drop(pin.Queue)
+		if !e.covered(*pin) || w.open(now) && w.covers(e, now) {
+			continue
 		}
+		kept := slices.ContainsFunc(e.queues(), func(name string) bool {
+			other := k.open[name]
+			return other.open(now) && other.covers(e, now)
+		})
+		e.drop(pin.Queue, kept)
 	}
 }
 
@@ -364,7 +412,7 @@ func (k *Keeper) states(queues []queue.Queue) []State {
 		if w := k.open[q.Name]; w.open(now) {
 			s.Open, s.Pinned = true, w.pinned()
 			if !s.Pinned {
-				s.Until = w.until
+				s.Until = w.until()
 			}
 		}
 		at[q.Name] = s
@@ -461,23 +509,53 @@ const domainWorth = 100
 
 // flush asks the MTA to try what is due.
 func (k *Keeper) flush(ctx context.Context) {
+	domains, ids, due := k.takeDue(time.Now())
+	if due == nil {
+		return
+	}
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := k.mta.Release(ctx, domains, ids)
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	now := time.Now()
+	k.quiet = 0
+	k.due(now.Add(300 * time.Millisecond))
+	if err != nil {
+		// Some may have gone, and which ones is not known: all are asked for
+		// again, which does no harm to those that went.
+		k.flushErrs++
+		k.log.Error("the MTA did not take a release", "messages", len(due), "error", err)
+		for _, e := range due {
+			e.tries--
+			if e.want != nil {
+				e.flushAt = now.Add(min(time.Second<<min(k.flushErrs, 5), 30*time.Second))
+			}
+		}
+		return
+	}
+	k.flushErrs = 0
+	for _, e := range due {
+		e.flushed = now
+	}
+	k.log.Info("released", "messages", len(due), "domains", len(domains), "took", time.Since(start).Round(time.Millisecond))
+}
+
+// takeDue takes what is to be flushed now.
+func (k *Keeper) takeDue(now time.Time) (domains, ids []string, due []*entry) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.retry(now)
-	var due []*entry
 	for _, e := range k.entries {
 		if e.want != nil && !e.flushAt.IsZero() && !e.flushAt.After(now) {
 			due = append(due, e)
 		}
 	}
-	if due == nil {
-		k.mu.Unlock()
-		return
-	}
 	slices.SortFunc(due, func(a, b *entry) int {
 		return cmp.Or(cmp.Compare(a.tries, b.tries), a.arrived.Compare(b.arrived), cmp.Compare(a.id, b.id))
 	})
-	domains, ids, due := k.plan(due)
+	domains, ids, due = k.plan(due)
 	for _, e := range due {
 		e.tries++
 		if e.where == "" && e.tries < len(arrivalDelays) {
@@ -486,30 +564,7 @@ func (k *Keeper) flush(ctx context.Context) {
 			e.flushAt = time.Time{}
 		}
 	}
-	k.mu.Unlock()
-
-	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	err := k.mta.Release(ctx, domains, ids)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now = time.Now()
-	for _, e := range due {
-		e.flushed = now
-	}
-	k.quiet = 0
-	k.due(now.Add(300 * time.Millisecond))
-	if err != nil {
-		k.log.Error("the MTA did not take a release", "error", err)
-		for _, e := range due {
-			if e.want != nil {
-				e.flushAt = now.Add(time.Second * time.Duration(min(e.tries, 30)))
-			}
-		}
-		return
-	}
-	k.log.Info("released", "messages", len(due), "domains", len(domains), "took", time.Since(start).Round(time.Millisecond))
+	return domains, ids, due
 }
 
 // retry asks again for what failed in a pinned queue. The caller holds mu.
@@ -582,6 +637,9 @@ func (k *Keeper) list(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	// Matching may ask the MTA, so it is done before the lock is taken.
+	set := k.Queues()
+	rcpts := sortIn(set, msgs)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -599,8 +657,12 @@ func (k *Keeper) list(ctx context.Context) {
 		k.log.Info("the MTA's queue can be listed again")
 	}
 	k.listErr = nil
-	moved := k.apply(msgs, start)
-	k.total = len(msgs)
+	if set != k.set {
+		k.listAt = time.Time{} // the queues have changed meanwhile: once more
+		return
+	}
+	moved := k.apply(msgs, rcpts, start)
+	k.total, k.inListing = len(msgs), len(k.entries)
 	k.listed = start
 	if moved {
 		k.quiet = 0
@@ -670,13 +732,27 @@ func (k *Keeper) cadence(now time.Time) time.Duration {
 // listings before it is given up: the MTA may still be writing it.
 const unlisted = 3 * time.Second
 
-// apply makes the index equal to a listing that began at start. It reports
-// whether anything changed. The caller holds mu.
-func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
+// sortIn finds the queues of all recipients of a listing.
+func sortIn(set *queue.Set, msgs []mta.Message) [][]recipient {
+	all := make([][]recipient, len(msgs))
+	for i, m := range msgs {
+		for _, r := range m.Recipients {
+			name, _ := set.Match(r.Address)
+			all[i] = append(all[i], recipient{address: r.Address, queue: name, reason: r.Reason})
+		}
+	}
+	return all
+}
+
+// apply makes the index equal to a listing that began at start, with the
+// recipients of each message sorted in. It reports whether anything changed.
+// The caller holds mu.
+func (k *Keeper) apply(msgs []mta.Message, sorted [][]recipient, start time.Time) (moved bool) {
 	now := time.Now()
 	k.doubt = false
 	listed := make(map[string]bool, len(msgs))
-	for _, m := range msgs {
+	for i, m := range msgs {
+		rcpts := sorted[i]
 		e := k.entries[m.ID]
 		if e != nil && e.where != "" && !e.arrived.Equal(m.Arrived) {
 			// The id was used again for another message.
@@ -684,14 +760,7 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 			delete(k.entries, m.ID)
 			e = nil
 		}
-		var rcpts []recipient
-		relevant := e != nil && e.want != nil
-		for _, r := range m.Recipients {
-			name, _ := k.set.Match(r.Address)
-			relevant = relevant || name != ""
-			rcpts = append(rcpts, recipient{address: r.Address, queue: name, reason: r.Reason})
-		}
-		if !relevant {
+		if (e == nil || e.want == nil) && !slices.ContainsFunc(rcpts, func(r recipient) bool { return r.queue != "" }) {
 			continue // no entry, or one whose recipients have all been served
 		}
 		listed[m.ID] = true
@@ -718,7 +787,9 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 			}
 		}
 		e.judge(start)
-		if isNew {
+		// Not only what is new: a message may come off hold, or get under an
+		// open window by a reload.
+		if isNew || e.want == nil && e.failed == "" {
 			k.openFor(e, now)
 		}
 		if len(e.queues()) == 0 && e.want == nil {
@@ -730,7 +801,7 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 			continue
 		}
 		switch {
-		case e.where == "" && !e.reported.IsZero() && now.Sub(e.reported) < unlisted:
+		case e.where == "" && !e.reported.IsZero() && start.Sub(e.reported) < unlisted:
 			// Reported by the milter a moment ago.
 		case !e.missing && e.reported.IsZero() && e.where != "active":
 			// The MTA moves messages from one directory to another while it
@@ -749,8 +820,8 @@ func (k *Keeper) apply(msgs []mta.Message, start time.Time) (moved bool) {
 
 // gone counts a message that has left the MTA's queue.
 func (k *Keeper) gone(e *entry) {
-	if e.want == nil {
-		return
+	if e.want == nil || e.where == "" && e.flushed.IsZero() {
+		return // not released, or never stored
 	}
 	for _, name := range e.queues() {
 		k.count(name, e)
