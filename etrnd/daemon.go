@@ -233,6 +233,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	run("hold", d.keeper.Run)
 	run("call", d.caller.Run)
+	<-d.caller.Ready() // before a hook can tell of a link
 	for i, s := range services {
 		l := open[i]
 		run(s.name, func(ctx context.Context) error { return s.serve(ctx, l) })

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +35,7 @@ type call struct {
 	waiting    string
 	replies    []control.Reply
 	tally      *Tally
+	senders    *senders
 	leftBefore hold.Left // of the push queues, when the call began
 
 	turned *turned
@@ -54,7 +53,7 @@ type call struct {
 func newCall(c *Caller, s *session, r config.Remote) *call {
 	id := c.newID()
 	return &call{
-		caller: c, session: s, remote: r, made: time.Now(), phase: control.PhaseDialling, expectIn: -1, moved: make(chan struct{}, 1),
+		caller: c, session: s, remote: r, senders: newSenders(&r), made: time.Now(), phase: control.PhaseDialling, expectIn: -1, moved: make(chan struct{}, 1),
 		ref: control.CallRef{Call: id, Remote: r.Name, Link: r.Link},
 		log: c.log.With("call", id, "remote", r.Name),
 	}
@@ -125,7 +124,7 @@ func (cl *call) run(ctx context.Context) {
 	defer serving.Wait()
 	defer cancel()
 	defer cl.caller.keeper.Watch()()
-	tally := cl.caller.inbound.Tally(cl.ours(ctx))
+	tally := cl.caller.inbound.Tally(cl.senders.match)
 	defer tally.Close()
 	cl.set(func() { cl.tally = tally })
 
@@ -144,49 +143,12 @@ func (cl *call) run(ctx context.Context) {
 	}
 }
 
-// ours returns what tells the remote's inbound sessions from others: they come
-// from where the configuration says, or from the remote's own addresses, or
-// over the link's interface.
-func (cl *call) ours(ctx context.Context) func(client, local netip.Addr) bool {
-	senders := slices.Clone(cl.remote.Senders)
-	local := map[netip.Addr]bool{}
-	if len(senders) == 0 {
-		lookup, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if addrs, err := net.DefaultResolver.LookupNetIP(lookup, "ip", cl.remote.Host); err == nil {
-			for _, a := range addrs {
-				a = a.Unmap()
-				senders = append(senders, netip.PrefixFrom(a, a.BitLen()))
-			}
-		}
-		// The MTA that sends need not have the address that takes requests.
-		if ifaces, err := net.Interfaces(); err == nil {
-			for _, i := range ifaces {
-				if !cl.session.link.Match(i.Name) {
-					continue
-				}
-				addrs, _ := i.Addrs()
-				for _, a := range addrs {
-					if p, err := netip.ParsePrefix(a.String()); err == nil {
-						local[p.Addr().Unmap()] = true
-					}
-				}
-			}
-		}
-	}
-	return func(client, to netip.Addr) bool {
-		if local[to] {
-			return true
-		}
-		return slices.ContainsFunc(senders, func(p netip.Prefix) bool { return p.Contains(client) })
-	}
-}
-
 // request is what came of asking the remote.
 type request struct {
 	made     bool // at least one name was accepted, so mail may come
 	counted  bool // all that was accepted was counted (251, 253)
 	announce int  // messages announced by 253
+	before   int  // messages that had come when the question was put
 }
 
 // pull waits for the local MTA and asks the remote for its mail.
@@ -281,6 +243,8 @@ func (cl *call) ask(ctx context.Context, serving *sync.WaitGroup, again bool) re
 		return request{}
 	}
 	defer client.Quit()
+	serving.Go(func() { cl.senders.resolve(ctx, r.Host) })
+	before := cl.tally.Counts().Messages
 	cl.step(control.PhaseRequest, "the answer of "+r.Host)
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
@@ -291,7 +255,9 @@ func (cl *call) ask(ctx context.Context, serving *sync.WaitGroup, again bool) re
 		defer cancel()
 	}
 	replies, err := client.Request(dctx, r.Request)
-	return cl.judge(dctx, replies, err, again)
+	asked := cl.judge(dctx, replies, err, again)
+	asked.before = before
+	return asked
 }
 
 func (cl *call) options() (odmr.ClientOptions, error) {
@@ -307,6 +273,14 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 				cl.step(control.PhaseAuth, r.Host+" to accept user "+r.User)
 			}
 		},
+	}
+	o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, addr)
+		if err == nil {
+			cl.senders.connected(conn, &cl.session.link)
+		}
+		return conn, err
 	}
 	o.Config = &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12}
 	if o.Config.ServerName == "" {

@@ -56,6 +56,7 @@ type Caller struct {
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
 	cfg     *config.Config
+	ready   chan struct{}    // closed when ctx is set
 	lines   map[string]*line // by name of the link, as configured
 	calls   map[string]*call // under way, by id
 	history []control.CallResult
@@ -78,7 +79,7 @@ type line struct {
 func New(o Options) *Caller {
 	c := &Caller{
 		keeper: o.Keeper, inbound: o.Inbound, log: o.Logger,
-		lines: map[string]*line{}, calls: map[string]*call{}, changed: make(chan struct{}),
+		lines: map[string]*line{}, calls: map[string]*call{}, changed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	c.setConfig(o.Config)
 	return c
@@ -93,6 +94,7 @@ func (c *Caller) Run(ctx context.Context) error {
 	c.ctx = calls
 	c.resume()
 	c.mu.Unlock()
+	close(c.ready)
 	<-ctx.Done()
 	c.mu.Lock()
 	c.ctx = nil
@@ -106,6 +108,9 @@ func (c *Caller) Run(ctx context.Context) error {
 	c.wg.Wait()
 	return nil
 }
+
+// Ready is closed as soon as Run takes links and calls.
+func (c *Caller) Ready() <-chan struct{} { return c.ready }
 
 // resume makes the calls of links that are up already: their hooks have fired
 // while nobody was there to hear it, at boot or during a restart. The caller
@@ -155,20 +160,29 @@ func (c *Caller) changes() <-chan struct{} {
 	return c.changed
 }
 
-// find resolves a link event. ok is false for an interface of no link.
+// find resolves a link event. ok is false for an interface of no link. A line
+// that is up is found even when a reload has taken its link or its interface
+// out of the configuration: somebody has to hear that it goes down.
 func (c *Caller) find(ev control.LinkEvent) (ln *line, ok bool, err error) {
 	if ev.Link == "" {
+		for _, ln := range c.lines {
+			if ln.state != control.LinkDown && (ln.iface == ev.Interface || ln.iface == "" && ln.last.link.Match(ev.Interface)) {
+				return ln, true, nil
+			}
+		}
 		l, ok := c.cfg.LinkOf(ev.Interface)
 		if !ok {
 			return nil, false, nil
 		}
 		return c.lines[l.Name], true, nil
 	}
-	l, ok := c.cfg.Link(ev.Link)
-	if !ok {
-		return nil, false, control.Errorf(control.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
+	if l, ok := c.cfg.Link(ev.Link); ok {
+		return c.lines[l.Name], true, nil
 	}
-	return c.lines[l.Name], true, nil
+	if ln := c.lines[ev.Link]; ln != nil {
+		return ln, true, nil
+	}
+	return nil, false, control.Errorf(control.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
 }
 
 func names[T any](list []T, name func(T) string) string {
@@ -226,6 +240,9 @@ func (c *Caller) comesUp(ln *line, iface string, remotes []config.Remote) []cont
 				ln.last.join(r)
 			}
 		}
+	case control.LinkHangingUp:
+		// A hook that is late: the line is on its way down. If it comes up
+		// again after that, it has its hook again.
 	default:
 		c.start(ln, remotes, false)
 	}
@@ -281,6 +298,10 @@ func (c *Caller) LinkDown(ev control.LinkEvent) error {
 	ln, ok, err := c.find(ev)
 	if err != nil || !ok {
 		return err
+	}
+	if ev.Link == "" && ln.iface != "" && ev.Interface != ln.iface {
+		// Another interface of the same link, which is not in use.
+		return nil
 	}
 	c.goesDown(ln, errLinkDown)
 	return nil
@@ -357,32 +378,77 @@ func present(link *config.Link) (iface string, up bool) {
 	return "", false
 }
 
-// HangUp ends the calls of a link and runs its command to hang up.
+// HangUp ends the calls of a link and runs its command to hang up. What has
+// been begun is finished even if nobody waits for it any more.
 func (c *Caller) HangUp(ctx context.Context, name string) error {
 	c.mu.Lock()
 	ln, _, err := c.find(control.LinkEvent{Link: name})
+	if err == nil && c.ctx == nil {
+		err = errShutdown
+	}
 	if err != nil {
 		c.mu.Unlock()
 		return err
 	}
-	link, _ := c.cfg.Link(name)
+	link, ok := c.cfg.Link(name)
+	if !ok {
+		link = &ln.last.link
+	}
 	last := ln.last
 	c.goesDown(ln, errHungUp)
-	c.mu.Unlock()
-	if last != nil {
-		select {
-		case <-last.ended:
-		case <-ctx.Done():
-			return ctx.Err()
+	done := make(chan error, 1)
+	c.wg.Go(func() {
+		if last != nil {
+			<-last.ended
 		}
+		if len(link.HangUp) == 0 {
+			done <- control.Errorf(control.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", link.Name)
+			return
+		}
+		if err := c.hangUp(link); err != nil {
+			done <- control.Errorf(control.ExitTempFail, "the line may still be up: hang up by hand", "%v", err)
+			return
+		}
+		done <- nil
+	})
+	c.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	if len(link.HangUp) == 0 {
-		return control.Errorf(control.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", ln.name)
+}
+
+// hangUpTries is how often a line is hung up that stays up.
+const hangUpTries = 3
+
+// hangUp runs the command of a link to hang up, again if it fails and an
+// interface of the link is still there: a line that stays up costs money. It
+// has no context, since a line is hung up whoever has gone; each try has its
+// limit.
+func (c *Caller) hangUp(link *config.Link) (err error) {
+	for try := range hangUpTries {
+		if try > 0 {
+			time.Sleep(time.Duration(try) * 2 * time.Second)
+			if _, up := present(link); !up {
+				return nil
+			}
+		}
+		if err = c.command(context.Background(), link.Name, "hang-up", link.HangUp, link.HangUpTimeout); err != nil {
+			continue
+		}
+		// The command may return while the line still goes down: it must not
+		// be taken for one that is up.
+		for range 20 {
+			if iface, up := present(link); !up || iface == "" {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		return nil
 	}
-	if err := c.command(ctx, ln.name, "hang-up", link.HangUp, link.HangUpTimeout); err != nil {
-		return control.Errorf(control.ExitTempFail, "the line may still be up", "%v", err)
-	}
-	return nil
+	return err
 }
 
 // command runs a command of a link. It gets no input and a small environment;

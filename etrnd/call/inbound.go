@@ -42,12 +42,9 @@ func (in *Inbound) Handle(ev report.Event) {
 	defer in.mu.Unlock()
 	switch ev.Kind {
 	case report.Hello, report.Gone:
-		for id, s := range in.sessions {
-			if s.reporter == ev.Reporter {
-				delete(in.sessions, id)
-			}
-		}
-		if ev.Kind == report.Gone {
+		// Until the picture is complete, it cannot be believed.
+		in.forget(ev.Reporter, ev.Kind == report.Gone)
+		if _, ok := in.reporters[ev.Reporter]; ok {
 			delete(in.reporters, ev.Reporter)
 			if len(in.reporters) == 0 {
 				in.since = time.Now()
@@ -67,9 +64,32 @@ func (in *Inbound) Handle(ev report.Event) {
 	in.changed = make(chan struct{})
 }
 
+// forget drops the sessions of a reporter. When it is gone for good, they may
+// go on unseen: the MTA does without a milter that has died. The caller holds
+// mu.
+func (in *Inbound) forget(reporter string, gone bool) {
+	for id, s := range in.sessions {
+		if s.reporter != reporter {
+			continue
+		}
+		delete(in.sessions, id)
+		for t := range in.tallies {
+			if gone && t.match(s.client, s.local) != foreign {
+				t.blind = true
+			}
+		}
+	}
+}
+
+// maxSessions bounds the sessions that are followed. An MTA has some hundreds.
+const maxSessions = 20000
+
 func (in *Inbound) session(ev report.Event) {
 	s := in.sessions[ev.Session]
 	if s == nil {
+		if len(in.sessions) >= maxSessions {
+			return
+		}
 		s = &smtpSession{reporter: ev.Reporter, client: ev.Client.Unmap(), local: ev.Local.Addr().Unmap()}
 		in.sessions[ev.Session] = s
 	}
@@ -86,7 +106,7 @@ func (in *Inbound) session(ev report.Event) {
 			if again && ev.QueueID != "" && len(t.again) < againMax {
 				t.again = append(t.again, ev.QueueID)
 			}
-			if t.match(s.client, s.local) {
+			if t.match(s.client, s.local) != foreign {
 				t.messages++
 				t.bytes += ev.Size
 				if again {
@@ -100,7 +120,10 @@ func (in *Inbound) session(ev report.Event) {
 		delete(in.sessions, ev.Session)
 	}
 	for t := range in.tallies {
-		if t.match(s.client, s.local) {
+		// That somebody connects over the link, and leaves, is no sign of the
+		// remote's mail: it may be a port scan.
+		like := t.match(s.client, s.local)
+		if like == certain || like == likely && ev.Kind != report.Open && ev.Kind != report.Close {
 			t.active = now
 			t.any = true
 		}
@@ -125,11 +148,12 @@ func (in *Inbound) Changed() <-chan struct{} {
 // Tally counts the sessions that match from its creation on.
 type Tally struct {
 	in    *Inbound
-	match func(client, local netip.Addr) bool
+	match func(client, local netip.Addr) likeness
 
 	messages, duplicates int
 	bytes                int64
 	any                  bool
+	blind                bool
 	active               time.Time
 
 	again []string // queue ids of all messages that came a second time, whoever sent them
@@ -147,11 +171,12 @@ type Counts struct {
 	Open       int       // sessions that are open
 	Busy       int       // of these, sessions in the middle of a message
 	Any        bool      // a session has been seen
+	Blind      bool      // sessions may be open that nobody sees any more
 	Active     time.Time // the last sign of life; zero: none
 }
 
 // Tally begins to count the sessions that match. Close it when done.
-func (in *Inbound) Tally(match func(client, local netip.Addr) bool) *Tally {
+func (in *Inbound) Tally(match func(client, local netip.Addr) likeness) *Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	t := &Tally{in: in, match: match}
@@ -173,15 +198,17 @@ func (t *Tally) Counts() Counts {
 	c := Counts{
 		Connected: len(t.in.reporters) > 0,
 		Messages:  t.messages, Bytes: t.bytes, Duplicates: t.duplicates,
-		Any: t.any, Active: t.active,
+		Any: t.any, Blind: t.blind, Active: t.active,
 	}
 	for _, s := range t.in.sessions {
-		if t.match(s.client, s.local) {
-			c.Open++
-			c.Any = true
-			if s.transaction {
-				c.Busy++
-			}
+		like := t.match(s.client, s.local)
+		if like == foreign || like == likely && !s.transaction {
+			continue
+		}
+		c.Open++
+		c.Any = true
+		if s.transaction {
+			c.Busy++
 		}
 	}
 	return c

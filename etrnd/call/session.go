@@ -134,6 +134,12 @@ func (s *session) run(ctx context.Context) {
 	}()
 	if s.dialled != nil {
 		if err := s.dial(ctx); err != nil {
+			if len(s.link.HangUp) > 0 && !errors.Is(err, errHungUp) && !errors.Is(err, errShutdown) {
+				// It may be coming up still, and nobody would use it.
+				if err := c.hangUp(&s.link); err != nil {
+					c.log.Error("a line that did not come up in time could not be hung up", "link", s.link.Name, "error", err)
+				}
+			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			for _, cl := range s.calls {
@@ -171,6 +177,11 @@ func (s *session) run(ctx context.Context) {
 	s.unpin()
 	if why := context.Cause(ctx); len(s.link.HangUp) == 0 || s.line.last != s || s.line.state != control.LinkUp ||
 		errors.Is(why, errLinkDown) || errors.Is(why, errHungUp) || errors.Is(why, errShutdown) {
+		if len(s.link.HangUp) == 0 && s.line.last == s && s.line.state == control.LinkUp {
+			// The limit of the link has been reached. The line is up, but is
+			// not used until somebody says so.
+			c.goesDown(s.line, why)
+		}
 		c.mu.Unlock()
 		return
 	}
@@ -182,15 +193,19 @@ func (s *session) run(ctx context.Context) {
 	c.notify()
 	c.mu.Unlock()
 
-	// The line goes down under the command, and its hook may end ctx; the
-	// command has a limit of its own.
-	err := c.command(context.WithoutCancel(ctx), s.link.Name, "hang-up", s.link.HangUp, s.link.HangUpTimeout)
+	// The line goes down under the command, and its hook may end ctx.
+	err := c.hangUp(&s.link)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, cl := range s.calls {
-		if err != nil {
-			cl.fail(control.ExitTempFail, err.Error(), "the line may still be up: hang up by hand")
+		if err == nil {
+			break
 		}
+		if cl.err != "" {
+			err = fmt.Errorf("%s; %w", cl.err, err)
+		}
+		// Said whatever else went wrong: this one costs money.
+		cl.exit, cl.err, cl.hint = control.ExitTempFail, err.Error(), "the line may still be up: hang up by hand"
 	}
 	if s.line.last == s && s.line.state == control.LinkHangingUp {
 		s.line.state, s.line.since, s.line.iface = control.LinkDown, time.Now(), ""

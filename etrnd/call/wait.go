@@ -11,9 +11,17 @@ import (
 )
 
 const (
+	// lookInterval is the least time between two looks at how the call stands.
+	lookInterval = 50 * time.Millisecond
 	// settle is how long inbound must be quiet after the last of a known
-	// number of messages: long enough for the reply to it to leave.
-	settle = 500 * time.Millisecond
+	// number of messages: long enough for the reply to it to leave. While a
+	// session is open it is longer, since the other side may count one message
+	// that it sends in parts, to some of its recipients each.
+	settle     = 500 * time.Millisecond
+	settleOpen = 2 * time.Second
+	// stillMax is how long messages may be held in an open queue without
+	// anything happening to them before they are no reason to keep the line.
+	stillMax = 30 * time.Second
 	// maxAgain is how often a remote that counts is asked again when fewer
 	// messages have come than it announced and nothing moves.
 	maxAgain = 3
@@ -34,10 +42,11 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 	start := time.Now()
 	cl.set(func() {
 		if asked.counted && asked.made {
-			cl.expectIn = asked.announce
+			cl.expectIn = asked.before + asked.announce
 		}
 	})
 	again, pushOver := 0, false
+	var still stillness
 	var lastAsk time.Time
 	for ctx.Err() == nil {
 		reports, held := cl.caller.inbound.Changed(), cl.caller.keeper.Changed()
@@ -45,7 +54,7 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 		cl.set(func() {
 			cl.measure()
 			in = cl.inbound(asked, start, lastAsk, again)
-			out = cl.outbound(start, &pushOver)
+			out = cl.outbound(start, &pushOver, &still)
 			switch {
 			case !in.done:
 				cl.phase, cl.waiting = control.PhaseReceiving, in.waiting
@@ -69,7 +78,7 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 			lastAsk = time.Now()
 			cl.set(func() {
 				if more.made && more.counted {
-					cl.expectIn = cl.in.Messages + more.announce
+					cl.expectIn = more.before + more.announce
 				}
 			})
 			continue
@@ -80,7 +89,12 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 				recheck = min(recheck, v.recheck)
 			}
 		}
-		timer := time.NewTimer(recheck)
+		// Reports come with every message: a look now and then is enough.
+		select {
+		case <-time.After(lookInterval):
+		case <-ctx.Done():
+		}
+		timer := time.NewTimer(max(recheck-lookInterval, 0))
 		select {
 		case <-reports:
 		case <-held:
@@ -130,13 +144,20 @@ func (cl *call) inbound(asked request, start, lastAsk time.Time, again int) verd
 		return verdict{waiting: fmt.Sprintf("%d messages that are coming in; %s", c.Busy, came)}
 	}
 	if known && c.Messages >= cl.expectIn {
-		return verdict{done: quiet >= settle, waiting: "the last message to settle", recheck: settle - quiet}
+		need := settle
+		if c.Open > 0 {
+			need = settleOpen
+		}
+		return verdict{done: quiet >= need, waiting: "the last message to settle", recheck: need - quiet}
 	}
 	// Sessions without a transaction may be about to begin the next one: most
 	// senders keep a connection for a moment. They get twice the time.
 	patience := r.Idle
 	if c.Open > 0 {
 		patience *= 2
+	}
+	if c.Blind {
+		patience = max(patience, r.Wait)
 	}
 	switch {
 	case known:
@@ -166,7 +187,7 @@ func (cl *call) inbound(asked request, start, lastAsk time.Time, again int) verd
 // outbound judges whether mail is still going. pushOver is set once a push
 // that waits for the other side has been waited for in vain. The caller holds
 // mu.
-func (cl *call) outbound(start time.Time, pushOver *bool) verdict {
+func (cl *call) outbound(start time.Time, pushOver *bool, still *stillness) verdict {
 	r := &cl.remote
 	if len(r.PushQueues) == 0 || r.RouterType.Pulls() && !r.RouterType.Pushes() {
 		return verdict{done: true}
@@ -174,7 +195,11 @@ func (cl *call) outbound(start time.Time, pushOver *bool) verdict {
 	listed, _, err := cl.caller.keeper.Listed()
 	if err != nil {
 		v := verdict{waiting: "the mail server to list its queue", recheck: time.Second}
-		if time.Since(start) > 30*time.Second {
+		since := start
+		if listed.After(since) {
+			since = listed
+		}
+		if time.Since(since) > 30*time.Second {
 			v.done, v.problem, v.hint = true, "the mail server's queue cannot be listed: "+err.Error(), "what is held stays held; is the mail server running?"
 		}
 		return v
@@ -223,5 +248,21 @@ func (cl *call) outbound(start time.Time, pushOver *bool) verdict {
 	}
 	// Held, and not under way: it has just arrived and is about to be
 	// released.
+	if still.since(sum.Messages, cl.out.Messages) > stillMax {
+		return verdict{done: true, problem: fmt.Sprintf("%d messages do not go out, and the mail server does not say why", sum.Messages), hint: "they stay held; look at mailq and at the mail server's log"}
+	}
 	return verdict{waiting: fmt.Sprintf("%d messages to go out", sum.Messages)}
+}
+
+// stillness is how long nothing has happened.
+type stillness struct {
+	held, gone int
+	at         time.Time
+}
+
+func (s *stillness) since(held, gone int) time.Duration {
+	if s.at.IsZero() || s.held != held || s.gone != gone {
+		*s = stillness{held, gone, time.Now()}
+	}
+	return time.Since(s.at)
 }

@@ -90,7 +90,7 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 	}
 	key := fmt.Sprint(allowed, who.User, who.Addr)
 	k.forget(now)
-	if until, ok := k.recent[key]; ok || len(k.recent) >= maxRecent {
+	if until, ok := k.recent[key]; ok && now.Before(until) || len(k.recent) >= maxRecent {
 		wait := max(until.Sub(now), time.Second)
 		return Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}
 	}
@@ -156,8 +156,12 @@ func (k *Keeper) told(sel queue.Selection, session string) {
 // soon as they may come again, so that only a flood gets there.
 const maxRecent = 10000
 
-// forget drops what may come again. The caller holds mu.
+// forget drops what may come again, once a second. The caller holds mu.
 func (k *Keeper) forget(now time.Time) {
+	if now.Sub(k.forgot) < time.Second {
+		return
+	}
+	k.forgot = now
 	for key, until := range k.recent {
 		if !now.Before(until) {
 			delete(k.recent, key)

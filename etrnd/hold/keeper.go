@@ -60,8 +60,9 @@ type Keeper struct {
 	listTook  time.Duration
 	listEnded time.Time
 	listErr   error
-	flushErrs int // flushes that failed since one succeeded
-	quiet     int // listings since anything moved
+	flushErrs int       // flushes that failed since one succeeded
+	forgot    time.Time // when recent was last tidied
+	quiet     int       // listings since anything moved
 }
 
 // window is the time in which new mail of a queue goes out at once.
