@@ -14,9 +14,12 @@ import (
 
 // Exit codes of fetchmail(1) that are expected here.
 const (
-	fetchOK     = 0
-	fetchNoMail = 1
-	fetchAuth   = 3
+	fetchOK   = 0
+	fetchAuth = 3
+
+	// fetchFails stands for any but 0: in ODMR mode it says 128 of an AUTH that
+	// is refused, which is none of those in its manual.
+	fetchFails = -1
 )
 
 // fetchmail runs it once, as the user that Debian made for it, and returns its

@@ -31,6 +31,7 @@ const sendmailConfig = "divert(0)dnl\n" +
 	"FEATURE(`accept_unresolvable_domains')dnl\n" +
 	"FEATURE(`mailertable')dnl\n" +
 	"FEATURE(`access_db')dnl\n" +
+	"%[2]s\n" +
 	"MAILER(`local')dnl\n" +
 	"MAILER(`smtp')dnl\n" +
 	"MAILER_DEFINITIONS\n" +
@@ -50,12 +51,12 @@ mv "$file" new/
 // sendmail starts the Sendmail that packaging/get-mtas has unpacked, and
 // returns when SMTP answers. Mail for final ends in a Maildir; mail for held
 // goes to the site. It runs no queue of its own accord.
-func sendmail(ctx context.Context, t *testing.T, h *testbed.Host, final, held []string) {
+func sendmail(ctx context.Context, t *testing.T, h *testbed.Host, final, held []string, more ...string) {
 	t.Helper()
 	root := mtas(t)
 	cf := filepath.Join(root, "usr/share/sendmail/cf")
 	m4 := exec.CommandContext(ctx, "m4", "-D_CF_DIR_="+cf+"/", filepath.Join(cf, "m4/cf.m4"), "-")
-	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailConfig, h.Hostname))
+	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailConfig, h.Hostname, strings.Join(more, "\n")))
 	text, err := m4.Output()
 	if err != nil {
 		t.Fatalf("m4, which makes a sendmail.cf (run make deps): %v", err)
