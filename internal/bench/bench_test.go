@@ -69,7 +69,7 @@ func TestTable(t *testing.T) {
 		list = append(list, r)
 	}
 	var out bytes.Buffer
-	table(&out, list, "cubic")
+	table(&out, Report{Congestion: "cubic", Kernel: "6.1.0-41-amd64", Postfix: "3.7.11", Processors: 128, Results: list})
 	for line := range strings.Lines(out.String()) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 100 {
 			t.Errorf("%d columns: %q", n, line)

@@ -95,6 +95,16 @@ func (w *world) startEtrnd(ctx context.Context, h *testbed.Host, o testbed.Postf
 	if _, err := h.Run(ctx, "etrnctl", "setup", "postfix", "--apply"); err != nil {
 		return err
 	}
+	if h == w.hub && len(w.bench.hub) > 0 {
+		if _, err := h.Run(ctx, append([]string{"postconf", "-e"}, w.bench.hub...)...); err != nil {
+			return err
+		}
+		// Not at once: Postfix takes a file that has just changed for one
+		// that is being written.
+		if _, err := h.Run(ctx, "sh", "-c", "touch -d '1 minute ago' /etc/postfix/main.cf && postfix reload"); err != nil {
+			return err
+		}
+	}
 	d := scenario.Daemons{Host: h}
 	if err := d.StartMilter(ctx); err != nil {
 		return err

@@ -28,6 +28,8 @@ type bench struct {
 	congestion string
 	capture    string
 	programs   string
+	runs       int
+	hub        []string // settings of main.cf beside etrnd
 	log        io.Writer
 }
 
@@ -57,7 +59,7 @@ type world struct {
 }
 
 // start makes the hosts. The line is down.
-func (b *bench) start(ctx context.Context, bed *testbed.Bed, shape testbed.Shape) (w *world, err error) {
+func (b *bench) start(ctx context.Context, bed *testbed.Bed, shape testbed.Shape, seed uint64) (w *world, err error) {
 	w = &world{bench: b}
 	if w.hub, err = bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName}); err != nil {
 		return nil, err
@@ -67,7 +69,7 @@ func (b *bench) start(ctx context.Context, bed *testbed.Bed, shape testbed.Shape
 	}
 	w.line, err = bed.Link(ctx, testbed.LinkOptions{
 		A: testbed.End{Host: w.site, Address: siteAddr}, B: testbed.End{Host: w.hub, Address: hubAddr},
-		Shape: shape, Seed: 1,
+		Shape: shape, Seed: seed,
 	})
 	return w, err
 }
@@ -102,38 +104,39 @@ func (w *world) install(ctx context.Context, h *testbed.Host, config string) err
 
 // Result of one run.
 type Result struct {
-	Link         string  `json:"link"`
-	Rate         int64   `json:"link_bits_per_second"`
-	RTT          float64 `json:"link_round_trip_seconds"`
-	Loss         float64 `json:"link_loss"`
-	Load         string  `json:"load"`
-	Messages     int     `json:"messages"`
-	Contender    string  `json:"contender"`
-	Settings     string  `json:"settings,omitempty"`
-	Error        string  `json:"error,omitempty"`
-	Duplicates   int     `json:"duplicates"`
-	Payload      int64   `json:"payload_bytes"`         // messages as the hub sent them
-	ToLast       float64 `json:"request_to_last"`       // seconds, from ETRN or ATRN to the last message in the mailbox
-	ToFirst      float64 `json:"request_to_first"`      // seconds, to the first
-	ToLastSmall  float64 `json:"request_to_last_small"` // seconds, to the last of the small ones
-	FromConnect  float64 `json:"connect_to_last"`       // seconds, from the first packet of the call
-	BytesToSite  int64   `json:"bytes_to_site"`         // on the line, IP headers included
-	BytesToHub   int64   `json:"bytes_to_hub"`
-	PktsToSite   int64   `json:"packets_to_site"`
-	PktsToHub    int64   `json:"packets_to_hub"`
-	Lost         int64   `json:"packets_lost"`
-	Overflow     int64   `json:"packets_overflowed"`
-	Share        float64 `json:"payload_share"`        // of what the line could have carried from the request to the last message
-	SteadyShare  float64 `json:"payload_share_steady"` // the same from the first message to the last, without the first
-	LineAfter    float64 `json:"line_after_last"`      // seconds
-	EndKnown     bool    `json:"end_known"`            // whether the contender hangs up by itself
-	BaseRatio    float64 `json:"-"`
+	Link         string    `json:"link"`
+	Rate         int64     `json:"link_bits_per_second"`
+	RTT          float64   `json:"link_round_trip_seconds"`
+	Loss         float64   `json:"link_loss"`
+	Load         string    `json:"load"`
+	Messages     int       `json:"messages"`
+	Contender    string    `json:"contender"`
+	Settings     string    `json:"settings,omitempty"`
+	Error        string    `json:"error,omitempty"`
+	Runs         []float64 `json:"request_to_last_of_all_runs"`
+	Duplicates   int       `json:"duplicates"`
+	Payload      int64     `json:"payload_bytes"`         // messages as the hub sent them
+	ToLast       float64   `json:"request_to_last"`       // seconds, from ETRN or ATRN to the last message in the mailbox
+	ToFirst      float64   `json:"request_to_first"`      // seconds, to the first
+	ToLastSmall  float64   `json:"request_to_last_small"` // seconds, to the last of the small ones
+	FromConnect  float64   `json:"connect_to_last"`       // seconds, from the first packet of the call
+	BytesToSite  int64     `json:"bytes_to_site"`         // on the line, IP headers included
+	BytesToHub   int64     `json:"bytes_to_hub"`
+	PktsToSite   int64     `json:"packets_to_site"`
+	PktsToHub    int64     `json:"packets_to_hub"`
+	Lost         int64     `json:"packets_lost"`
+	Overflow     int64     `json:"packets_overflowed"`
+	Share        float64   `json:"payload_share"`        // of what the line could have carried from the request to the last message
+	SteadyShare  float64   `json:"payload_share_steady"` // the same from the first message to the last, without the first
+	LineAfter    float64   `json:"line_after_last"`      // seconds
+	EndKnown     bool      `json:"end_known"`            // whether the contender hangs up by itself
+	BaseRatio    float64   `json:"-"`
 	linkKey, key string
 }
 
 // measure makes one run. A failure is part of the result, for the other runs
 // still say something.
-func (b *bench) measure(ctx context.Context, c testCase) (r Result) {
+func (b *bench) measure(ctx context.Context, c testCase, seed uint64) (r Result) {
 	r = Result{
 		Link: c.link.name, Rate: c.link.shape.Rate, RTT: c.link.shape.RTT.Seconds(), Loss: c.link.shape.Loss,
 		Load: c.load.String(), Messages: c.load.small + c.load.large, Contender: c.how.name(),
@@ -142,13 +145,13 @@ func (b *bench) measure(ctx context.Context, c testCase) (r Result) {
 	if s, ok := c.how.(stock); ok {
 		r.Settings = s.tuning.String()
 	}
-	if err := b.play(ctx, c, &r); err != nil {
+	if err := b.play(ctx, c, seed, &r); err != nil {
 		r.Error = err.Error()
 	}
 	return r
 }
 
-func (b *bench) play(ctx context.Context, c testCase, r *Result) (err error) {
+func (b *bench) play(ctx context.Context, c testCase, seed uint64, r *Result) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+c.link.limit)
 	defer cancel()
 	bed, err := testbed.New(ctx, testbed.Options{})
@@ -161,7 +164,7 @@ func (b *bench) play(ctx context.Context, c testCase, r *Result) (err error) {
 		}
 		err = errors.Join(err, bed.Close())
 	}()
-	w, err := b.start(ctx, bed, c.link.shape)
+	w, err := b.start(ctx, bed, c.link.shape, seed)
 	if err != nil {
 		return err
 	}
@@ -234,7 +237,7 @@ func (b *bench) play(ctx context.Context, c testCase, r *Result) (err error) {
 		if i == 0 {
 			first = n
 		}
-		if n < largeSize {
+		if n < largeSize/2 {
 			r.ToLastSmall = d.Time.Sub(asked.request).Seconds()
 		}
 	}
