@@ -36,7 +36,7 @@ func report(ctx context.Context, congestion string, results []Result) Report {
 
 // table prints a report for people.
 func table(w io.Writer, r Report) {
-	fmt.Fprintf(w, "Mail over thin links. Postfix %s, Linux %s, %d processors, TCP %s, /var in memory.\n", r.Postfix, r.Kernel, r.Processors, r.Congestion)
+	fmt.Fprintf(w, "Mail over thin links: Postfix %s, Linux %s, %d processors, TCP %s\n", r.Postfix, r.Kernel, r.Processors, r.Congestion)
 	base := map[string]float64{}
 	for _, r := range r.Results {
 		if r.key == defaults.name && r.Error == "" {
