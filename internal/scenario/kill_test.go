@@ -51,11 +51,10 @@ func TestKill(t *testing.T) {
 			if name != "etrn-milter" {
 				must(t, w.Hub.StartEtrnd(ctx))
 			}
-			restarted := time.Now()
+			equal(ctx, t, w, stream, time.Now(), name+" "+moment)
 			if moment == "before" {
 				release()
 			}
-			equal(ctx, t, w, stream, restarted, name+" "+moment)
 		}
 	}
 	stream.stop()
