@@ -19,6 +19,10 @@ const (
 	// maxIdle is how long a connection may have been idle to be used again.
 	maxIdle = time.Minute
 
+	// maxGone is how long the last replies of a connection that was given up
+	// are waited for.
+	maxGone = 5 * time.Second
+
 	maxReplyLine  = 4096
 	maxReplyLines = 100
 )
@@ -74,7 +78,11 @@ func (s *session) drop(b *backend) {
 
 // receive reads one reply, its lines without their ends.
 func (s *session) receive(b *backend) (code int, lines []string, err error) {
-	b.conn.SetReadDeadline(time.Now().Add(s.o.MTATimeout))
+	wait := s.o.MTATimeout
+	if b.gone.Load() {
+		wait = min(wait, maxGone)
+	}
+	b.conn.SetReadDeadline(time.Now().Add(wait))
 	for {
 		line, err := b.r.ReadSlice('\n')
 		if err != nil {

@@ -245,6 +245,7 @@ type session struct {
 	hello  string // the last EHLO or HELO, as sent to the MTA
 	tx     *transaction
 	errors int // commands refused
+	warned int // refusals logged
 }
 
 // transaction is a message on its way.
@@ -329,7 +330,6 @@ func (s *session) run() error {
 		s.failed(err)
 		defer s.farewell()
 	}
-	s.forget()
 	close(s.answers)
 	wg.Wait()
 	s.abort()

@@ -17,6 +17,7 @@ type patient struct {
 
 	mu      sync.Mutex
 	due     int       // answers that the provider waits for
+	text    bool      // it is in the middle of a message, whatever answers are due
 	life    time.Time // when it, or we, last had something to say
 	stopped bool
 }
@@ -29,6 +30,14 @@ func (p *patient) owe(n int) {
 	p.life = time.Now()
 }
 
+// inText notes that the provider is sending a message, or has sent it.
+func (p *patient) inText(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.text = yes
+	p.life = time.Now()
+}
+
 // stop ends reading.
 func (p *patient) stop() {
 	p.mu.Lock()
@@ -37,11 +46,17 @@ func (p *patient) stop() {
 	p.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
+func (p *patient) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped
+}
+
 func (p *patient) arm() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wait := p.silence
-	if p.due == 0 {
+	if p.due == 0 || p.text {
 		wait = time.Until(p.life.Add(p.silence))
 	}
 	if p.stopped {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"regexp"
 	"strings"
@@ -21,6 +22,8 @@ const (
 	maxJunk = 64 << 10
 	// maxRefused is how many commands are refused before the session ends.
 	maxRefused = 100
+	// maxWarned is how many refusals are logged.
+	maxWarned = 100
 )
 
 // answer is one reply that is due to the provider.
@@ -46,13 +49,16 @@ func (s *session) read() error {
 		if errors.Is(err, errLine) {
 			err = s.refuse("", refusal("500 5.5.2 "+err.Error()))
 		}
+		if err == nil {
+			continue
+		}
+		s.forget()
 		word := ""
 		switch {
-		case err == nil:
-			continue
 		case err == errQuit, err == errDead:
 		case errors.Is(err, ErrSilent):
 			word = "421 4.4.2 " + s.o.Hostname + " closes: nothing has come for " + s.o.Silence.String()
+			err = fmt.Errorf("%w: nothing has come for %v", err, s.o.Silence)
 		case errors.Is(err, ErrAbuse):
 			word = "421 4.7.0 " + s.o.Hostname + " closes: this is not how mail is sent"
 		case errors.Is(err, ErrMTA):
@@ -67,12 +73,19 @@ func (s *session) read() error {
 	}
 }
 
-// forget makes the MTA drop what is half done: the next thing that it could
-// take for the rest of it must not come.
+// forget makes the MTA drop what is half done: it sees the connection end. The
+// replies to the commands before that still come.
 func (s *session) forget() {
-	if s.tx != nil {
-		s.drop(s.tx.b)
-		s.tx = nil
+	if s.tx == nil {
+		return
+	}
+	b := s.tx.b
+	s.tx = nil
+	b.gone.Store(true)
+	s.flush(b)
+	half, ok := b.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		b.conn.Close()
 	}
 }
 
@@ -82,6 +95,9 @@ var errLine = errors.New("not a command")
 // line reads one line. Nothing but CRLF ends it, and what holds other control
 // characters is no command: no MTA gets to see it.
 func (s *session) line() (string, error) {
+	if s.hub.over() {
+		return "", errDead // what is left in the buffer has nobody to be answered
+	}
 	s.idle()
 	b, err := s.in.ReadSlice('\n')
 	long := 0
@@ -135,11 +151,21 @@ func (s *session) own(text string) error { return s.say(&answer{text: text + "\r
 
 // refuse answers a command with a no of our own.
 func (s *session) refuse(line string, no refusal) error {
-	s.log.Warn("command of the remote refused", "line", clip(line), "reply", string(no))
+	s.warn("command of the remote refused", "line", clip(line), "reply", string(no))
 	if s.errors++; s.errors > maxRefused {
 		return fmt.Errorf("%w: more than %d commands refused", ErrAbuse, maxRefused)
 	}
 	return s.own(string(no))
+}
+
+// warn logs what the provider does wrong, until there is too much of it.
+func (s *session) warn(msg string, attrs ...any) {
+	if s.warned++; s.warned <= maxWarned {
+		s.log.Warn(msg, attrs...)
+	}
+	if s.warned == maxWarned {
+		s.log.Warn("more of that is not logged for this connection")
+	}
 }
 
 // clip makes foreign text fit for the log, which quotes it.
@@ -274,7 +300,7 @@ func (s *session) rcpt(arg, line string) error {
 	text, _, no := s.recipient(arg)
 	if no != "" {
 		s.count(func(c *Counts) { c.Rejected++ })
-		s.log.Warn("recipient refused", "line", clip(line), "reply", string(no))
+		s.warn("recipient refused", "line", clip(line), "reply", string(no))
 		return s.own(string(no))
 	}
 	s.tx.to++
@@ -324,12 +350,14 @@ func (s *session) data(arg, line string) error {
 	if err := s.say(&answer{b: tx.b, tx: tx, final: true, free: true}); err != nil {
 		return err
 	}
+	s.hub.inText(true)
+	defer s.hub.inText(false)
 	var t body
 	for end := false; !end; {
-		if _, err := s.in.Peek(1); err != nil {
+		p, err := s.some(tx.b, math.MaxInt64)
+		if err != nil {
 			return err
 		}
-		p, _ := s.in.Peek(s.in.Buffered())
 		var n int
 		tx.b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
 		n, end = t.write(tx.b.w, p)
@@ -351,6 +379,8 @@ func (s *session) bdat(arg, line string) error {
 		s.refuse(line, badSyntax)
 		return fmt.Errorf("%w: no telling how long a chunk is: %q", ErrAbuse, clip(line))
 	}
+	s.hub.inText(true)
+	defer s.hub.inText(false)
 	if s.tx == nil {
 		if _, err := io.CopyN(io.Discard, s.in, n); err != nil {
 			return err
@@ -366,11 +396,17 @@ func (s *session) bdat(arg, line string) error {
 	if err := s.pass(text, &answer{final: last, free: last}); err != nil {
 		return err
 	}
-	if _, err := io.CopyN(deadlines{s, tx.b}, s.in, n); err != nil {
-		if errors.Is(err, ErrMTA) {
+	for n > 0 {
+		p, err := s.some(tx.b, n)
+		if err != nil {
+			return err
+		}
+		tx.b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
+		if _, err := tx.b.w.Write(p); err != nil {
 			return s.broken()
 		}
-		return err
+		s.in.Discard(len(p))
+		n -= int64(len(p))
 	}
 	if last {
 		if s.flush(tx.b) != nil {
@@ -381,19 +417,17 @@ func (s *session) bdat(arg, line string) error {
 	return nil
 }
 
-// deadlines is the way to the MTA with a deadline for each write.
-type deadlines struct {
-	s *session
-	b *backend
-}
-
-func (d deadlines) Write(p []byte) (int, error) {
-	d.b.conn.SetWriteDeadline(time.Now().Add(d.s.o.MTATimeout))
-	n, err := d.b.w.Write(p)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrMTA, err)
+// some is what has come of a message, at least a byte and at most n. While there
+// is nothing the MTA gets what it has not yet been given, the commands before
+// the message above all: the provider may wait for the replies to them.
+func (s *session) some(b *backend, n int64) ([]byte, error) {
+	if s.in.Buffered() == 0 && b.w.Buffered() > 0 && s.flush(b) != nil {
+		return nil, s.broken()
 	}
-	return n, err
+	if _, err := s.in.Peek(1); err != nil {
+		return nil, err
+	}
+	return s.in.Peek(int(min(n, int64(s.in.Buffered()))))
 }
 
 // reply brings the replies to the provider until no more are due. A provider

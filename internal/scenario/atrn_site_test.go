@@ -201,6 +201,7 @@ func TestATRNAnswers(t *testing.T) {
 		{"silent", "", control.ExitTempFail, []string{"gone quiet", "0 messages"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { io.Copy(io.Discard, in) })},
 		{"hangs-up", "", control.ExitTempFail, []string{"without QUIT"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { in.ReadString('\n') })},
 		{"babbles", "", control.ExitTempFail, []string{"does not behave"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) {
+			in.ReadString('\n')
 			fmt.Fprint(c, strings.Repeat("GET / HTTP/1.1\r\n", 200))
 			io.Copy(io.Discard, in)
 		})},
