@@ -588,3 +588,99 @@ func TestATRNProviderFails(t *testing.T) {
 		t.Errorf("%d messages were delivered, want none: %+v", len(all), all)
 	}
 }
+
+// The line is cut in the middle of a 2 MB message, twice, then stays up: all of
+// it arrives, and what comes a second time is counted.
+func TestCallATRNCut(t *testing.T) {
+	t.Parallel()
+	ctx, w := worldTurn(t, Options{Shape: testbed.Shape{RTT: 50 * time.Millisecond, Rate: 8e6}})
+	ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 2<<20, "big@acme.example"))
+	ids = append(ids, send(ctx, t, w.Online, hubName+":25", Messages(10, 1000, "a@acme.example"))...)
+	must(t, w.Hub.WaitQueue(ctx, "acme", 11))
+	for i := range 2 {
+		cut := w.Line.CutAfter(testbed.BtoA, 1<<20)
+		must(t, w.Line.Connect(ctx))
+		select {
+		case <-cut:
+		case <-ctx.Done():
+			t.Fatal("the line was not cut")
+		}
+		must(t, w.Line.Disconnect(ctx))
+		r := waitCalls(ctx, t, w, i+1)[0]
+		if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "link went down") {
+			t.Errorf("call %d: %+v", i+1, r)
+		}
+		w.Line.Restore()
+	}
+	// The hub takes a moment to believe that the old connection is dead; a
+	// call within it is refused, and the next one is not.
+	calls := 2
+	must(t, testbed.Until(within(ctx, t, 2*time.Minute), "a call that fetches the rest", func() (bool, error) {
+		_, err := w.Site.Ctl(ctx, "call", "hub", "--wait")
+		calls++
+		if err != nil {
+			t.Logf("call %d: %+v", calls, waitCalls(ctx, t, w, calls)[0])
+		}
+		return err == nil, nil
+	}))
+	delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	results := waitCalls(ctx, t, w, calls)
+	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
+	duplicates := delivered(ctx, t, w.SiteHost, ids)
+	counted, in := 0, 0
+	for _, r := range results {
+		counted += r.Duplicates
+		in += r.In.Messages
+	}
+	t.Logf("%d calls, %d messages counted, %d duplicates delivered, %d counted", calls, in, duplicates, counted)
+	if counted != duplicates {
+		t.Errorf("%d duplicates were delivered, but the calls counted %d", duplicates, counted)
+	}
+	if in > len(ids)+duplicates {
+		t.Errorf("%d messages counted, of %d and %d duplicates", in, len(ids), duplicates)
+	}
+}
+
+// The provider sends a message again whose 250 it has not seen: it is delivered
+// twice, and the call says so.
+func TestATRNDuplicate(t *testing.T) {
+	t.Parallel()
+	ctx, e := worldEvil(t)
+	body := message("twice", "x\r\n")
+	for i := range 2 {
+		p := e.call(ctx, t)
+		p.ask("EHLO hub.example.net", "250")
+		p.send(fmt.Sprintf("MAIL FROM:<x@online.example>\r\nRCPT TO:<a@acme.example>\r\nBDAT %d LAST\r\n%s", len(body), body))
+		p.expect("250", "250", "250")
+		p.ask("QUIT", "221")
+		if r := e.end(ctx, t); r.Exit != 0 || r.In.Messages != 1 || r.Duplicates != i {
+			t.Errorf("call %d: %+v", i+1, r)
+		}
+	}
+}
+
+// TLS that was started before the turn stays on, and auto takes ATRN where the
+// hub offers it.
+func TestCallATRNOverTLS(t *testing.T) {
+	t.Parallel()
+	cert, key := certificate(t, hubName)
+	text, err := usersFile()
+	must(t, err)
+	hub := strings.Replace(hubATRN, "[odmr]\n", "[odmr]\ntls-cert = \"/etc/etrnd/hub.pem\"\ntls-key = \"/etc/etrnd/hub.key\"\n", 1)
+	hub = strings.Replace(hub, "cram-md5 = true\n", "", 1)
+	ctx, w := world(t, Options{
+		HubConfig: hub, HubFiles: map[string]string{"/etc/etrnd/hub.pem": cert, "/etc/etrnd/hub.key": key, "/etc/etrnd/users": text},
+		SiteConfig: siteATRN(`protocol = "auto"`, withUser, `tls = "require"`, `tls-ca = "/etc/etrnd/ca.pem"`),
+		SiteFiles:  map[string]string{"/etc/etrnd/ca.pem": cert, "/etc/etrnd/password": password + "\n"},
+	})
+	ids := send(ctx, t, w.Online, hubName+":25", append(Messages(20, 1000, "a@acme.example"), Messages(1, 1<<20, "b@acme.example")...))
+	must(t, w.Hub.WaitQueue(ctx, "acme", 21))
+	_, err = w.Site.Ctl(ctx, "call", "hub", "--wait")
+	must(t, err)
+	if duplicates := delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids); duplicates != 0 {
+		t.Errorf("%d duplicates", duplicates)
+	}
+	if r := waitCalls(ctx, t, w, 1)[0]; r.Exit != 0 || r.In.Messages != 21 || len(r.Replies) != 1 || r.Replies[0].Code != 250 {
+		t.Errorf("result of the call: %+v", r)
+	}
+}
