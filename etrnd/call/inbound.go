@@ -2,6 +2,7 @@ package call
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,6 +104,10 @@ func (in *Inbound) session(ev report.Event) {
 		s.transaction = false
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
+			if ev.QueueID != "" {
+				t.latest[t.next%len(t.latest)] = ev.QueueID
+				t.next++
+			}
 			if again && ev.QueueID != "" && len(t.again) < againMax {
 				t.again = append(t.again, ev.QueueID)
 			}
@@ -156,7 +161,9 @@ type Tally struct {
 	blind                bool
 	active               time.Time
 
-	again []string // queue ids of all messages that came a second time, whoever sent them
+	again  []string    // queue ids of all messages that came a second time, whoever sent them
+	latest [100]string // queue ids of the latest messages, whoever sent them
+	next   int         // in latest, round and round
 }
 
 // againMax bounds what a Tally remembers.
@@ -225,6 +232,14 @@ func (t *Tally) Again(ours func(queueID string) bool) (n int) {
 		}
 	}
 	return n
+}
+
+// Saw reports whether one of the latest messages had that name, or no milter
+// tells of any.
+func (t *Tally) Saw(queueID string) bool {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	return len(t.in.reporters) == 0 || slices.Contains(t.latest[:], queueID)
 }
 
 // seen remembers messages for a while, to tell one that comes a second time:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/gate"
@@ -109,6 +110,12 @@ func (cl *call) turnedVerdict() verdict {
 	case !t.ended:
 		return verdict{waiting: fmt.Sprintf("%s to send its mail or to say that it has no more; %s", r.Host, came)}
 	case t.err == nil:
+		// The milter tells in its own time what came a second time.
+		c := t.gate.Counts()
+		late := time.Since(c.Active)
+		if c.Last != "" && cl.tally != nil && !cl.tally.Saw(c.Last) && late < settle {
+			return verdict{waiting: "etrn-milter to tell of the last message", recheck: settle - late}
+		}
 		return verdict{done: true}
 	}
 	v := verdict{done: true, problem: "the mail of " + r.Name + ": " + t.err.Error() + "; " + came, hint: "what has not come stays held there, and comes with the next call"}

@@ -84,6 +84,7 @@ type Counts struct {
 	Rejected int   // recipients refused, by the MTA or here
 	Busy     int   // transactions that are open or being answered
 	Active   time.Time
+	Last     string // the MTA's name of the last message that it has taken, if it told it
 }
 
 // maxTook bounds what Took remembers.

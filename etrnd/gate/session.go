@@ -550,6 +550,7 @@ func (s *session) note(a *answer, code int, text string) {
 			c.Messages++
 			c.Bytes += a.tx.bytes.Load()
 			c.Busy--
+			c.Last = id
 			if id != "" && len(s.took) < maxTook {
 				s.took[id] = true
 			}
