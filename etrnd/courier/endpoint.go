@@ -28,9 +28,10 @@ type endpoint struct {
 	server *smtp.Server // nil until serve
 	done   chan struct{}
 
+	open sync.WaitGroup // connections
+
 	mu    sync.Mutex
 	conns map[*mtaConn]struct{}
-	over  bool
 }
 
 // newEndpoint makes the socket. Connections to it wait until serve.
@@ -83,12 +84,12 @@ func (e *endpoint) drain() {
 	defer cancel()
 	if err := e.server.Shutdown(ctx); err != nil {
 		e.mu.Lock()
-		e.over = true
 		for c := range e.conns {
-			c.Close()
+			c.Conn.Close() // whoever reads there closes it for good
 		}
 		e.mu.Unlock()
 	}
+	e.open.Wait()
 }
 
 // mtaListener gives every connection its deadlines.
@@ -106,6 +107,7 @@ func (l mtaListener) Accept() (net.Conn, error) {
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
 	l.e.conns[c] = struct{}{}
+	l.e.open.Add(1)
 	return c, nil
 }
 
@@ -133,6 +135,7 @@ func (c *mtaConn) Close() error {
 		c.e.mu.Lock()
 		delete(c.e.conns, c)
 		c.e.mu.Unlock()
+		c.e.open.Done()
 	})
 	return c.Conn.Close()
 }
@@ -199,7 +202,7 @@ func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		}
 		return temporary("the message ended early: " + err.Error())
 	}
-	m.eightBit = m.opts.Body == smtp.Body8BitMIME && m.long() || eightBit(m.head)
+	m.eightBit = eightBit(m.head)
 	m.priority, m.stated = headerPriority(m.head)
 	m.gone = func() bool { return d.conn != nil && hungUp(d.conn.Conn) }
 	settled := make(chan struct{})

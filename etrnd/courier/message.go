@@ -2,11 +2,11 @@ package courier
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -24,12 +24,11 @@ type message struct {
 	head     []byte    // all of a short message, the beginning of a long one
 	rest     io.Reader // what follows head; nil: nothing
 	size     int64     // bytes, as far as known: exact for a short one
-	eightBit bool
+	eightBit bool      // seen in head
 
 	priority int  // -9 to 9, RFC 6710
 	stated   bool // the priority is the sender's MT-Priority, to be passed on
 	serial   int64
-	came     time.Time
 
 	// gone reports whether the MTA has given the transaction up.
 	gone func() bool
@@ -40,7 +39,8 @@ type message struct {
 
 	mailed  reply // to MAIL
 	open    int   // replies to RCPT that are still to come
-	asking  bool  // the envelope was sent only to learn who is accepted
+	asks    bool  // it is to be asked first whether it may come
+	asking  bool  // the envelope was sent only to learn that
 	ready   bool  // that is known
 	goAhead bool  // DATA was answered 354
 	closed  bool  // the site has ended the transaction: nothing of it is open
@@ -63,7 +63,7 @@ func (m *message) mail(o offers) string {
 	if o.size && m.size > small {
 		b.WriteString(" SIZE=" + strconv.FormatInt(m.size, 10))
 	}
-	if o.eightBit && m.eightBit {
+	if o.eightBit && (m.eightBit || m.long() && m.opts.Body == smtp.Body8BitMIME) {
 		b.WriteString(" BODY=8BITMIME")
 	}
 	if o.utf8 && m.opts.UTF8 {
@@ -212,6 +212,19 @@ func eightBit(b []byte) bool {
 		}
 	}
 	return false
+}
+
+var errEightBit = errors.New("8-bit content")
+
+// sevenBit stops at what a site without 8BITMIME must not be sent.
+type sevenBit struct{ r io.Reader }
+
+func (s sevenBit) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if eightBit(b[:n]) {
+		return 0, errEightBit
+	}
+	return n, err
 }
 
 // headerPriority looks for what senders and mail programs say about the

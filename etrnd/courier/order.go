@@ -29,7 +29,7 @@ func (o *order) Pop() any {
 // one may come costs little, and the answer is a round trip away: the sooner
 // the better.
 func (m *message) cost() int64 {
-	if m.long() && !m.ready {
+	if m.long() && m.asks && !m.ready {
 		return 0
 	}
 	return m.size

@@ -40,6 +40,38 @@ func lastHeard(conn net.Conn) (ago time.Duration, ok bool) {
 	return ago, ok
 }
 
+// unsent is how much may wait in the kernel for its first transmission. More
+// would not make the line any faster, and what is in there can be overtaken by
+// nothing: neither by mail of a higher priority nor by the end of the turn.
+const unsent = 32 << 10
+
+// prepare sets a turned connection up for mail.
+func prepare(conn net.Conn) {
+	descriptor(conn, func(fd int) {
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent) // only for better
+	})
+}
+
+// Bounds of how long a segment that is not full may wait for more.
+const (
+	leastLinger = 2 * time.Millisecond
+	mostLinger  = 500 * time.Millisecond
+)
+
+// linger is how long what is written may wait for more to fill its packets,
+// without the line running dry: half of the time for which what was sent before
+// waits on the way, as the round trips tell.
+func linger(conn net.Conn) time.Duration {
+	d := time.Duration(0)
+	descriptor(conn, func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Unacked > 0 && info.Rtt > info.Min_rtt {
+			d = time.Duration(info.Rtt-info.Min_rtt) * time.Microsecond / 2
+		}
+	})
+	return min(max(d, leastLinger), mostLinger)
+}
+
 // hungUp reports whether the peer has closed a connection on which it has
 // nothing to say.
 func hungUp(conn net.Conn) (gone bool) {

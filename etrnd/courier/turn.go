@@ -24,7 +24,6 @@ var (
 	errReplaced = errors.New("replaced by a newer connection of the same site")
 	errClosed   = errors.New("the site closed the connection")
 	errQuiet    = errors.New("the site has gone quiet")
-	errStuck    = errors.New("the MTA brings no mail")
 	errPanic    = errors.New("panic")
 )
 
@@ -96,6 +95,7 @@ func newTurn(c *Courier, conn net.Conn, sels []queue.Selection, log *slog.Logger
 		gone: make(chan struct{}), activity: make(chan struct{}, 1),
 		accepted: map[string]bool{}, moved: time.Now(),
 	}
+	prepare(conn)
 	t.wake = sync.NewCond(&t.mu)
 	t.in = bufio.NewReaderSize(conn, maxReplyLine)
 	t.out = bufio.NewWriterSize(wireWriter{t}, 16<<10)
@@ -497,7 +497,11 @@ func (t *turn) submit(m *message) {
 	defer t.mu.Unlock()
 	t.inFlight++
 	t.serial++
-	m.serial, m.came = t.serial, time.Now()
+	m.serial = t.serial
+	// A long message is not sent on the chance that somebody wants it. The
+	// question goes out early, and the message when the answer is here; others
+	// may use the line meanwhile.
+	m.asks = m.long() && t.offers.pipelining && t.offers.chunking
 	if t.closing {
 		t.resolve(m, temporary("the site's connection has ended"))
 		return

@@ -10,10 +10,6 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// linger is how long write waits for a further message before it sends what it
-// has: the MTA brings many at once, and each packet costs a header.
-const linger = 2 * time.Millisecond
-
 // write sends messages until the turn ends.
 func (t *turn) write() error {
 	for {
@@ -48,8 +44,9 @@ func (t *turn) next() (*message, error) {
 			t.sending = true
 			return m, nil
 		case t.out.Buffered() > 0 && flushAt.IsZero():
-			flushAt = time.Now().Add(linger)
-			timer := time.AfterFunc(linger, func() {
+			d := linger(t.conn)
+			flushAt = time.Now().Add(d)
+			timer := time.AfterFunc(d, func() {
 				t.mu.Lock()
 				t.wake.Broadcast()
 				t.mu.Unlock()
@@ -80,10 +77,7 @@ func (t *turn) deliver(m *message) error {
 		t.mu.Unlock()
 		return nil
 	}
-	// A long message is not sent on the chance that somebody wants it. The
-	// question goes out now, and the message when the answer is here; other
-	// messages may use the line meanwhile.
-	ask := m.long() && !m.ready && o.pipelining && o.chunking && !t.known(m)
+	ask := m.asks && !m.ready && !t.known(m)
 	if !(m.ready && t.last == m) {
 		if err := t.envelope(m, ask); err != nil || ask {
 			return err
@@ -101,6 +95,29 @@ func (t *turn) deliver(m *message) error {
 	return t.data(m)
 }
 
+// no8Bit is what RFC 6152, section 3, leaves to somebody who changes no mail.
+var no8Bit = &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site takes no 8-bit mail (8BITMIME)"}
+
+// rest is what follows the head of a long message, as far as the site may get
+// it.
+func (t *turn) rest(m *message) io.Reader {
+	if t.offers.eightBit {
+		return m.rest
+	}
+	return sevenBit{m.rest}
+}
+
+// brokenOff answers for a message that cannot be read to its end.
+func (t *turn) brokenOff(m *message, err error) {
+	res := temporary("the message ended early: " + err.Error())
+	if errors.Is(err, errEightBit) {
+		res = no8Bit
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resolve(m, res)
+}
+
 // objection is why a message cannot go to this site at all, or not now.
 func (t *turn) objection(m *message) *smtp.SMTPError {
 	o := t.offers
@@ -112,8 +129,7 @@ func (t *turn) objection(m *message) *smtp.SMTPError {
 		// RFC 6531, section 3.5.
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "the site takes no internationalised mail (SMTPUTF8)"}
 	case m.eightBit && !o.eightBit:
-		// RFC 6152, section 3.
-		return &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site takes no 8-bit mail (8BITMIME)"}
+		return no8Bit
 	case o.maxSize > 0 && m.size > o.maxSize:
 		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("the site takes no mail of more than %d bytes, and this has %d", o.maxSize, m.size)}
 	}
@@ -215,12 +231,9 @@ func (t *turn) chunks(m *message) error {
 		var n int
 		if m.long() {
 			var err error
-			n, err = io.ReadFull(m.rest, next)
+			n, err = io.ReadFull(t.rest(m), next)
 			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-				// What was sent is no message without the last chunk.
-				t.mu.Lock()
-				t.resolve(m, temporary("the message ended early: "+err.Error()))
-				t.mu.Unlock()
+				t.brokenOff(m, err) // what was sent is no message without the last chunk
 				return nil
 			}
 		}
@@ -276,8 +289,12 @@ func (t *turn) data(m *message) error {
 		d := dots{w: t.out, bol: true}
 		_, err := d.Write(m.head)
 		if err == nil && m.long() {
-			// There is no way to take back what has begun but to hang up.
-			_, err = io.CopyBuffer(&d, m.rest, make([]byte, small/2))
+			in := source{r: t.rest(m)}
+			_, err = io.CopyBuffer(&d, &in, make([]byte, small/2))
+			if in.err != nil {
+				// There is no way to take back what has begun but to hang up.
+				t.brokenOff(m, in.err)
+			}
 		}
 		if err == nil {
 			err = d.end()
@@ -293,6 +310,20 @@ func (t *turn) data(m *message) error {
 		return t.sync()
 	}
 	return nil
+}
+
+// source remembers an error of reading, to tell it from one of writing.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }
 
 // dots doubles the dots at the beginnings of lines (RFC 5321, section 4.5.2).
