@@ -111,17 +111,22 @@ func TestEximHub(t *testing.T) {
 		request string
 		exit    int
 		says    string
+		hidden  bool
 	}{
 		// As it comes: behind "#" stands a part of an address, which it hands
 		// to exim -R, and it has TLS, with a certificate of its own making.
-		{"default", "", `"#acme.example"`, control.ExitOK, ""},
+		{"default", "", `"#acme.example"`, control.ExitOK, "", false},
 		// As those set it who serve clients that ask for domains. What a client
 		// sends may not get into a command (it is "tainted"): the names are
-		// looked up. Without TLS it insists on one ETRN at a time.
-		{"command", "tls_advertise_hosts =\nsmtp_etrn_command = /usr/local/sbin/exim4 -R ${lookup{$domain}lsearch,ret=key{/etc/exim4/etrn}}", `"acme.example", "sub.acme.example"`, control.ExitOK, ""},
+		// looked up. With neither TLS nor PIPECONNECT it insists on one ETRN at
+		// a time. That it is an Exim is not to be seen here, so the call finds
+		// out, and begins again.
+		{"command", "smtp_banner = $smtp_active_hostname ESMTP\ntls_advertise_hosts =\npipelining_connect_advertise_hosts =\n" +
+			"smtp_etrn_command = /usr/local/sbin/exim4 -R ${lookup{$domain}lsearch,ret=key{/etc/exim4/etrn}}",
+			`"acme.example", "sub.acme.example"`, control.ExitOK, "", true},
 		// A name that it does not take is no reason not to ask for the next,
-		// but one to tell.
-		{"refused name", "", `"acme.example", "#acme.example"`, control.ExitUnavailable, "501"},
+		// but one to tell. This time the greeting says who it is.
+		{"refused name", "tls_advertise_hosts =", `"acme.example", "#acme.example"`, control.ExitUnavailable, "501", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -131,6 +136,11 @@ func TestEximHub(t *testing.T) {
 			r := callsForMail(ctx, t, p, site, func(n int) { eximWaits(ctx, t, p.hub, n) })
 			if r.Exit != c.exit || !strings.Contains(r.Error, c.says) {
 				t.Errorf("exit %d, want %d and %q: %q", r.Exit, c.exit, c.says, r.Error)
+			}
+			log, err := p.hub.ReadFile("/var/log/exim-rejectlog")
+			must(t, err)
+			if strings.Contains(string(log), "synchronization error") != c.hidden {
+				t.Errorf("Exim has rejected: %s", log)
 			}
 		})
 	}
