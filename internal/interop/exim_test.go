@@ -14,7 +14,7 @@ import (
 )
 
 // eximConfig is an Exim that relays for its neighbours and ends the mail for
-// %[2]q in a Maildir. Mail for %[3]q goes to the site, and waits until it is
+// %[2]s in a Maildir. Mail for %[3]s goes to the site, and waits until it is
 // asked for. %[1]q is the host's name, %[4]s are further settings.
 const eximConfig = `
 primary_hostname = %[1]s
@@ -111,7 +111,7 @@ func TestEximHub(t *testing.T) {
 		request string
 		exit    int
 		says    string
-		hidden  bool
+		sync    bool // it is to refuse what is sent ahead, once
 	}{
 		// As it comes: behind "#" stands a part of an address, which it hands
 		// to exim -R, and it has TLS, with a certificate of its own making.
@@ -139,7 +139,7 @@ func TestEximHub(t *testing.T) {
 			}
 			log, err := p.hub.ReadFile("/var/log/exim-rejectlog")
 			must(t, err)
-			if strings.Contains(string(log), "synchronization error") != c.hidden {
+			if strings.Contains(string(log), "synchronization error") != c.sync {
 				t.Errorf("Exim has rejected: %s", log)
 			}
 		})
