@@ -340,7 +340,7 @@ func (cl *call) refused(ctx context.Context, err error) {
 	case code == 450:
 		// "Try again" would be of no use: nothing changes until somebody
 		// changes it.
-		exit, hint = control.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there: take it out, or have the other side add it", r.Host, r.User)
+		exit, hint = control.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there (take it out, or have the other side add it), nor while another connection of that user is open", r.Host, r.User)
 	case code == 451:
 		hint = r.Host + " cannot tell now what it has; the next call asks again"
 	case code == 530:

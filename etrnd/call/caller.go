@@ -60,8 +60,9 @@ type Caller struct {
 	lines   map[string]*line // by name of the link, as configured
 	calls   map[string]*call // under way, by id
 	history []control.CallResult
-	last    uint64        // number of the last call
-	changed chan struct{} // closed and replaced when a call or a line changes
+	broke   map[string]time.Time // when a turned connection last ended without QUIT, by remote
+	last    uint64               // number of the last call
+	changed chan struct{}        // closed and replaced when a call or a line changes
 	wg      sync.WaitGroup
 }
 
@@ -79,7 +80,7 @@ type line struct {
 func New(o Options) *Caller {
 	c := &Caller{
 		keeper: o.Keeper, inbound: o.Inbound, log: o.Logger,
-		lines: map[string]*line{}, calls: map[string]*call{}, changed: make(chan struct{}), ready: make(chan struct{}),
+		lines: map[string]*line{}, calls: map[string]*call{}, broke: map[string]time.Time{}, changed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	c.setConfig(o.Config)
 	return c

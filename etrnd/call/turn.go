@@ -42,10 +42,7 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client, serving *sync.Wai
 	if r.Protocol == config.ProtocolAuto && (r.User == "" || !client.Offers("ATRN")) {
 		return request{}, false
 	}
-	conn, reply, err := client.Turn(ctx, r.Request)
-	if reply.Code != 0 {
-		cl.log.Info("reply to ATRN", "domains", reply.Name, "code", reply.Code, "text", reply.Text)
-	}
+	conn, reply, err := cl.atrn(ctx, client)
 	if r.Protocol == config.ProtocolAuto && errors.Is(err, odmr.ErrNoATRN) {
 		return request{}, false
 	}
@@ -63,6 +60,38 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client, serving *sync.Wai
 	}
 	cl.serve(ctx, conn, serving)
 	return request{made: true}, true
+}
+
+const (
+	// A remote may take a connection that was cut for a living one for a while,
+	// and refuses (450) what it takes for a second one.
+	staleFor   = 30 * time.Second
+	staleRetry = 3 * time.Second
+)
+
+// atrn sends ATRN, and again after a 450 when the last turned connection broke a
+// moment ago: else a line that drops and comes back would fetch nothing until
+// it drops the next time.
+func (cl *call) atrn(ctx context.Context, client *odmr.Client) (net.Conn, odmr.Reply, error) {
+	r := &cl.remote
+	for {
+		conn, reply, err := client.Turn(ctx, r.Request)
+		if reply.Code != 0 {
+			cl.log.Info("reply to ATRN", "domains", reply.Name, "code", reply.Code, "text", reply.Text)
+		}
+		cl.caller.mu.Lock()
+		broke := cl.caller.broke[r.Name]
+		cl.caller.mu.Unlock()
+		if reply.Code != 450 || time.Since(broke) > staleFor {
+			return conn, reply, err
+		}
+		cl.step(control.PhaseRequest, r.Host+" to notice that the connection of the last call is gone")
+		select {
+		case <-ctx.Done():
+			return conn, reply, err
+		case <-time.After(staleRetry):
+		}
+	}
 }
 
 // serve lets the remote's mail in while the call goes on.
@@ -90,6 +119,8 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGrou
 			t.ended, t.err = true, err
 			if err == nil {
 				cl.expectIn = c.Messages
+			} else {
+				cl.caller.broke[r.Name] = time.Now()
 			}
 		})
 		move()
