@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -112,7 +113,7 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGrou
 		cl.phase, cl.waiting = control.PhaseReceiving, r.Host+" to send its mail"
 	})
 	serving.Go(func() {
-		err := t.gate.Serve(ctx, conn)
+		err := serveTurned(ctx, t.gate, conn)
 		c := t.gate.Counts()
 		cl.log.Info("turned connection ended", "messages", c.Messages, "bytes", c.Bytes, "refused", c.Refused, "rejected", c.Rejected, "error", err)
 		cl.set(func() {
@@ -125,6 +126,18 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGrou
 		})
 		move()
 	})
+}
+
+// serveTurned is Serve, with a panic made an error: it must not cost the daemon
+// its other calls.
+func serveTurned(ctx context.Context, g *gate.Gate, conn net.Conn) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			conn.Close()
+			err = fmt.Errorf("internal error: %v: %s", p, debug.Stack())
+		}
+	}()
+	return g.Serve(ctx, conn)
 }
 
 // turnedVerdict judges a turned connection: the remote ends it when it has no
