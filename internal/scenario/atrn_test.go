@@ -68,7 +68,9 @@ func worldATRN(t *testing.T, o Options) (context.Context, *World) {
 	if o.HubConfig == "" {
 		o.HubConfig = hubATRN
 	}
-	o.HubFiles = map[string]string{"/etc/etrnd/users": text}
+	if o.HubFiles == nil {
+		o.HubFiles = map[string]string{"/etc/etrnd/users": text}
+	}
 	// The line is brought up by the tests: no call of the site's is wanted.
 	o.SiteConfig = "hostname = \"mail.acme.example\"\n"
 	ctx, w := world(t, o)
@@ -80,7 +82,12 @@ func worldATRN(t *testing.T, o Options) (context.Context, *World) {
 // and the reply.
 func atrn(ctx context.Context, t *testing.T, from *testbed.Host, user, domains string) (net.Conn, string) {
 	t.Helper()
-	conn, err := from.Dial(ctx, "tcp", hubLine+":366")
+	return atrnAt(ctx, t, from, hubLine+":366", user, domains)
+}
+
+func atrnAt(ctx context.Context, t *testing.T, from *testbed.Host, hub, user, domains string) (net.Conn, string) {
+	t.Helper()
+	conn, err := from.Dial(ctx, "tcp", hub)
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
