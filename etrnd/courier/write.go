@@ -77,7 +77,16 @@ func (t *turn) deliver(m *message) error {
 		t.mu.Unlock()
 		return nil
 	}
-	ask := m.asks && !m.ready && !t.known(m)
+	ask := m.asks && !m.ready
+	if ask && t.known(m) {
+		// The site has taken all of its recipients before, so there is nothing
+		// to ask: it goes by its size, like the others.
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		m.asks = false
+		heap.Push(&t.waiting, m)
+		return nil
+	}
 	if !(m.ready && t.last == m) {
 		if err := t.envelope(m, ask); err != nil || ask {
 			return err

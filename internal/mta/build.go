@@ -207,9 +207,10 @@ const (
 	// turnDeliveries to one queue at a time, at most. Each is a process of
 	// 1.2 MB and keeps one message on the line: 300 of 2 kB for each 600 ms
 	// make 8 Mbit/s. Postfix begins with turnInitial, and takes one more with
-	// each success: as TCP does, but from a larger window.
+	// each success: as TCP does, but from a larger window. The processes are
+	// made while the site is still being greeted.
 	turnDeliveries = "300"
-	turnInitial    = "50"
+	turnInitial    = "150"
 	// turnRecipients of one transaction: what RFC 5321, section 4.5.3.1.8,
 	// makes every server accept.
 	turnRecipients = "100"
