@@ -92,54 +92,6 @@ func (e *endpoint) drain() {
 	e.open.Wait()
 }
 
-// mtaListener gives every connection its deadlines.
-type mtaListener struct {
-	net.Listener
-	e *endpoint
-}
-
-func (l mtaListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	c := &mtaConn{Conn: conn, e: l.e}
-	l.e.mu.Lock()
-	defer l.e.mu.Unlock()
-	l.e.conns[c] = struct{}{}
-	l.e.open.Add(1)
-	return c, nil
-}
-
-// mtaConn has a deadline for every read and write of its own. go-smtp sets one
-// for each command, which would be too soon for a message that is passed on as
-// slowly as the line takes it.
-type mtaConn struct {
-	net.Conn
-	e    *endpoint
-	once sync.Once
-}
-
-func (c *mtaConn) Read(b []byte) (int, error) {
-	c.Conn.SetReadDeadline(time.Now().Add(mtaTimeout))
-	return c.Conn.Read(b)
-}
-
-func (c *mtaConn) Write(b []byte) (int, error) {
-	c.Conn.SetWriteDeadline(time.Now().Add(mtaTimeout))
-	return c.Conn.Write(b)
-}
-
-func (c *mtaConn) Close() error {
-	c.once.Do(func() {
-		c.e.mu.Lock()
-		delete(c.e.conns, c)
-		c.e.mu.Unlock()
-		c.e.open.Done()
-	})
-	return c.Conn.Close()
-}
-
 // delivery is one LMTP session of the MTA.
 type delivery struct {
 	e    *endpoint

@@ -148,3 +148,57 @@ func TestResult(t *testing.T) {
 		}
 	}
 }
+
+func TestMend(t *testing.T) {
+	for in, want := range map[string]string{
+		"RCPT TO:<p\u00e9@acme.example> ORCPT=rfc822;p+C3+A9@acme.example\r\n":           "RCPT TO:<p\u00e9@acme.example> ORCPT=utf-8;p\\x{E9}@acme.example\r\n",
+		"rcpt TO:<a@acme.example> ORCPT=rfc822;p\u00e9+2B@acme.example NOTIFY=NEVER\r\n": "rcpt TO:<a@acme.example> ORCPT=utf-8;p\\x{E9}\\x{2B}@acme.example NOTIFY=NEVER\r\n",
+		"RCPT TO:<a@acme.example> ORCPT=rfc822;\xff+FE@acme.example NOTIFY=NEVER\r\n":    "RCPT TO:<a@acme.example> NOTIFY=NEVER\r\n", // no UTF-8
+		"RCPT TO:<a@acme.example> ORCPT=rfc822;a+2Bb@acme.example\r\n":                   "RCPT TO:<a@acme.example> ORCPT=rfc822;a+2Bb@acme.example\r\n",
+		"RCPT TO:<a@acme.example> ORCPT=rfc822;a+C\r\n":                                  "RCPT TO:<a@acme.example> ORCPT=rfc822;a+C\r\n",
+		"RCPT TO:<a@acme.example> ORCPT=rfc822;+C3+A9":                                   "RCPT TO:<a@acme.example> ORCPT=rfc822;+C3+A9", // no end of line
+		"MAIL FROM:<a@acme.example> ORCPT=rfc822;+C3+A9\r\n":                             "MAIL FROM:<a@acme.example> ORCPT=rfc822;+C3+A9\r\n",
+		"DATA\r\n": "DATA\r\n",
+		"":         "",
+	} {
+		if got := mend([]byte(in)); string(got) != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzMend(f *testing.F) {
+	f.Add("RCPT TO:<p@acme.example> ORCPT=rfc822;p+C3+A9@acme.example\r\n")
+	f.Fuzz(func(t *testing.T, line string) {
+		got := string(mend([]byte(line)))
+		if strings.Count(got, "\n") > strings.Count(line, "\n") {
+			t.Errorf("%q became %q", line, got)
+		}
+	})
+}
+
+// Whatever the site says, it is one reply or an error, and bounded.
+func FuzzReadReply(f *testing.F) {
+	for _, s := range []string{"250 ok\r\n", "250-a\r\n250 b\r\n", "250\n", "x\r\n", "250-a\r\n", "550-\xff\r\n551 b\r\n", "2500 x\r\n", "250-SIZE 99999999999999999999\r\n250 SIZE -1\r\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		in := bufio.NewReaderSize(strings.NewReader(s), maxReplyLine)
+		for {
+			r, err := readReply(in)
+			if err != nil {
+				return
+			}
+			if r.code < 200 || r.code > 599 || len(r.lines) > maxReplyLines || len(r.text()) > maxReplyText {
+				t.Errorf("%q: %+v", s, r)
+			}
+			e := r.result()
+			if strings.ContainsAny(e.Message, "\r\n") || e.Code/100 == 2 && !r.ok() || e.EnhancedCode[0] != e.Code/100 {
+				t.Errorf("%q: %+v", s, e)
+			}
+			if o := parseOffers(r.lines); o.maxSize < 0 {
+				t.Errorf("%q: %+v", s, o)
+			}
+		}
+	})
+}
