@@ -59,7 +59,7 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client, serving *sync.Wai
 	case conn == nil: // 453: there is nothing
 		return request{made: true, counted: true}, true
 	}
-	cl.serve(ctx, conn, serving)
+	cl.serve(ctx, conn, client.Offers(odmr.Ahead), serving)
 	return request{made: true}, true
 }
 
@@ -96,7 +96,7 @@ func (cl *call) atrn(ctx context.Context, client *odmr.Client) (net.Conn, odmr.R
 }
 
 // serve lets the remote's mail in while the call goes on.
-func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGroup) {
+func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool, serving *sync.WaitGroup) {
 	r, cfg := &cl.remote, cl.caller.config()
 	move := func() {
 		select {
@@ -107,6 +107,7 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, serving *sync.WaitGrou
 	t := &turned{gate: gate.New(gate.Options{
 		Hostname: cfg.Hostname, Domains: r.Request, Dial: gate.Dialer(cfg.MTA.SMTP),
 		Silence: max(r.Wait, r.RequestTimeout), Changed: move, Logger: cl.log,
+		Ahead: ahead,
 	})}
 	cl.set(func() {
 		cl.turned = t

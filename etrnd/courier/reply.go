@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/etrnd/etrnd/etrnd/odmr"
 )
 
 const (
@@ -127,6 +129,16 @@ func enhancedCode(text string) (smtp.EnhancedCode, string) {
 type offers struct {
 	pipelining, chunking, eightBit, utf8, dsn, size, priority bool
 	maxSize                                                   int64 // 0: not told
+}
+
+// ahead reads the offers from a greeting by which a site of ours takes mail in
+// one burst with EHLO (odmr.Ahead).
+func ahead(lines []string) (offers, bool) {
+	if len(lines) < 2 || lines[1] != odmr.Ahead {
+		return offers{}, false
+	}
+	o := parseOffers(lines[1:])
+	return o, o.pipelining && o.chunking
 }
 
 func parseOffers(lines []string) (o offers) {

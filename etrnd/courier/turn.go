@@ -77,12 +77,13 @@ type expected struct {
 type kind int
 
 const (
-	isRset  kind = iota
-	isMail       // to MAIL
-	isRcpt       // to RCPT
-	isData       // to DATA
-	isChunk      // to BDAT
-	isEnd        // to BDAT LAST, or to the end of DATA
+	isHello kind = iota
+	isRset
+	isMail  // to MAIL
+	isRcpt  // to RCPT
+	isData  // to DATA
+	isChunk // to BDAT
+	isEnd   // to BDAT LAST, or to the end of DATA
 )
 
 // maxAccepted bounds the recipients that are remembered: a site has that many
@@ -290,7 +291,20 @@ func (t *turn) greet(ctx context.Context) error {
 		ask("QUIT")
 		return fmt.Errorf("the site greets with %v", r)
 	}
-	if r, err = ask("EHLO " + t.c.o.Hostname); err != nil {
+	hello := "EHLO " + t.c.o.Hostname
+	if o, ok := ahead(r.lines); ok {
+		t.offers = o
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.err != nil {
+			return t.err
+		}
+		t.conn.SetDeadline(time.Time{})
+		t.expect = append(t.expect, expected{kind: isHello})
+		_, err := t.out.WriteString(hello + "\r\n") // goes with the first mail
+		return err
+	}
+	if r, err = ask(hello); err != nil {
 		return fmt.Errorf("EHLO: %w", err)
 	}
 	if r.ok() {
@@ -574,6 +588,10 @@ func (t *turn) read() error {
 func (t *turn) take(e expected, r reply) {
 	m := e.m
 	switch e.kind {
+	case isHello:
+		if !r.ok() {
+			t.failLocked(fmt.Errorf("EHLO: refused with %v", r))
+		}
 	case isMail:
 		m.mailed = r
 	case isRcpt:

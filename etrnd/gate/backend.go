@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/etrnd/etrnd/etrnd/odmr"
 )
 
 const (
@@ -206,8 +208,29 @@ var keywords = []string{
 	"ENHANCEDSTATUSCODES", "MT-PRIORITY", "LIMITS",
 }
 
-// offer is the MTA's reply to EHLO as the provider sees it.
-func offer(lines []string) string {
+// greeting is what the provider hears first.
+func (s *session) greeting(b *backend) (string, error) {
+	plain := "220 " + s.o.Hostname + " ESMTP\r\n"
+	if !s.o.Ahead {
+		return plain, nil
+	}
+	hello := "EHLO " + s.o.Hostname
+	code, lines, err := s.ask(b, hello)
+	if err != nil {
+		s.drop(b)
+		return "", err
+	}
+	if code != 250 {
+		return plain, nil
+	}
+	b.hello = hello
+	// In place of the MTA's name, which is the first line.
+	lines[0] = "250-" + odmr.Ahead
+	return "220-" + s.o.Hostname + " ESMTP\r\n" + offer("220", lines), nil
+}
+
+// offer is the MTA's reply to EHLO as the provider sees it, under this code.
+func offer(code string, lines []string) string {
 	var kept []string
 	for i, line := range lines {
 		text := line[min(len(line), 4):]
@@ -224,7 +247,7 @@ func offer(lines []string) string {
 		if i == len(kept)-1 {
 			sep = " "
 		}
-		b.WriteString("250" + sep + text + "\r\n")
+		b.WriteString(code + sep + text + "\r\n")
 	}
 	return b.String()
 }

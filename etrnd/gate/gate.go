@@ -52,6 +52,9 @@ type Options struct {
 	Domains []string
 	// Dial connects to the SMTP listener of the local MTA; see Dialer.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Ahead says that the provider knows odmr.Ahead: the greeting then tells
+	// what the MTA offers, and mail may come in one burst with EHLO.
+	Ahead bool
 	// Connections is how many connections to the MTA there may be. Default 4.
 	Connections int
 	// Silence is how long the provider may send nothing while no answer is
@@ -318,8 +321,15 @@ func (s *session) run() error {
 		s.farewell()
 		return err
 	}
+	greeting, err := s.greeting(first)
+	if err != nil {
+		fmt.Fprintf(s.hub, "421 4.3.2 %s the mail server does not answer, try again later\r\n", s.o.Hostname)
+		s.abort()
+		s.farewell()
+		return err
+	}
 	s.free <- first
-	s.say(&answer{text: "220 " + s.o.Hostname + " ESMTP\r\n"})
+	s.say(&answer{text: greeting})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.guarded(s.reply); err != nil {

@@ -245,7 +245,7 @@ func (s *session) greet(verb, name, line string) error {
 	case verb == "HELO":
 		return s.own("250 " + s.o.Hostname)
 	}
-	return s.say(&answer{text: offer(lines)})
+	return s.say(&answer{text: offer("250", lines)})
 }
 
 // open counts transactions.

@@ -493,7 +493,7 @@ func TestProbe(t *testing.T) {
 			Address: server.addr, Remote: server.addr, Greeting: "hub.example.net ESMTP on-demand mail relay, send EHLO",
 			Hostname: hostname, ESMTP: true, ETRN: true, ATRN: true, STARTTLS: true, Pipelining: true,
 			Auth: []string{users.ScramSHA256}, AuthTLS: []string{users.ScramSHA256, users.Plain, users.Login},
-			Keywords: []string{"PIPELINING", "ETRN", "ATRN", "AUTH SCRAM-SHA-256 PLAIN LOGIN", "HELP"},
+			Keywords: []string{"PIPELINING", "ETRN", "ATRN", Ahead, "AUTH SCRAM-SHA-256 PLAIN LOGIN", "HELP"},
 			TLS: &OfferTLS{Version: "TLS 1.3", Cipher: offer.TLS.Cipher, Verified: true, Certificate: &OfferCertificate{
 				Subject: "CN=" + hostname, Issuer: "CN=authority.example", Names: []string{hostname},
 				NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Fingerprint: fingerprint(leaf), PublicKey: keyFingerprint(leaf)}},

@@ -46,6 +46,14 @@ type Answer struct {
 	Text  string // with 451, 458 and 459: the reason, as the peer is told it
 }
 
+// Ahead is an extension between two etrnds that saves a round trip where it is
+// worth most, after the turn. RFC 5321 makes a client wait for the reply to EHLO
+// before it sends mail. A hub that lists this word in its reply to EHLO may be
+// greeted, once the connection is turned, with lines that hold this word and then
+// what the reply to EHLO will have; it then sends EHLO and mail in one burst. Who
+// does not know the word never sees it in a greeting.
+const Ahead = "X-ETRN-AHEAD"
+
 // Turner takes over the connections that are turned around by ATRN. A Server
 // without a Turner answers 502 and does not list ATRN.
 type Turner interface {

@@ -238,7 +238,7 @@ func (s *session) ehlo(verb, arg string) error {
 	}
 	lines := []string{s.srv.o.Hostname, "PIPELINING", "ETRN"}
 	if s.srv.o.Turner != nil {
-		lines = append(lines, "ATRN") // also before AUTH: RFC 2645, section 4
+		lines = append(lines, "ATRN", Ahead) // ATRN also before AUTH: RFC 2645, section 4
 	}
 	if s.srv.o.Certificate != nil && !s.who.TLS {
 		lines = append(lines, "STARTTLS")
