@@ -99,7 +99,7 @@ func (m *message) rcpt(i int, o offers) string {
 			b.WriteString(string(n))
 		}
 		// Without NOTIFY, and where it says nothing new, it would only cost.
-		if a := r.opts.OriginalRecipient; a != "" && (a != r.addr || len(r.opts.Notify) > 0) {
+		if a := r.opts.OriginalRecipient; a != "" && (a != r.addr && a != quote(r.addr) || len(r.opts.Notify) > 0) {
 			b.WriteString(" ORCPT=" + strings.ToLower(string(r.opts.OriginalRecipientType)) + ";")
 			if r.opts.OriginalRecipientType == smtp.DSNAddressTypeUTF8 {
 				b.WriteString(utf8text(a, o.utf8 && m.opts.UTF8))

@@ -103,7 +103,7 @@ func TestATRNEnvelopes(t *testing.T) {
 func TestATRNRecipients(t *testing.T) {
 	t.Parallel()
 	ctx, w := worldATRN(t, Options{})
-	must(t, w.SiteMTA.Set(ctx, map[string]string{"smtpd_recipient_restrictions": "check_recipient_access inline:{ later@acme.example=450, never@acme.example=550 }, permit_mynetworks, reject"}))
+	must(t, w.SiteMTA.Set(ctx, map[string]string{"smtpd_recipient_restrictions": "check_recipient_access inline:{ {later@acme.example=450 4.2.0 come again}, {never@acme.example=550 5.1.1 nobody} }, permit_mynetworks, reject"}))
 	must(t, w.SiteMTA.Reload(ctx))
 	ids := send(ctx, t, w.Online, hubName+":25", []testbed.Message{{From: "author@online.example", To: []string{"a@acme.example", "later@acme.example", "never@acme.example", "b@acme.example"}}})
 	must(t, w.Hub.WaitQueue(ctx, "acme", 1))
@@ -121,7 +121,7 @@ func TestATRNRecipients(t *testing.T) {
 	}
 	q, err := w.HubHost.Queue(ctx)
 	must(t, err)
-	if len(q) != 1 || len(q[0].Recipients) != 1 || q[0].Recipients[0].Address != "later@acme.example" || !strings.Contains(q[0].Recipients[0].Reason, "450 4.7.1") {
+	if len(q) != 1 || len(q[0].Recipients) != 1 || q[0].Recipients[0].Address != "later@acme.example" || !strings.Contains(q[0].Recipients[0].Reason, "come again") {
 		t.Errorf("the hub has kept %+v", q)
 	}
 	must(t, testbed.Until(ctx, "the bounce", func() (bool, error) {
@@ -139,8 +139,9 @@ func TestATRNRecipients(t *testing.T) {
 	}))
 }
 
-// A site that has stopped reading does not hold up another one, and neither
-// does its second connection.
+// A site that has stopped reading does not hold up another one. Its own second
+// connection is refused as long as the first one answers, and takes its place
+// when that one is gone.
 func TestATRNSlowSite(t *testing.T) {
 	t.Parallel()
 	ctx, w := worldATRN(t, Options{})
@@ -199,10 +200,9 @@ func TestATRNSlowSite(t *testing.T) {
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("gamma took %v while acme was stuck", took)
 	}
-	// A second connection is refused while the first one lives, and takes over
-	// when that one has shown no life for a while.
+	// Its kernel still acknowledges that there is no room: that is a sign of life.
 	if _, answer := atrn(ctx, t, w.SiteHost, "acme", ""); !strings.HasPrefix(answer, "450 ") {
-		t.Logf("second connection: %s", answer)
+		t.Errorf("second connection: %s", answer)
 	}
 	slow.Close()
 	var used time.Duration
@@ -365,10 +365,10 @@ func TestATRNLostReplies(t *testing.T) {
 		return len(q) == n, err
 	}))
 	pull(within(ctx, t, time.Minute), t, w, "")
-	duplicates := delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
 	must(t, w.HubHost.WaitQueue(ctx, 0))
 	must(t, w.SiteHost.WaitQueue(ctx, 0))
-	duplicates = delivered(ctx, t, w.SiteHost, ids)
+	duplicates := delivered(ctx, t, w.SiteHost, ids)
 	t.Logf("%d messages had been taken without the hub knowing, %d duplicates", taken, duplicates)
 	if duplicates != taken {
 		t.Errorf("%d duplicates, want %d", duplicates, taken)
@@ -446,7 +446,7 @@ func TestATRNManyIdle(t *testing.T) {
 		must(t, f.Add(fmt.Sprintf("u%d", i), s))
 	}
 	must(t, f.Add("acme", s))
-	ctx, w := worldATRN(t, Options{HubConfig: config.String(), HubFiles: map[string]string{"/etc/etrnd/users": string(f.Bytes())}})
+	ctx, w := worldATRN(t, Options{Shape: testbed.Shape{RTT: time.Millisecond, Rate: 100e6}, HubConfig: config.String(), HubFiles: map[string]string{"/etc/etrnd/users": string(f.Bytes())}})
 	var list []testbed.Message
 	for i := range n {
 		list = append(list, testbed.Message{To: []string{fmt.Sprintf("a@d%d.example", i)}})
@@ -462,7 +462,7 @@ func TestATRNManyIdle(t *testing.T) {
 	after, _ := resident(t, w.Hub.Etrnd)
 	t.Logf("500 turned connections: %d kB each (with the race detector)", (after-before)/n)
 	// It still answers.
-	if _, answer := atrn(ctx, t, w.SiteHost, "u0", ""); !strings.HasPrefix(answer, "450 ") {
+	if _, answer := atrn(ctx, t, w.SiteHost, fmt.Sprintf("u%d", n-1), ""); !strings.HasPrefix(answer, "450 ") {
 		t.Errorf("one that is turned already: %s", answer)
 	}
 }
