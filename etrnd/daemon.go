@@ -59,6 +59,8 @@ type Daemon struct {
 
 	reload sync.Mutex // one reload at a time
 
+	running *config.Config // at the start: sockets and the MTA are as it says
+
 	mu        sync.Mutex
 	cfg       *config.Config
 	loaded    time.Time
@@ -70,7 +72,7 @@ type Daemon struct {
 // New makes a Daemon. It opens no socket.
 func New(o Options) (*Daemon, error) {
 	cfg := o.Config
-	d := &Daemon{o: o, log: o.Logger, started: time.Now(), cfg: cfg, loaded: time.Now()}
+	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
 	d.mta = mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: o.Logger})
 	d.keeper = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()
@@ -272,14 +274,14 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	d.reload.Lock()
 	defer d.reload.Unlock()
 	cfg, err := config.Load(d.o.ConfigFile)
-	if err == nil && cfg.ODMR.Users != "" && d.users != nil {
-		if uerr := d.users.Reload(); uerr != nil {
-			err = fmt.Errorf("odmr: users: %w", uerr)
-		}
-	}
 	if err == nil && d.cert != nil {
 		if cerr := d.cert.Reload(); cerr != nil {
 			err = fmt.Errorf("odmr: tls-cert: %w", cerr)
+		}
+	}
+	if err == nil && cfg.ODMR.Users != "" && d.users != nil {
+		if uerr := d.users.Reload(); uerr != nil {
+			err = fmt.Errorf("odmr: users: %w", uerr)
 		}
 	}
 	if err != nil {
@@ -292,10 +294,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	for _, w := range cfg.Warnings {
 		warnings = append(warnings, w.String())
 	}
-	d.mu.Lock()
-	old := d.cfg
-	d.mu.Unlock()
-	for _, name := range needRestart(old, cfg) {
+	for _, name := range needRestart(d.running, cfg) {
 		warnings = append(warnings, name+" has changed: that takes a restart of etrnd")
 	}
 	d.mta.Refresh()

@@ -228,8 +228,8 @@ func (c *Caller) remotesOf(link string) []config.Remote {
 // call too many costs less than a site that never calls again. The caller
 // holds mu.
 func (c *Caller) comesUp(ln *line, iface string, remotes []config.Remote) []control.CallRef {
-	if iface != "" {
-		ln.iface = iface
+	if iface != "" && (ln.iface == "" || ln.state == control.LinkDown || len(ln.calls) == 0) {
+		ln.iface = iface // one that comes up beside it is not in use
 	}
 	switch ln.state {
 	case control.LinkDialling:
@@ -245,6 +245,9 @@ func (c *Caller) comesUp(ln *line, iface string, remotes []config.Remote) []cont
 		// A hook that is late: the line is on its way down. If it comes up
 		// again after that, it has its hook again.
 	default:
+		if len(remotes) == 0 {
+			break // nothing to call, so nothing to hang up after
+		}
 		c.start(ln, remotes, false)
 	}
 	return refs(ln)
@@ -331,7 +334,7 @@ func (c *Caller) Call(name string) (control.CallRef, error) {
 		return control.CallRef{}, errShutdown
 	}
 	ln := c.lines[remote.Link]
-	if cl := ln.calls[remote.Name]; cl != nil {
+	if cl := ln.calls[remote.Name]; cl != nil && cl.session == ln.last && ln.state != control.LinkDown {
 		return cl.ref, nil
 	}
 	link, _ := c.cfg.Link(remote.Link)
@@ -397,16 +400,28 @@ func (c *Caller) HangUp(ctx context.Context, name string) error {
 	}
 	last := ln.last
 	c.goesDown(ln, errHungUp)
+	if last != nil {
+		// Nobody may call while the command is about to cut the line.
+		ln.state = control.LinkHangingUp
+	}
 	done := make(chan error, 1)
 	c.wg.Go(func() {
 		if last != nil {
 			<-last.ended
+			defer func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if ln.last == last && ln.state == control.LinkHangingUp {
+					ln.state, ln.since = control.LinkDown, time.Now()
+					c.notify()
+				}
+			}()
 		}
 		if len(link.HangUp) == 0 {
 			done <- control.Errorf(control.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", link.Name)
 			return
 		}
-		if err := c.hangUp(link); err != nil {
+		if err := c.hangUp(link, last); err != nil {
 			done <- control.Errorf(control.ExitTempFail, "the line may still be up: hang up by hand", "%v", err)
 			return
 		}
@@ -424,15 +439,22 @@ func (c *Caller) HangUp(ctx context.Context, name string) error {
 // hangUpTries is how often a line is hung up that stays up.
 const hangUpTries = 3
 
-// hangUp runs the command of a link to hang up, again if it fails and an
-// interface of the link is still there: a line that stays up costs money. It
-// has no context, since a line is hung up whoever has gone; each try has its
-// limit.
-func (c *Caller) hangUp(link *config.Link) (err error) {
+// hangUp runs the command of a link to hang up, again if it fails and the line
+// may still be up, which costs money. It has no context, since a line is hung
+// up whoever has gone; each try has its limit. There is no second try once the
+// line has come up for somebody else, or etrnd is to end. last is the line's
+// session, or nil.
+func (c *Caller) hangUp(link *config.Link, last *session) (err error) {
 	for try := range hangUpTries {
 		if try > 0 {
 			time.Sleep(time.Duration(try) * 2 * time.Second)
-			if _, up := present(link); !up {
+			c.mu.Lock()
+			over := c.ctx == nil || last != nil && last.line.last != last
+			c.mu.Unlock()
+			if over {
+				return err
+			}
+			if _, up := present(link); !up && len(link.Interfaces) > 0 {
 				return nil
 			}
 		}

@@ -27,6 +27,7 @@ type smtpSession struct {
 	client      netip.Addr
 	local       netip.Addr
 	transaction bool
+	mailed      bool // has had a transaction
 }
 
 // NewInbound returns an empty view.
@@ -69,15 +70,19 @@ func (in *Inbound) Handle(ev report.Event) {
 // go on unseen: the MTA does without a milter that has died. The caller holds
 // mu.
 func (in *Inbound) forget(reporter string, gone bool) {
+	now := time.Now()
 	for id, s := range in.sessions {
 		if s.reporter != reporter {
 			continue
 		}
 		delete(in.sessions, id)
 		for t := range in.tallies {
-			if gone && t.match(s.client, s.local) != foreign {
-				t.blind = true
+			if t.match(s.client, s.local) == foreign {
+				continue
 			}
+			// A long message gives no other sign of life.
+			t.active = now
+			t.blind = t.blind || gone
 		}
 	}
 }
@@ -98,10 +103,11 @@ func (in *Inbound) session(ev report.Event) {
 	switch ev.Kind {
 	case report.Open:
 		s.transaction = ev.Transaction
+		s.mailed = s.mailed || ev.Transaction
 	case report.Mail:
-		s.transaction = true
+		s.transaction, s.mailed = true, true
 	case report.Message:
-		s.transaction = false
+		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
 			if ev.QueueID != "" {
@@ -209,7 +215,7 @@ func (t *Tally) Counts() Counts {
 	}
 	for _, s := range t.in.sessions {
 		like := t.match(s.client, s.local)
-		if like == foreign || like == likely && !s.transaction {
+		if like == foreign || like == likely && !s.mailed {
 			continue
 		}
 		c.Open++

@@ -72,7 +72,7 @@ func (s *session) launch(cl *call) {
 		s.active--
 		// The last call of a line that is going to be hung up is filed after
 		// that, so that whoever watches sees the line go down.
-		if s.active > 0 || len(s.link.HangUp) == 0 || ctx.Err() != nil {
+		if s.active > 0 || len(s.link.HangUp) == 0 || notOurs(context.Cause(ctx)) {
 			s.file(cl)
 		}
 		select {
@@ -136,7 +136,7 @@ func (s *session) run(ctx context.Context) {
 		if err := s.dial(ctx); err != nil {
 			if len(s.link.HangUp) > 0 && !errors.Is(err, errHungUp) && !errors.Is(err, errShutdown) {
 				// It may be coming up still, and nobody would use it.
-				if err := c.hangUp(&s.link); err != nil {
+				if err := c.hangUp(&s.link, s); err != nil {
 					c.log.Error("a line that did not come up in time could not be hung up", "link", s.link.Name, "error", err)
 				}
 			}
@@ -161,22 +161,25 @@ func (s *session) run(ctx context.Context) {
 	for _, cl := range s.calls {
 		s.launch(cl)
 	}
-	for s.active > 0 || len(s.link.HangUp) == 0 && ctx.Err() == nil {
-		// Calls end with ctx; between calls, so does the waiting.
-		done := ctx.Done()
-		if s.active > 0 {
-			done = nil
+	for again := true; again; again = s.active > 0 { // one may join in the drain
+		for s.active > 0 || len(s.link.HangUp) == 0 && ctx.Err() == nil {
+			// Calls end with ctx; between calls, so does the waiting.
+			done := ctx.Done()
+			if s.active > 0 {
+				done = nil
+			}
+			c.mu.Unlock()
+			select {
+			case <-s.left:
+			case <-done:
+			}
+			c.mu.Lock()
 		}
-		c.mu.Unlock()
-		select {
-		case <-s.left:
-		case <-done:
-		}
-		c.mu.Lock()
+		s.drain(ctx)
 	}
 	s.unpin()
 	if why := context.Cause(ctx); len(s.link.HangUp) == 0 || s.line.last != s || s.line.state != control.LinkUp ||
-		errors.Is(why, errLinkDown) || errors.Is(why, errHungUp) || errors.Is(why, errShutdown) {
+		notOurs(why) {
 		if len(s.link.HangUp) == 0 && s.line.last == s && s.line.state == control.LinkUp {
 			// The limit of the link has been reached. The line is up, but is
 			// not used until somebody says so.
@@ -194,7 +197,7 @@ func (s *session) run(ctx context.Context) {
 	c.mu.Unlock()
 
 	// The line goes down under the command, and its hook may end ctx.
-	err := c.hangUp(&s.link)
+	err := c.hangUp(&s.link, s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, cl := range s.calls {
@@ -210,6 +213,50 @@ func (s *session) run(ctx context.Context) {
 	if s.line.last == s && s.line.state == control.LinkHangingUp {
 		s.line.state, s.line.since, s.line.iface = control.LinkDown, time.Now(), ""
 		c.notify()
+	}
+}
+
+// notOurs reports whether a session has ended in a way that leaves nothing to
+// hang up.
+func notOurs(why error) bool {
+	return errors.Is(why, errLinkDown) || errors.Is(why, errHungUp) || errors.Is(why, errShutdown)
+}
+
+// drainMax bounds the wait for mail that went out for a call that had ended.
+const drainMax = 30 * time.Second
+
+// drain waits until nothing moves in the queues that are open: a call that has
+// ended leaves its queue open until the last one ends, and mail that came
+// meanwhile is on its way. The caller holds mu, which is given up meanwhile.
+func (s *session) drain(ctx context.Context) {
+	c := s.caller
+	if len(s.link.HangUp) == 0 {
+		return
+	}
+	limit := time.NewTimer(drainMax)
+	defer limit.Stop()
+	for ctx.Err() == nil {
+		changed := c.keeper.Changed()
+		moving := false
+		for q := range s.pins {
+			st, ok := c.keeper.State(q)
+			moving = moving || ok && st.UnderWay > 0
+		}
+		if !moving {
+			return
+		}
+		c.mu.Unlock()
+		over := false
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		case <-limit.C:
+			over = true
+		}
+		c.mu.Lock()
+		if over {
+			return
+		}
 	}
 }
 

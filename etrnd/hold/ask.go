@@ -106,7 +106,7 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 	var started, others, underWay int
 	for _, sel := range allowed {
 		others += k.tell(sel, who.Session)
-		st := k.release(sel, now)
+		st := k.release(sel, now, true)
 		started, underWay = started+st.Messages, underWay+st.UnderWay
 		k.windowOf(sel.Queue).ask(sel, now.Add(length), now)
 	}

@@ -33,6 +33,8 @@ type entry struct {
 	flushed time.Time // when the last flush was done
 	tries   int       // flushes of this release
 	again   bool      // asked for once more while under way: if it fails, try at once
+	asked   bool      // released by request, not only because a queue was open
+	last    bool      // nobody wants it any more: not to be flushed again
 	session string    // of the client that was last told of it in a count
 
 	// What became of the last release.
@@ -89,7 +91,7 @@ func (e *entry) release(name string, now time.Time) bool {
 	}
 	e.want = append(e.want, name)
 	e.flushAt, e.flushed, e.tries = now, time.Time{}, 0
-	e.failed, e.retryAt, e.again = "", time.Time{}, false
+	e.failed, e.retryAt, e.again, e.last = "", time.Time{}, false, false
 	return true
 }
 
@@ -97,13 +99,14 @@ func (e *entry) release(name string, now time.Time) bool {
 func (e *entry) end(reason string, now time.Time) {
 	again := e.again && reason != ""
 	want := e.want
-	e.want, e.flushAt, e.again, e.failed = nil, time.Time{}, false, reason
+	e.want, e.flushAt, e.again, e.asked, e.failed = nil, time.Time{}, false, false, reason
 	if reason == "" {
 		e.failures = 0
 		return
 	}
 	e.failures++
 	if again {
+		e.failures-- // the try that follows at once is not the second one
 		for _, name := range want {
 			e.release(name, now)
 		}
@@ -131,7 +134,7 @@ func (e *entry) drop(name string, kept bool) {
 	}
 	begun := !e.flushed.IsZero() && e.where != deferred
 	if begun && len(e.want) == 1 {
-		e.flushAt, e.tries = time.Time{}, maxTries
+		e.flushAt, e.last = time.Time{}, true
 		return
 	}
 	e.want = slices.DeleteFunc(e.want, func(w string) bool { return w == name })
@@ -179,6 +182,9 @@ func (e *entry) judge(listed time.Time) {
 		e.flushAt = time.Time{}
 	case tried:
 		e.end(reason, listed)
+	case e.last:
+		// Not tried after all, and not wanted any more.
+		e.want = nil
 	case e.tries >= maxTries:
 		e.end("the MTA does not let it go", listed)
 	case e.flushAt.IsZero():

@@ -293,7 +293,7 @@ func (k *Keeper) openFor(e *entry, now time.Time) {
 func (k *Keeper) Release(sel queue.Selection) Started {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	st := k.release(sel, time.Now())
+	st := k.release(sel, time.Now(), true)
 	k.touched()
 	return st
 }
@@ -305,7 +305,9 @@ type Started struct {
 	UnderWay int // messages that were under way already
 }
 
-func (k *Keeper) release(sel queue.Selection, now time.Time) (st Started) {
+// release lets a selection go. asked says that somebody asked for just this,
+// so that it is not taken back when a call or a turn ends. The caller holds mu.
+func (k *Keeper) release(sel queue.Selection, now time.Time, asked bool) (st Started) {
 	k.released[sel.Queue] = now
 	for _, e := range k.entries {
 		if e.held() || !e.covered(sel) {
@@ -314,6 +316,7 @@ func (k *Keeper) release(sel queue.Selection, now time.Time) (st Started) {
 		// Whoever asks anew has a new connection, and what failed on the last
 		// one gets a second try again.
 		e.failures = 0
+		e.asked = e.asked || asked
 		fresh := e.where == "" && e.want == nil
 		if !e.release(sel.Queue, now) {
 			st.UnderWay++
@@ -341,7 +344,7 @@ func (k *Keeper) Pin(sels ...queue.Selection) (unpin func()) {
 		pins[i] = &sel
 		w := k.windowOf(sel.Queue)
 		w.pins = append(w.pins, pins[i])
-		k.release(sel, now)
+		k.release(sel, now, false)
 	}
 	// Whoever waits for the queue to drain wants to know how it stands now.
 	k.due(now)
@@ -363,7 +366,7 @@ func (k *Keeper) unpin(pin *queue.Selection) {
 	w.pins = slices.DeleteFunc(w.pins, func(p *queue.Selection) bool { return p == pin })
 	now := time.Now()
 	for _, e := range k.entries {
-		if !e.covered(*pin) || w.open(now) && w.covers(e, now) {
+		if e.asked || !e.covered(*pin) || w.open(now) && w.covers(e, now) {
 			continue
 		}
 		kept := slices.ContainsFunc(e.queues(), func(name string) bool {
@@ -591,7 +594,13 @@ func (k *Keeper) retry(now time.Time) {
 // go, as when a site pushes all of its mail. In all other cases messages are
 // flushed one by one. The caller holds mu.
 func (k *Keeper) plan(due []*entry) (domains, ids []string, chunk []*entry) {
-	if len(due) >= domainWorth && len(due) == k.total {
+	inListing := 0
+	for _, e := range due {
+		if e.where != "" {
+			inListing++
+		}
+	}
+	if inListing >= domainWorth && inListing == k.total {
 		count := map[string]int{}
 		for _, e := range due {
 			if e.where != deferred || e.tries > 0 {
@@ -650,6 +659,7 @@ func (k *Keeper) list(ctx context.Context) {
 			k.log.Error("cannot list the MTA's queue", "error", err)
 		}
 		k.listErr = err
+		k.listTook = 0 // says nothing about the next one
 		k.due(now.Add(2 * time.Second))
 		k.notify()
 		return
@@ -778,11 +788,11 @@ func (k *Keeper) apply(msgs []mta.Message, sorted [][]recipient, start time.Time
 		}
 		wasWanted := e.want != nil
 		e.arrived, e.size, e.where, e.missing, e.reported = m.Arrived, m.Size, m.Queue, false, time.Time{}
-		before := e.queues()
+		before, was := e.queues(), e.rcpts
 		e.rcpts = rcpts
 		if wasWanted {
 			for _, name := range before {
-				if !e.in(name) {
+				if !e.in(name) && !renamed(was, rcpts, name) {
 					k.count(name, e)
 				}
 			}
@@ -802,8 +812,9 @@ func (k *Keeper) apply(msgs []mta.Message, sorted [][]recipient, start time.Time
 			continue
 		}
 		switch {
-		case e.where == "" && !e.reported.IsZero() && start.Sub(e.reported) < unlisted:
-			// Reported by the milter a moment ago.
+		case e.where == "" && start.Sub(e.reported) < unlisted && (start.Sub(e.reported) < time.Second || !start.After(e.flushed) || e.flushed.IsZero()):
+			// Reported by the milter a moment ago. (One that was flushed, and
+			// that a listing after that does not show, is gone.)
 		case !e.missing && e.reported.IsZero() && e.where != "active":
 			// The MTA moves messages from one directory to another while it
 			// lists them, so one absence proves nothing. It does for one that
@@ -817,6 +828,14 @@ func (k *Keeper) apply(msgs []mta.Message, sorted [][]recipient, start time.Time
 		}
 	}
 	return moved
+}
+
+// renamed reports whether recipients that were in a queue are still there, in
+// another queue: a reload has moved them.
+func renamed(was, now []recipient, name string) bool {
+	return slices.ContainsFunc(was, func(old recipient) bool {
+		return old.queue == name && slices.ContainsFunc(now, func(r recipient) bool { return r.address == old.address })
+	})
 }
 
 // gone counts a message that has left the MTA's queue.
