@@ -57,7 +57,11 @@ func (e *endpoint) serve() {
 	s.Domain = e.t.c.o.Hostname
 	s.EnableSMTPUTF8 = o.utf8
 	s.EnableDSN = o.dsn
-	s.MaxMessageBytes = o.maxSize
+	if o.maxSize > 0 {
+		// One more than the site takes: go-smtp refuses a message of just this
+		// size. The true limit is in objection.
+		s.MaxMessageBytes = o.maxSize + 1
+	}
 	s.MaxLineLength = 16 << 20 // of a message too; the MTA has its own limit
 	s.ErrorLog = errorLog{e.t.log}
 	e.server = s
@@ -128,7 +132,9 @@ func (d *delivery) Data(io.Reader) error { return temporary("this socket speaks 
 func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 	m := d.m
 	d.m = nil
-	in := mtaReader{r}
+	in := &mtaReader{r: r}
+	// The server reads what is left when this returns; nobody else may then.
+	defer in.end()
 	m.head = make([]byte, 0, 4096)
 	var err error
 	for len(m.head) < small && err == nil {
@@ -170,12 +176,22 @@ func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 func (d *delivery) Reset()        { d.m = nil }
 func (d *delivery) Logout() error { return nil }
 
-// mtaReader tells a message that the MTA has cut off from one that has ended.
-type mtaReader struct{ r io.Reader }
+// mtaReader tells a message that the MTA has cut off from one that has ended. It
+// may be ended while another goroutine reads.
+type mtaReader struct {
+	r    io.Reader
+	mu   sync.Mutex
+	over bool
+}
 
 var errCutOff = errors.New("the MTA closed the connection")
 
-func (r mtaReader) Read(b []byte) (int, error) {
+func (r *mtaReader) Read(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return 0, errCutOff
+	}
 	n, err := r.r.Read(b)
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -184,6 +200,13 @@ func (r mtaReader) Read(b []byte) (int, error) {
 		err = errors.New("the MTA has gone quiet")
 	}
 	return n, err
+}
+
+// end waits for the read that goes on, and makes all others fail.
+func (r *mtaReader) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
 }
 
 // errorLog is the log of go-smtp.

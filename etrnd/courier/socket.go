@@ -48,7 +48,13 @@ const unsent = 32 << 10
 // prepare sets a turned connection up for mail.
 func prepare(conn net.Conn) {
 	descriptor(conn, func(fd int) {
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent) // only for better
+		// All of these are for better, so what does not work is left as it is.
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+		// A site that thinks about a message says nothing for a while. Whether
+		// it lives has to be known within Options.Dead, before a new connection
+		// takes its place.
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 5)
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 5)
 	})
 }
 

@@ -61,7 +61,9 @@ type turn struct {
 	accepted map[string]bool // recipients that the site has taken in this session
 	kept     int             // answers 4xx
 
-	last *message // the one whose envelope was sent last; owned by write
+	last    *message      // the one whose envelope was sent last; owned by write
+	current *message      // the one that write has taken and not yet given away
+	wrote   chan struct{} // closed when write has ended
 
 	delivered, failed int
 	bytes             int64
@@ -84,6 +86,7 @@ const (
 	isData  // to DATA
 	isChunk // to BDAT
 	isEnd   // to BDAT LAST, or to the end of DATA
+	isQuit
 )
 
 // maxAccepted bounds the recipients that are remembered: a site has that many
@@ -93,7 +96,7 @@ const maxAccepted = 10000
 func newTurn(c *Courier, conn net.Conn, sels []queue.Selection, log *slog.Logger) *turn {
 	t := &turn{
 		c: c, log: log, conn: conn, sels: sels, queues: queuesOf(sels), began: time.Now(),
-		gone: make(chan struct{}), activity: make(chan struct{}, 1),
+		gone: make(chan struct{}), wrote: make(chan struct{}), activity: make(chan struct{}, 1),
 		accepted: map[string]bool{}, moved: time.Now(),
 	}
 	prepare(conn)
@@ -216,7 +219,11 @@ func (t *turn) run(ctx context.Context) (err error) {
 		e.serve()
 	}
 	var wg sync.WaitGroup
-	for _, f := range []func() error{t.read, t.write} {
+	writeAll := func() error {
+		defer close(t.wrote)
+		return t.write()
+	}
+	for _, f := range []func() error{t.read, writeAll} {
 		wg.Go(func() {
 			defer func() {
 				if p := recover(); p != nil {
@@ -440,7 +447,7 @@ func (t *turn) finish() error {
 	t.changed()
 	stop := time.AfterFunc(8*time.Second, func() { t.fail(context.Canceled) })
 	defer stop.Stop()
-	for t.err == nil && (t.sending || len(t.expect) > 0) {
+	for t.err == nil && (t.sending || len(t.waiting) > 0 || len(t.expect) > 0) {
 		t.wake.Wait()
 	}
 	return t.err
@@ -470,29 +477,38 @@ func (t *turn) abandon(err error) {
 		}
 	}
 	t.expect = nil
-	if t.last != nil {
-		t.resolve(t.last, temporary(why))
+	for _, m := range []*message{t.last, t.current} {
+		if m != nil {
+			t.resolve(m, temporary(why))
+		}
 	}
 }
 
-// quit ends the session in order. Nothing is in flight.
+// quit ends the session in order. From here on nothing new is taken, but what
+// came in the last moment is still sent, and every reply is waited for: QUIT is
+// the last thing on the line, and its reply is nobody else's.
 func (t *turn) quit() error {
 	t.mu.Lock()
 	t.closing = true
 	t.changed()
-	for t.err == nil && (t.sending || len(t.expect) > 0) { // RSET and such
+	t.mu.Unlock()
+	defer t.patience()()
+	<-t.wrote
+	t.mu.Lock()
+	for t.err == nil && len(t.expect) > 0 {
 		t.wake.Wait()
 	}
 	err := t.err
 	if err == nil {
-		t.expect = append(t.expect, expected{kind: isRset})
-		t.conn.SetDeadline(time.Now().Add(10 * time.Second))
+		t.expect = append(t.expect, expected{kind: isQuit})
+		t.conn.SetDeadline(time.Now().Add(quitPatience))
 	}
 	t.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	if _, err := t.conn.Write([]byte("QUIT\r\n")); err != nil {
+		t.fail(errClosed)
 		return nil // all mail has been answered for
 	}
 	t.mu.Lock()
@@ -502,6 +518,41 @@ func (t *turn) quit() error {
 	t.mu.Unlock()
 	t.fail(errClosed) // ends read
 	return nil
+}
+
+// quitPatience bounds the wait for replies that no mail depends on.
+const quitPatience = 10 * time.Second
+
+// patience ends the turn when nothing has moved for too long, until the
+// function that it returns is called: as long as a reply may take while a
+// message depends on it, shortly otherwise.
+func (t *turn) patience() (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(min(time.Second, t.c.o.ReplyTimeout/4))
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			t.mu.Lock()
+			limit := t.c.o.ReplyTimeout
+			if t.inFlight == 0 {
+				limit = min(limit, quitPatience)
+			}
+			if time.Since(t.moved) > limit {
+				t.failLocked(errQuiet)
+			}
+			t.mu.Unlock()
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
+	}
 }
 
 // submit takes a message that is complete, or begun and long, from the endpoint.
@@ -563,25 +614,36 @@ func (t *turn) read() error {
 		if err != nil {
 			return t.cause(err)
 		}
-		t.mu.Lock()
-		t.moved = time.Now()
-		switch {
-		case t.err != nil:
-			t.mu.Unlock()
-			return t.err
-		case len(t.expect) == 0:
-			t.mu.Unlock()
-			return fmt.Errorf("the site said %v to nothing", r)
-		case r.code == 421:
-			t.mu.Unlock()
-			return fmt.Errorf("the site said %v", r)
+		if err := t.match(r); err != nil {
+			return err
 		}
-		e := t.expect[0]
-		t.expect = t.expect[1:]
-		t.take(e, r)
-		t.changed()
-		t.mu.Unlock()
 	}
+}
+
+// match gives a reply to what waits for it.
+func (t *turn) match(r reply) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.moved = time.Now()
+	switch {
+	case t.err != nil:
+		return t.err
+	case len(t.expect) == 0:
+		return fmt.Errorf("the site said %v to nothing", r)
+	case r.code == 421:
+		return fmt.Errorf("the site said %v", r)
+	}
+	e := t.expect[0]
+	// A reply that cannot belong to its command means that the two sides have
+	// lost count of each other. To go on would be to take one message's reply
+	// for another's.
+	if (r.code == 220 || r.code == 221) && e.kind != isQuit || r.code/100 == 3 && e.kind != isData && e.kind != isEnd {
+		return fmt.Errorf("the site said %v, which is no reply to what it was sent", r)
+	}
+	t.expect = t.expect[1:]
+	t.take(e, r)
+	t.changed()
+	return nil
 }
 
 // take does what a reply means for its message. The caller holds mu.
@@ -652,6 +714,10 @@ func (t *turn) asked(m *message) {
 	}
 	if !m.pending() {
 		t.resolve(m, nil)
+		return
+	}
+	if m.asking && t.closing {
+		t.resolve(m, temporary("the site's connection has ended"))
 		return
 	}
 	if m.asking {

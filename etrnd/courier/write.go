@@ -27,7 +27,7 @@ func (t *turn) write() error {
 func (t *turn) next() (*message, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sending = false
+	t.sending, t.current = false, nil
 	if t.closing {
 		t.changed()
 	}
@@ -41,7 +41,7 @@ func (t *turn) next() (*message, error) {
 			if m.settled {
 				continue
 			}
-			t.sending = true
+			t.sending, t.current = true, m
 			return m, nil
 		case t.out.Buffered() > 0 && flushAt.IsZero():
 			d := linger(t.conn)
@@ -72,9 +72,7 @@ func (t *turn) next() (*message, error) {
 func (t *turn) deliver(m *message) error {
 	o := t.offers
 	if res := t.objection(m); res != nil {
-		t.mu.Lock()
-		t.resolve(m, res)
-		t.mu.Unlock()
+		t.settle(m, res)
 		return nil
 	}
 	ask := m.asks && !m.ready
@@ -122,6 +120,11 @@ func (t *turn) brokenOff(m *message, err error) {
 	if errors.Is(err, errEightBit) {
 		res = no8Bit
 	}
+	t.settle(m, res)
+}
+
+// settle is resolve for whoever does not hold mu.
+func (t *turn) settle(m *message, res *smtp.SMTPError) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.resolve(m, res)
@@ -175,18 +178,20 @@ func (t *turn) envelope(m *message, ask bool) error {
 		}
 	}
 	lines, expect = append(lines, m.mail(t.offers)), append(expect, expected{m: m, kind: isMail})
-	t.mu.Lock()
-	open := 0
-	for i := range m.rcpts {
-		if m.rcpts[i].result == nil {
-			lines, expect = append(lines, m.rcpt(i, t.offers)), append(expect, expected{m: m, kind: isRcpt, i: i})
-			m.rcpts[i].accepted = false
-			open++
+	func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		open := 0
+		for i := range m.rcpts {
+			if m.rcpts[i].result == nil {
+				lines, expect = append(lines, m.rcpt(i, t.offers)), append(expect, expected{m: m, kind: isRcpt, i: i})
+				m.rcpts[i].accepted = false
+				open++
+			}
 		}
-	}
-	m.mailed, m.open, m.asking, m.closed, m.goAhead = reply{}, open, ask, false, false
-	t.mu.Unlock()
-	t.last = m
+		m.mailed, m.open, m.asking, m.closed, m.goAhead = reply{}, open, ask, false, false
+		t.last = m
+	}()
 	for i, line := range lines {
 		if err := t.command(line, expect[i]); err != nil {
 			return err
@@ -198,9 +203,7 @@ func (t *turn) envelope(m *message, ask bool) error {
 			return err
 		}
 		if expect[i].kind == isMail && !m.mailed.ok() {
-			t.mu.Lock()
-			t.resolve(m, m.mailed.result())
-			t.mu.Unlock()
+			t.settle(m, m.mailed.result())
 			return nil
 		}
 	}
