@@ -234,6 +234,8 @@ type session struct {
 	in  *bufio.Reader // of hub; the reader's
 	out *bufio.Writer // of hub; the replier's
 
+	linger time.Duration // of a reply, for others to travel with
+
 	answers chan *answer  // in the order of the commands
 	dead    chan struct{} // closed when nothing more can be done
 	done    chan struct{} // closed when run has ended
@@ -269,6 +271,7 @@ func newSession(ctx context.Context, g *Gate, conn net.Conn) *session {
 	s.hub = &patient{conn: conn, silence: g.o.Silence, life: time.Now()}
 	s.in = bufio.NewReaderSize(s.hub, 32<<10)
 	s.out = bufio.NewWriterSize(s.hub, 4<<10)
+	s.linger = lingering(conn)
 	return s
 }
 
