@@ -7,8 +7,12 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
 )
@@ -41,6 +45,73 @@ type backend struct {
 	errors int         // refusals since the last success
 	dirty  bool        // there may be something to reset
 	gone   atomic.Bool // closed by us: no replies are due any more
+
+	// lost is closed by the replier when the MTA has said 421: nothing more is
+	// read from it, and what is due from it is answered by us.
+	lost chan struct{}
+
+	mu      sync.Mutex // between a deadline and this
+	lingers bool       // the replier waits for a moment only
+}
+
+// bound sets how long what is under way with the MTA may take, the replier's
+// wait included. Only for the reader.
+func (b *backend) bound(wait time.Duration) {
+	b.conn.SetWriteDeadline(time.Now().Add(wait))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.lingers { // else receive will set it, and sees gone
+		b.conn.SetReadDeadline(time.Now().Add(wait))
+	}
+}
+
+// linger waits a little for a reply. An error comes back with the reply.
+func (b *backend) linger(wait time.Duration) {
+	b.mu.Lock()
+	b.lingers = true
+	b.conn.SetReadDeadline(time.Now().Add(wait))
+	b.mu.Unlock()
+	b.r.Peek(1)
+	b.mu.Lock()
+	b.lingers = false
+	b.mu.Unlock()
+}
+
+func (b *backend) isLost() bool {
+	select {
+	case <-b.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// stale reports whether the MTA has said something, or hung up, while nothing
+// was due from it: 421, since it does not wait for ever.
+func (b *backend) stale() bool {
+	if b.r.Buffered() > 0 {
+		return true
+	}
+	c, ok := b.conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	sc, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	quiet := false
+	err = sc.Control(func(fd uintptr) {
+		for {
+			_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			if err == unix.EINTR {
+				continue
+			}
+			quiet = err == unix.EAGAIN
+			return
+		}
+	})
+	return err != nil || !quiet
 }
 
 // dial connects to the MTA and waits for its greeting.
@@ -49,7 +120,7 @@ func (s *session) dial() (*backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMTA, err)
 	}
-	b := &backend{conn: conn, r: bufio.NewReaderSize(conn, maxReplyLine), w: bufio.NewWriterSize(conn, 32<<10)}
+	b := &backend{conn: conn, r: bufio.NewReaderSize(conn, maxReplyLine), w: bufio.NewWriterSize(conn, 32<<10), lost: make(chan struct{})}
 	s.mu.Lock()
 	s.backends[b] = true
 	s.mu.Unlock()
@@ -76,15 +147,27 @@ func (s *session) drop(b *backend) {
 	s.mu.Lock()
 	delete(s.backends, b)
 	s.mu.Unlock()
+	select {
+	case s.room <- struct{}{}:
+	default:
+	}
+}
+
+// lose gives up a connection that the MTA ends. The others go on: what they have
+// taken would come again if the whole session ended. Only for the replier.
+func (s *session) lose(b *backend, text string) {
+	s.log.Warn("the local mail server ends a connection", "reply", clip(text))
+	close(b.lost)
+	s.drop(b)
 }
 
 // receive reads one reply, its lines without their ends.
 func (s *session) receive(b *backend) (code int, lines []string, err error) {
-	wait := s.o.MTATimeout
+	b.conn.SetReadDeadline(time.Now().Add(s.o.MTATimeout))
+	// In this order, so that the deadline of forget is not lengthened.
 	if b.gone.Load() {
-		wait = min(wait, maxGone)
+		b.conn.SetReadDeadline(time.Now().Add(min(s.o.MTATimeout, maxGone)))
 	}
-	b.conn.SetReadDeadline(time.Now().Add(wait))
 	for {
 		line, err := b.r.ReadSlice('\n')
 		if err != nil {
@@ -148,6 +231,9 @@ func (s *session) acquire() (*backend, error) {
 		if b.hello != s.hello {
 			if code, lines, err := s.ask(b, s.hello); err != nil || code != 250 {
 				s.drop(b)
+				if b.tired(code, err) {
+					continue
+				}
 				if err == nil {
 					err = fmt.Errorf("%w: to %q it says %q", ErrMTA, s.hello, lines[0])
 				}
@@ -166,6 +252,12 @@ func (s *session) acquire() (*backend, error) {
 	}
 }
 
+// tired reports whether a reply only means that the MTA has had enough of this
+// connection, which was idle: another may do.
+func (b *backend) tired(code int, err error) bool {
+	return !b.used.IsZero() && (err != nil || code == 421)
+}
+
 func (s *session) next() (*backend, error) {
 	for {
 		var b *backend
@@ -180,9 +272,15 @@ func (s *session) next() (*backend, error) {
 			}
 			select {
 			case b = <-s.free:
+			case <-s.room: // one was lost, or it is known already
+				continue
 			case <-s.dead:
 				return nil, errDead
 			}
+		}
+		if b.stale() {
+			s.drop(b)
+			continue
 		}
 		if b.errors < maxErrors && (b.used.IsZero() || time.Since(b.used) < maxIdle) {
 			return b, nil

@@ -35,7 +35,7 @@ func mail(arg string) (line, from string, no refusal) {
 		return "", "", badSyntax
 	}
 	if path != "" {
-		if local, domain, ok := mailbox(path); !ok || !localPart(local, "") || !sound(domain) {
+		if local, domain, ok := mailbox(path); !ok || !senderPart(local) || !sound(domain) {
 			return "", "", badSender
 		}
 	}
@@ -156,6 +156,21 @@ func localPart(s, except string) bool {
 	return true
 }
 
+// senderPart takes more than localPart: no MTA sends anything on by what stands
+// within the quotes of a sender. "<" and ">" alone are not taken there, since
+// some MTAs end the path at the first ">" and would find parameters behind it.
+// That the quotes and backslashes come in pairs is known from mailbox.
+func senderPart(s string) bool {
+	inner, quoted := strings.CutPrefix(s, `"`)
+	if !quoted {
+		return localPart(s, "")
+	}
+	inner, ok := strings.CutSuffix(inner, `"`)
+	return ok && inner != "" && utf8.ValidString(inner) && !strings.ContainsFunc(inner, func(r rune) bool {
+		return r == '<' || r == '>' || !unicode.IsPrint(r)
+	})
+}
+
 // sound takes the domain of a sender: a name or an address in brackets.
 func sound(domain string) bool {
 	if strings.HasPrefix(domain, "[") {
@@ -179,7 +194,11 @@ func checkParameters(verb, rest string) (string, refusal) {
 				known = true
 			}
 		}
-		if !known || has && value == "" || strings.ContainsAny(value, "<>\"\\") {
+		except := `<>"\`
+		if key == "ORCPT" && len(value) >= 6 && strings.EqualFold(value[:6], "utf-8;") {
+			except = `<>"` // RFC 6533, section 3, writes "+" as "\x{2B}"
+		}
+		if !known || has && value == "" || strings.ContainsAny(value, except) {
 			return "", badParameter
 		}
 		if key == "SIZE" && (!digits(value) || len(value) > 18) {

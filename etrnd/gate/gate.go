@@ -242,6 +242,7 @@ type session struct {
 	once    sync.Once
 
 	free chan *backend // idle connections to the MTA
+	room chan struct{} // gets one when there may be room for a new connection
 
 	mu       sync.Mutex
 	backends map[*backend]bool
@@ -266,7 +267,7 @@ func newSession(ctx context.Context, g *Gate, conn net.Conn) *session {
 	s := &session{
 		Gate: g, ctx: ctx, log: g.o.Logger,
 		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
-		free: make(chan *backend, g.o.Connections), backends: map[*backend]bool{},
+		free: make(chan *backend, g.o.Connections), room: make(chan struct{}, 1), backends: map[*backend]bool{},
 	}
 	s.hub = &patient{conn: conn, silence: g.o.Silence, life: time.Now()}
 	s.in = bufio.NewReaderSize(s.hub, 32<<10)
@@ -331,7 +332,7 @@ func (s *session) run() error {
 		s.farewell()
 		return err
 	}
-	s.free <- first
+	s.release(first)
 	s.say(&answer{text: greeting})
 	var wg sync.WaitGroup
 	wg.Go(func() {

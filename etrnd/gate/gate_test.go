@@ -28,9 +28,11 @@ type fakeMTA struct {
 	conns    int
 	open     []net.Conn
 
-	// rcpt, when set, answers RCPT; end answers the end of a message.
-	rcpt func(line string) string
-	end  func() string
+	// rcpt, when set, answers RCPT; chunk BDAT before its text, when it says
+	// anything; end answers the end of a message. After 421 it hangs up.
+	rcpt  func(line string) string
+	chunk func() string
+	end   func() string
 }
 
 func newMTA(t testing.TB) *fakeMTA {
@@ -96,7 +98,8 @@ func (m *fakeMTA) took(text string) string {
 func (m *fakeMTA) serve(conn net.Conn) {
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
-	say := func(text string) { out.WriteString(text + "\r\n") }
+	enough := false
+	say := func(text string) { out.WriteString(text + "\r\n"); enough = strings.HasPrefix(text, "421") }
 	say("220 mta.example ESMTP")
 	mail, rcpts := false, 0
 	var text strings.Builder
@@ -108,6 +111,10 @@ func (m *fakeMTA) serve(conn net.Conn) {
 		return strings.TrimRight(s, "\r\n"), err
 	}
 	for {
+		if enough {
+			out.Flush()
+			return
+		}
 		s, err := line()
 		if err != nil {
 			return
@@ -167,6 +174,12 @@ func (m *fakeMTA) serve(conn net.Conn) {
 				say("501 what?")
 				out.Flush()
 				return
+			}
+			if m.chunk != nil {
+				if reply := m.chunk(); reply != "" {
+					say(reply)
+					continue
+				}
 			}
 			out.Flush()
 			if _, err := io.CopyN(&text, in, n); err != nil {

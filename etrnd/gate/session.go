@@ -84,7 +84,10 @@ func (s *session) forget() {
 	b := s.tx.b
 	s.tx = nil
 	b.gone.Store(true)
-	s.flush(b)
+	// For the replier too, which may be in the middle of a wait, and not by
+	// flush, which would take its time.
+	b.bound(min(s.o.MTATimeout, maxGone))
+	b.w.Flush()
 	half, ok := b.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		b.conn.Close()
@@ -225,14 +228,25 @@ func (s *session) greet(verb, name, line string) error {
 	if err := s.reset(true); err != nil {
 		return err
 	}
-	b, err := s.next()
-	if err != nil {
-		return err
-	}
 	hello := verb + " " + name
-	code, lines, err := s.ask(b, hello)
-	if err != nil {
+	var b *backend
+	var code int
+	var lines []string
+	for {
+		var err error
+		if b, err = s.next(); err != nil {
+			return err
+		}
+		if code, lines, err = s.ask(b, hello); err == nil && code != 421 {
+			break
+		}
 		s.drop(b)
+		if b.tired(code, err) {
+			continue
+		}
+		if err == nil {
+			err = fmt.Errorf("%w: to %q it says %q", ErrMTA, hello, lines[0])
+		}
 		return err
 	}
 	if code == 250 {
@@ -267,13 +281,29 @@ func (s *session) pass(line string, a *answer) error {
 	return nil
 }
 
-// broken waits for what the replier makes of a connection that has failed.
+// broken waits for what the replier makes of a connection that has failed. When
+// it was lost the rest of the transaction goes nowhere.
 func (s *session) broken() error {
+	b := s.tx.b
 	// One reply more than there will be.
-	if s.say(&answer{b: s.tx.b, tx: s.tx, silent: true}) == nil {
-		<-s.dead
+	if err := s.say(&answer{b: b, tx: s.tx, silent: true}); err != nil {
+		return err
 	}
-	return errDead
+	select {
+	case <-b.lost:
+		b.w.Reset(io.Discard)
+		return nil
+	case <-s.dead:
+		return errDead
+	}
+}
+
+// deliver sends off what the transaction has for the MTA.
+func (s *session) deliver() error {
+	if s.flush(s.tx.b) != nil {
+		return s.broken()
+	}
+	return nil
 }
 
 func (s *session) mail(arg, line string) error {
@@ -283,6 +313,11 @@ func (s *session) mail(arg, line string) error {
 	text, from, no := mail(arg)
 	if no != "" {
 		return s.refuse(line, no)
+	}
+	if s.tx != nil && s.tx.b.isLost() {
+		if err := s.reset(true); err != nil {
+			return err
+		}
 	}
 	if s.tx == nil {
 		b, err := s.acquire()
@@ -317,8 +352,8 @@ func (s *session) reset(silent bool) error {
 	if err := s.pass("RSET", &answer{free: true, silent: silent}); err != nil {
 		return err
 	}
-	if s.flush(s.tx.b) != nil {
-		return s.broken()
+	if err := s.deliver(); err != nil {
+		return err
 	}
 	s.tx = nil
 	return nil
@@ -337,8 +372,8 @@ func (s *session) data(arg, line string) error {
 	if err := s.pass("DATA", &answer{code: code}); err != nil {
 		return err
 	}
-	if s.flush(s.tx.b) != nil {
-		return s.broken()
+	if err := s.deliver(); err != nil {
+		return err
 	}
 	select {
 	case c := <-code:
@@ -361,13 +396,14 @@ func (s *session) data(arg, line string) error {
 			return err
 		}
 		var n int
-		tx.b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
+		// The replier waits for the answer since before the message.
+		tx.b.bound(s.o.MTATimeout)
 		n, end = t.write(tx.b.w, p)
 		tx.bytes.Add(int64(n))
 		s.in.Discard(n)
 	}
-	if s.flush(tx.b) != nil {
-		return s.broken()
+	if err := s.deliver(); err != nil {
+		return err
 	}
 	s.tx = nil
 	return nil
@@ -403,16 +439,18 @@ func (s *session) bdat(arg, line string) error {
 		if err != nil {
 			return err
 		}
-		tx.b.conn.SetWriteDeadline(time.Now().Add(s.o.MTATimeout))
+		tx.b.bound(s.o.MTATimeout)
 		if _, err := tx.b.w.Write(p); err != nil {
-			return s.broken()
+			if err := s.broken(); err != nil {
+				return err
+			}
 		}
 		s.in.Discard(len(p))
 		n -= int64(len(p))
 	}
 	if last {
-		if s.flush(tx.b) != nil {
-			return s.broken()
+		if err := s.deliver(); err != nil {
+			return err
 		}
 		s.tx = nil
 	}
@@ -423,8 +461,10 @@ func (s *session) bdat(arg, line string) error {
 // is nothing the MTA gets what it has not yet been given, the commands before
 // the message above all: the provider may wait for the replies to them.
 func (s *session) some(b *backend, n int64) ([]byte, error) {
-	if s.in.Buffered() == 0 && b.w.Buffered() > 0 && s.flush(b) != nil {
-		return nil, s.broken()
+	if s.in.Buffered() == 0 && b.w.Buffered() > 0 {
+		if err := s.deliver(); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := s.in.Peek(1); err != nil {
 		return nil, err
@@ -526,18 +566,10 @@ func lingering(conn net.Conn) time.Duration {
 
 // bring reads a reply of the MTA and passes it on.
 func (s *session) bring(a *answer) error {
-	if a.b.r.Buffered() == 0 {
-		if s.linger > 0 && s.out.Buffered() > 0 {
-			a.b.conn.SetReadDeadline(time.Now().Add(s.linger))
-			a.b.r.Peek(1) // an error comes back with the reply
-		}
-		if a.b.r.Buffered() == 0 {
-			s.push()
-		}
-	}
-	code, lines, err := s.receive(a.b)
+	code, lines, err := s.told(a)
 	if err != nil {
 		if a.b.gone.Load() {
+			a.b.conn.Close() // the next reply is not waited for
 			return nil
 		}
 		s.write("421 4.3.2 " + s.o.Hostname + " the mail server does not answer, try again later\r\n")
@@ -555,10 +587,34 @@ func (s *session) bring(a *answer) error {
 		s.push()
 		a.code <- code
 	}
-	if a.free {
+	if a.free && !a.b.isLost() {
 		s.release(a.b)
 	}
 	return nil
+}
+
+// told is what the MTA replies. 421 is about one connection only, and from
+// there on every answer but that to RSET is a temporary no.
+func (s *session) told(a *answer) (code int, lines []string, err error) {
+	if !a.b.isLost() {
+		if a.b.r.Buffered() == 0 {
+			if s.linger > 0 && s.out.Buffered() > 0 {
+				a.b.linger(s.linger)
+			}
+			if a.b.r.Buffered() == 0 {
+				s.push()
+			}
+		}
+		code, lines, err = s.receive(a.b)
+		if err != nil || code != 421 {
+			return code, lines, err
+		}
+		s.lose(a.b, lines[len(lines)-1])
+	}
+	if a.free && !a.final {
+		return 250, []string{"250 2.0.0 Ok"}, nil
+	}
+	return 451, []string{"451 4.3.2 The mail server has ended the connection, try again later"}, nil
 }
 
 // queued is how Postfix, Exim and Sendmail name what they have taken.
