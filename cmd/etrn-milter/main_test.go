@@ -578,6 +578,19 @@ func TestHangs(t *testing.T) {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "every thread of the milter to stop", func() (bool, error) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err != nil {
+				return false, err
+			}
+			if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "T") {
+				return false, nil
+			}
+		}
+		return len(threads) > 0, err
+	})
 	if d := send(); d > 15*time.Second {
 		t.Errorf("a message took %v with a milter that hangs", d)
 	}

@@ -58,6 +58,8 @@ func TestKill(t *testing.T) {
 		}
 	}
 	stream.stop()
+	// A release is of what is known: the last messages have to be.
+	settled(ctx, t, w, "acme", "a@acme.example")
 	if _, err := w.Hub.Ctl(ctx, "release", "acme"); err != nil {
 		t.Fatal(err)
 	}

@@ -134,3 +134,28 @@ func dialogue(ctx context.Context, t *testing.T, from *testbed.Host, addr string
 	}
 	return all.String()
 }
+
+// settled waits until the hub has nothing that is just arriving or on its way,
+// and its index of a queue has all that the MTA has for an address.
+func settled(ctx context.Context, t *testing.T, w *World, queue, address string) {
+	t.Helper()
+	must(t, testbed.Until(ctx, "the hub's queue to come to rest and the index to have all of it", func() (bool, error) {
+		list, err := w.HubHost.Queue(ctx)
+		if err != nil {
+			return false, err
+		}
+		n := 0
+		for _, m := range list {
+			if m.Queue != "deferred" {
+				return false, nil
+			}
+			for _, r := range m.Recipients {
+				if r.Address == address {
+					n++
+				}
+			}
+		}
+		q, err := w.Hub.Queue(ctx, queue)
+		return q.Messages == n && q.UnderWay == 0, err
+	}))
+}
