@@ -119,15 +119,16 @@ func TestATRNRecipients(t *testing.T) {
 	if len(to) != 2 {
 		t.Errorf("delivered to %v", to)
 	}
+	must(t, testbed.Until(ctx, "the bounce", func() (bool, error) {
+		back, err := w.Online.Delivered()
+		return len(back) == 1 && back[0].Recipient == "author@online.example", err
+	}))
+	must(t, w.HubHost.WaitQueue(ctx, 1)) // the bounce is on its way out, too
 	q, err := w.HubHost.Queue(ctx)
 	must(t, err)
 	if len(q) != 1 || len(q[0].Recipients) != 1 || q[0].Recipients[0].Address != "later@acme.example" || !strings.Contains(q[0].Recipients[0].Reason, "come again") {
 		t.Errorf("the hub has kept %+v", q)
 	}
-	must(t, testbed.Until(ctx, "the bounce", func() (bool, error) {
-		back, err := w.Online.Delivered()
-		return len(back) == 1 && back[0].Recipient == "author@online.example", err
-	}))
 	// Later has come.
 	must(t, w.SiteMTA.Set(ctx, map[string]string{"smtpd_recipient_restrictions": "permit_mynetworks, reject"}))
 	must(t, w.SiteMTA.Reload(ctx))
