@@ -121,7 +121,7 @@ func (c *Caller) resume() {
 		link := &c.cfg.Links[i]
 		if iface, up := present(link); up && iface != "" {
 			c.log.Info("link was up before etrnd", "link", link.Name, "interface", iface)
-			c.comesUp(c.lines[link.Name], iface, c.remotesOf(link.Name))
+			c.comesUp(c.lines[link.Name], iface, c.cfg.RemotesOf(link.Name))
 		}
 	}
 }
@@ -208,17 +208,7 @@ func (c *Caller) LinkUp(ev control.LinkEvent) ([]control.CallRef, error) {
 	if c.ctx == nil {
 		return nil, errShutdown
 	}
-	return c.comesUp(ln, ev.Interface, c.remotesOf(ln.name)), nil
-}
-
-func (c *Caller) remotesOf(link string) []config.Remote {
-	var remotes []config.Remote
-	for _, r := range c.cfg.Remotes {
-		if r.Link == link {
-			remotes = append(remotes, r)
-		}
-	}
-	return remotes
+	return c.comesUp(ln, ev.Interface, c.cfg.RemotesOf(ln.name)), nil
 }
 
 // comesUp starts the calls of a line that is up. Hooks fire more than once
@@ -227,7 +217,7 @@ func (c *Caller) remotesOf(link string) []config.Remote {
 // believed to be up: a hook that told of its end may have been lost, and a
 // call too many costs less than a site that never calls again. The caller
 // holds mu.
-func (c *Caller) comesUp(ln *line, iface string, remotes []config.Remote) []control.CallRef {
+func (c *Caller) comesUp(ln *line, iface string, remotes []*config.Remote) []control.CallRef {
 	if iface != "" && (ln.iface == "" || ln.state == control.LinkDown || len(ln.calls) == 0) {
 		ln.iface = iface // one that comes up beside it is not in use
 	}
@@ -264,7 +254,7 @@ func refs(ln *line) []control.CallRef {
 
 // start begins a session of a line that is down: dial if asked to, make the
 // calls, hang up. The caller holds mu.
-func (c *Caller) start(ln *line, remotes []config.Remote, dial bool) {
+func (c *Caller) start(ln *line, remotes []*config.Remote, dial bool) {
 	ctx, end := context.WithCancelCause(c.ctx)
 	s := &session{
 		caller: c, line: ln, before: ln.last, end: end, ended: make(chan struct{}),
@@ -342,7 +332,7 @@ func (c *Caller) Call(name string) (control.CallRef, error) {
 	case control.LinkHangingUp:
 		return control.CallRef{}, control.Errorf(control.ExitTempFail, "wait until the line is down, and call again", "link %s is just being hung up", ln.name)
 	case control.LinkUp, control.LinkDialling:
-		ln.last.join(*remote)
+		ln.last.join(remote)
 	default:
 		iface, up := present(link)
 		switch {
@@ -350,9 +340,9 @@ func (c *Caller) Call(name string) (control.CallRef, error) {
 			if iface != "" {
 				ln.iface = iface
 			}
-			c.start(ln, []config.Remote{*remote}, false)
+			c.start(ln, []*config.Remote{remote}, false)
 		case len(link.Dial) > 0:
-			c.start(ln, []config.Remote{*remote}, true)
+			c.start(ln, []*config.Remote{remote}, true)
 		default:
 			return control.CallRef{}, control.Errorf(control.ExitTempFail, "bring it up, or give the link a \"dial\" command", "link %s is down: no interface like %s is up, and there is no command to dial", ln.name, strings.Join(link.Interfaces, ", "))
 		}
@@ -527,7 +517,7 @@ func (c *Caller) Links() []control.Link {
 		if since := ln.since; !since.IsZero() {
 			link.Since = &since
 		}
-		for _, r := range c.remotesOf(l.Name) {
+		for _, r := range c.cfg.RemotesOf(l.Name) {
 			link.Remotes = append(link.Remotes, r.Name)
 		}
 		links = append(links, link)

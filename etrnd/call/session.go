@@ -30,9 +30,9 @@ type session struct {
 }
 
 // add makes a call of the session. The caller holds mu.
-func (s *session) add(r config.Remote) *call {
+func (s *session) add(r *config.Remote) *call {
 	c := s.caller
-	cl := newCall(c, s, r)
+	cl := newCall(c, s, *r)
 	s.calls = append(s.calls, cl)
 	s.line.calls[r.Name] = cl
 	c.calls[cl.ref.Call] = cl
@@ -41,7 +41,7 @@ func (s *session) add(r config.Remote) *call {
 
 // join adds a call to a session that has not come to hanging up. The caller
 // holds mu.
-func (s *session) join(r config.Remote) {
+func (s *session) join(r *config.Remote) {
 	cl := s.add(r)
 	if s.begun != nil {
 		s.launch(cl)
@@ -327,7 +327,7 @@ func (s *session) up(iface string) {
 	if iface != "" {
 		s.line.iface = iface
 	}
-	for _, r := range c.remotesOf(s.line.name) {
+	for _, r := range c.cfg.RemotesOf(s.line.name) {
 		if s.line.calls[r.Name] == nil {
 			s.add(r)
 		}

@@ -254,10 +254,6 @@ func (k *Keeper) Watch() (stop func()) {
 	})
 }
 
-// Lost says that reports were dropped or a milter went away: only a listing
-// can tell what is there.
-func (k *Keeper) Lost() { k.Relist() }
-
 // Relist asks for a listing now, without waiting for it.
 func (k *Keeper) Relist() {
 	k.mu.Lock()

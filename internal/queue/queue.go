@@ -203,10 +203,6 @@ func (p Pattern) Any() bool { return p.kind == any }
 // Address reports whether the pattern is a single address.
 func (p Pattern) Address() bool { return p.kind == address }
 
-// DomainName is the domain of the pattern without a leading dot or local
-// part, or empty for "*".
-func (p Pattern) DomainName() string { return p.domain }
-
 // cutAddress splits at the last "@": a quoted local part may hold others.
 func cutAddress(s string) (local, domain string, ok bool) {
 	i := strings.LastIndexByte(s, '@')
