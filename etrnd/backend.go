@@ -48,14 +48,14 @@ func (b backend) Status(ctx context.Context) control.Status {
 		s.Warnings = append(s.Warnings, w.String())
 	}
 	s.MTA.Type = cfg.MTA.Type
-	listed, _, err := d.keeper.Listed()
+	listed, _, err := d.hold.Listed()
 	s.MTA.Reconciled = at(listed)
 	if err != nil {
 		s.MTA.Error = err.Error()
 	}
 	connected, since, sessions := d.inbound.Connected()
 	s.Milter = control.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
-	for _, st := range d.keeper.States() {
+	for _, st := range d.hold.States() {
 		s.Queues.Queues++
 		s.Queues.Messages += st.Messages
 		s.Queues.Bytes += st.Bytes
@@ -75,9 +75,9 @@ func (b backend) Status(ctx context.Context) control.Status {
 }
 
 func (b backend) Queues(context.Context) ([]control.Queue, error) {
-	set := b.d.keeper.Queues()
+	set := b.d.hold.Queues()
 	list := []control.Queue{}
-	for _, st := range b.d.keeper.States() {
+	for _, st := range b.d.hold.States() {
 		q, ok := set.ByName(st.Queue)
 		if !ok {
 			continue
@@ -100,7 +100,7 @@ func patterns(list []queue.Pattern) []string {
 }
 
 func (b backend) Release(_ context.Context, name string) ([]control.Released, error) {
-	set := b.d.keeper.Queues()
+	set := b.d.hold.Queues()
 	sels := set.Resolve("#" + name)
 	if sels == nil {
 		sels = set.Resolve(name)
@@ -118,7 +118,7 @@ func (b backend) Release(_ context.Context, name string) ([]control.Released, er
 	}
 	var list []control.Released
 	for _, sel := range sels {
-		st := b.d.keeper.Release(sel)
+		st := b.d.hold.Release(sel)
 		list = append(list, released(sel.Queue, st))
 	}
 	return list, nil

@@ -19,7 +19,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/call"
 	"github.com/etrnd/etrnd/etrnd/control"
-	"github.com/etrnd/etrnd/etrnd/courier"
+	"github.com/etrnd/etrnd/etrnd/deliver"
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/policy"
@@ -50,7 +50,7 @@ type Daemon struct {
 	started time.Time
 
 	mta     *mta.Postfix
-	keeper  *hold.Keeper
+	hold    *hold.Manager
 	inbound *call.Inbound
 	caller  *call.Caller
 	users   *users.Store      // nil: none configured
@@ -74,9 +74,9 @@ func New(o Options) (*Daemon, error) {
 	cfg := o.Config
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
 	d.mta = mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: o.Logger})
-	d.keeper = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
+	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()
-	d.caller = call.New(call.Options{Config: cfg, Keeper: d.keeper, Inbound: d.inbound, Logger: o.Logger})
+	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
 	d.control = control.NewServer(control.Options{Backend: backend{d}, Logger: o.Logger, Group: cfg.Control.Group})
 	var err error
 	if cfg.ODMR.Users != "" {
@@ -114,15 +114,15 @@ func (d *Daemon) isLocal(domain string) bool {
 	return local
 }
 
-// asker lets the ETRN listener ask the keeper. The listener logs what the peer
+// asker lets the ETRN listener ask the hold.Manager. The listener logs what the peer
 // was told, the asker what it need not know.
 type asker struct {
-	keeper *hold.Keeper
-	log    *slog.Logger
+	hold *hold.Manager
+	log  *slog.Logger
 }
 
 func (a asker) Ask(_ context.Context, who odmr.Identity, name string) odmr.Answer {
-	answer := a.keeper.Ask(hold.Identity{Addr: who.Addr, User: who.User, Certificates: who.Certificates, TLS: who.TLS, Session: who.Session}, name)
+	answer := a.hold.Ask(hold.Identity{Addr: who.Addr, User: who.User, Certificates: who.Certificates, TLS: who.TLS, Session: who.Session}, name)
 	if answer.Log != "" {
 		a.log.Info("ETRN not granted", "session", who.Session, "name", name, "code", answer.Code, "reason", answer.Log)
 	}
@@ -143,11 +143,11 @@ func (d *Daemon) services(cfg *config.Config) ([]service, error) {
 		{"report", cfg.Milter.Report, reportSocket(), report.NewServer(report.ServerOptions{Handle: d.report, UIDs: milterUIDs(), Logger: d.log}).Serve},
 	}
 	if cfg.Policy.Listen != "" {
-		list = append(list, service{"policy", cfg.Policy.Listen, listen.Options{Mode: 0o666, Max: 1000}, (&policy.Server{Asker: d.keeper, Logger: d.log}).Serve})
+		list = append(list, service{"policy", cfg.Policy.Listen, listen.Options{Mode: 0o666, Max: 1000}, (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
-			Hostname: cfg.Hostname, Asker: asker{d.keeper, d.log}, Turner: d.turner(cfg), Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
+			Hostname: cfg.Hostname, Asker: asker{d.hold, d.log}, Turner: d.turner(cfg), Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
 			MaxConnections: cfg.ODMR.MaxConns, MaxConnectionsPerClient: cfg.ODMR.MaxConnsPerClient,
 			CommandTimeout: cfg.ODMR.CommandTimeout, SessionTimeout: cfg.ODMR.SessionTimeout,
 		})
@@ -167,7 +167,7 @@ func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
 	if d.users == nil {
 		return nil
 	}
-	return courier.New(courier.Options{Hostname: cfg.Hostname, Keeper: d.keeper, Dir: turnDir(cfg), Logger: d.log})
+	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Dir: turnDir(cfg), Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the
@@ -233,7 +233,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	run("hold", d.keeper.Run)
+	run("hold", d.hold.Run)
 	run("call", d.caller.Run)
 	<-d.caller.Ready() // before a hook can tell of a link
 	for i, s := range services {
@@ -260,10 +260,10 @@ func address(spec string, l net.Listener) string {
 func (d *Daemon) report(ev report.Event) {
 	switch ev.Kind {
 	case report.Message:
-		d.keeper.Arrived(ev)
+		d.hold.Arrived(ev)
 	case report.Lost, report.Ready, report.Gone:
 		// Whatever came in while nobody told of it is in the listing.
-		d.keeper.Relist()
+		d.hold.Relist()
 	}
 	d.inbound.Handle(ev)
 }
@@ -301,7 +301,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	if d.o.Level != nil {
 		d.o.Level.Set(cfg.LogLevel)
 	}
-	d.keeper.SetQueues(d.set(ctx, cfg))
+	d.hold.SetQueues(d.set(ctx, cfg))
 	d.caller.SetConfig(cfg)
 	d.control.SetGroup(cfg.Control.Group)
 	d.mu.Lock()

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/etrnd/etrnd/etrnd/courier"
+	"github.com/etrnd/etrnd/etrnd/deliver"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/queue"
@@ -28,17 +28,17 @@ func Wanted(cfg *config.Config) mta.Wanted {
 			// What is held for a site comes from anywhere. What a site pushes
 			// comes from its own hosts: to accept it from anyone would be to
 			// relay for strangers.
-			w.Routes = append(w.Routes, mta.Route{Pattern: p.String(), Deliver: deliver(cfg, q), Relay: !pushed[q.Name] && !p.Any()})
+			w.Routes = append(w.Routes, mta.Route{Pattern: p.String(), Deliver: nextHop(cfg, q), Relay: !pushed[q.Name] && !p.Any()})
 		}
 	}
 	slices.Sort(w.QueueNames)
 	return w
 }
 
-// deliver is a queue's next hop as package mta takes it.
-func deliver(cfg *config.Config, q queue.Queue) string {
+// nextHop is a queue's next hop as package mta takes it.
+func nextHop(cfg *config.Config, q queue.Queue) string {
 	if q.Deliver.Turn {
-		return "turn:" + courier.Socket(turnDir(cfg), q.Name)
+		return "turn:" + deliver.Socket(turnDir(cfg), q.Name)
 	}
 	return q.Deliver.String()
 }

@@ -123,7 +123,7 @@ func (cl *call) run(ctx context.Context) {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	defer cancel()
-	defer cl.caller.keeper.Watch()()
+	defer cl.caller.hold.Watch()()
 	tally := cl.caller.inbound.Tally(cl.senders.match)
 	defer tally.Close()
 	cl.set(func() { cl.tally = tally })
@@ -424,7 +424,7 @@ func (cl *call) judge(ctx context.Context, replies []odmr.Reply, err error, agai
 // outCounts sums up what has left the push queues.
 func (cl *call) outCounts() (left hold.Left) {
 	for _, name := range cl.remote.PushQueues {
-		if s, ok := cl.caller.keeper.State(name); ok {
+		if s, ok := cl.caller.hold.State(name); ok {
 			left.Messages += s.Left.Messages
 			left.Bytes += s.Left.Bytes
 		}

@@ -42,14 +42,14 @@ const historyLength = 100
 // Options of a Caller.
 type Options struct {
 	Config  *config.Config
-	Keeper  *hold.Keeper
+	Hold    *hold.Manager
 	Inbound *Inbound
 	Logger  *slog.Logger
 }
 
 // Caller knows the links and makes the calls.
 type Caller struct {
-	keeper  *hold.Keeper
+	hold    *hold.Manager
 	inbound *Inbound
 	log     *slog.Logger
 
@@ -79,7 +79,7 @@ type line struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		keeper: o.Keeper, inbound: o.Inbound, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, log: o.Logger,
 		lines: map[string]*line{}, calls: map[string]*call{}, broke: map[string]time.Time{}, changed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	c.setConfig(o.Config)

@@ -55,7 +55,7 @@ func (s *session) launch(cl *call) {
 	cl.leftBefore = cl.outCounts()
 	if cl.remote.RouterType.Pushes() {
 		for _, q := range cl.remote.PushQueues {
-			unpin := s.caller.keeper.Pin(queue.Selection{Queue: q})
+			unpin := s.caller.hold.Pin(queue.Selection{Queue: q})
 			if old := s.pins[q]; old != nil {
 				old()
 			}
@@ -236,10 +236,10 @@ func (s *session) drain(ctx context.Context) {
 	limit := time.NewTimer(drainMax)
 	defer limit.Stop()
 	for ctx.Err() == nil {
-		changed := c.keeper.Changed()
+		changed := c.hold.Changed()
 		moving := false
 		for q := range s.pins {
-			st, ok := c.keeper.State(q)
+			st, ok := c.hold.State(q)
 			moving = moving || ok && st.UnderWay > 0
 		}
 		if !moving {

@@ -10,29 +10,29 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
-	"github.com/etrnd/etrnd/etrnd/gate"
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
 // turned is a connection that was turned around by ATRN (RFC 2645). The
 // caller's mu guards ended and err.
 type turned struct {
-	gate  *gate.Gate
-	ended bool
-	err   error
+	server *receive.Server
+	ended  bool
+	err    error
 }
 
 // counts is what has come, in the words of Inbound. The milter need not report
 // for that; it only tells what came a second time.
 func (t *turned) counts(tally *Tally) Counts {
-	c := t.gate.Counts()
+	c := t.server.Counts()
 	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Busy: c.Busy, Any: true, Active: c.Active}
 	if !t.ended {
 		in.Open = 1
 	}
 	if tally != nil {
-		in.Duplicates = tally.Again(t.gate.Took)
+		in.Duplicates = tally.Again(t.server.Took)
 	}
 	return in
 }
@@ -104,8 +104,8 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool, serving *s
 		default:
 		}
 	}
-	t := &turned{gate: gate.New(gate.Options{
-		Hostname: cfg.Hostname, Domains: r.Request, Dial: gate.Dialer(cfg.MTA.SMTP),
+	t := &turned{server: receive.New(receive.Options{
+		Hostname: cfg.Hostname, Domains: r.Request, Dial: receive.Dialer(cfg.MTA.SMTP),
 		Silence: max(r.Wait, r.RequestTimeout), Changed: move, Logger: cl.log,
 		Ahead: ahead,
 	})}
@@ -114,8 +114,8 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool, serving *s
 		cl.phase, cl.waiting = control.PhaseReceiving, r.Host+" to send its mail"
 	})
 	serving.Go(func() {
-		err := serveTurned(ctx, t.gate, conn)
-		c := t.gate.Counts()
+		err := serveTurned(ctx, t.server, conn)
+		c := t.server.Counts()
 		cl.log.Info("turned connection ended", "messages", c.Messages, "bytes", c.Bytes, "refused", c.Refused, "rejected", c.Rejected, "error", err)
 		cl.set(func() {
 			t.ended, t.err = true, err
@@ -131,7 +131,7 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool, serving *s
 
 // serveTurned is Serve, with a panic made an error: it must not cost the daemon
 // its other calls.
-func serveTurned(ctx context.Context, g *gate.Gate, conn net.Conn) (err error) {
+func serveTurned(ctx context.Context, g *receive.Server, conn net.Conn) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			conn.Close()
@@ -156,7 +156,7 @@ func (cl *call) turnedVerdict() verdict {
 		return verdict{waiting: fmt.Sprintf("%s to send its mail or to say that it has no more; %s", r.Host, came)}
 	case t.err == nil:
 		// The milter tells in its own time what came a second time.
-		c := t.gate.Counts()
+		c := t.server.Counts()
 		late := time.Since(c.Active)
 		if c.Last != "" && cl.tally != nil && !cl.tally.Saw(c.Last) && late < settle {
 			return verdict{waiting: "etrn-milter to tell of the last message", recheck: settle - late}
@@ -165,9 +165,9 @@ func (cl *call) turnedVerdict() verdict {
 	}
 	v := verdict{done: true, problem: "the mail of " + r.Name + ": " + t.err.Error() + "; " + came, hint: "what has not come stays held there, and comes with the next call"}
 	switch {
-	case errors.Is(t.err, gate.ErrMTA):
+	case errors.Is(t.err, receive.ErrMTA):
 		v.hint = "is the local mail server running? what has not come stays held there, and comes with the next call"
-	case errors.Is(t.err, gate.ErrAbuse):
+	case errors.Is(t.err, receive.ErrAbuse):
 		v.hint = "the log has the details; tell the postmaster of " + r.Host
 	}
 	return v

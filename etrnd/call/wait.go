@@ -49,7 +49,7 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 	var still stillness
 	var lastAsk time.Time
 	for ctx.Err() == nil {
-		reports, held := cl.caller.inbound.Changed(), cl.caller.keeper.Changed()
+		reports, held := cl.caller.inbound.Changed(), cl.caller.hold.Changed()
 		var in, out verdict
 		cl.set(func() {
 			cl.measure()
@@ -192,7 +192,7 @@ func (cl *call) outbound(start time.Time, pushOver *bool, still *stillness) verd
 	if len(r.PushQueues) == 0 || r.RouterType.Pulls() && !r.RouterType.Pushes() {
 		return verdict{done: true}
 	}
-	listed, _, err := cl.caller.keeper.Listed()
+	listed, _, err := cl.caller.hold.Listed()
 	if err != nil {
 		v := verdict{waiting: "the mail server to list its queue", recheck: time.Second}
 		since := start
@@ -209,7 +209,7 @@ func (cl *call) outbound(start time.Time, pushOver *bool, still *stillness) verd
 	}
 	var sum hold.State
 	for _, name := range r.PushQueues {
-		s, ok := cl.caller.keeper.State(name)
+		s, ok := cl.caller.hold.State(name)
 		if !ok {
 			continue
 		}

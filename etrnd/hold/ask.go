@@ -48,17 +48,17 @@ func May(who Identity, q queue.Queue) bool {
 // Ask answers an ETRN for a name as the client sent it: a domain, "@domain"
 // or "#queue". The release that it starts goes on by itself: the answer is at
 // hand however many messages wait.
-func (k *Keeper) Ask(who Identity, name string) Answer {
+func (k *Manager) Ask(who Identity, name string) Answer {
 	return k.ask(who, name, k.Queues().Resolve(name))
 }
 
 // AskStripped is Ask for a name that has lost its "@" or "#" on the way, as
 // in Postfix's policy protocol.
-func (k *Keeper) AskStripped(who Identity, name string) Answer {
+func (k *Manager) AskStripped(who Identity, name string) Answer {
 	return k.ask(who, name, k.Queues().ResolveStripped(name))
 }
 
-func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
+func (k *Manager) ask(who Identity, name string, sels []queue.Selection) Answer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -133,7 +133,7 @@ func (k *Keeper) ask(who Identity, name string, sels []queue.Selection) Answer {
 
 // tell counts what a selection has under way that the client of a session has
 // not been told of. The caller holds mu.
-func (k *Keeper) tell(sel queue.Selection, session string) (n int) {
+func (k *Manager) tell(sel queue.Selection, session string) (n int) {
 	for _, e := range k.entries {
 		if !e.held() && e.covered(sel) && slices.Contains(e.want, sel.Queue) && e.session != session {
 			n++
@@ -144,7 +144,7 @@ func (k *Keeper) tell(sel queue.Selection, session string) (n int) {
 
 // told notes that the client of a session has been told of a selection. The
 // caller holds mu.
-func (k *Keeper) told(sel queue.Selection, session string) {
+func (k *Manager) told(sel queue.Selection, session string) {
 	for _, e := range k.entries {
 		if e.covered(sel) {
 			e.session = session
@@ -157,7 +157,7 @@ func (k *Keeper) told(sel queue.Selection, session string) {
 const maxRecent = 10000
 
 // forget drops what may come again, once a second. The caller holds mu.
-func (k *Keeper) forget(now time.Time) {
+func (k *Manager) forget(now time.Time) {
 	if now.Sub(k.forgot) < time.Second {
 		return
 	}

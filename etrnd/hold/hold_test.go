@@ -14,10 +14,10 @@ import (
 	"github.com/etrnd/etrnd/internal/report"
 )
 
-// keeper is a Keeper whose listings the test hands in; Run is not started, so
+// manager is a Manager whose listings the test hands in; Run is not started, so
 // no MTA is asked. What crosses to Postfix is tested with Postfix, in
 // internal/scenario.
-func keeper(t *testing.T) *Keeper {
+func manager(t *testing.T) *Manager {
 	t.Helper()
 	q := func(name string, domains ...string) queue.Queue {
 		q := queue.Queue{Name: name, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
@@ -43,7 +43,7 @@ func keeper(t *testing.T) *Keeper {
 }
 
 // listing feeds a listing that begins now.
-func (k *Keeper) listing(msgs ...mta.Message) {
+func (k *Manager) listing(msgs ...mta.Message) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	start := time.Now()
@@ -52,7 +52,7 @@ func (k *Keeper) listing(msgs ...mta.Message) {
 }
 
 // flushed notes that everything due was flushed now.
-func (k *Keeper) flushedNow() (ids []string) {
+func (k *Manager) flushedNow() (ids []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -74,7 +74,7 @@ func msg(id, where, reason string, rcpts ...string) mta.Message {
 	return m
 }
 
-func (k *Keeper) must(t *testing.T, name string) State {
+func (k *Manager) must(t *testing.T, name string) State {
 	t.Helper()
 	s, ok := k.State(name)
 	if !ok {
@@ -86,7 +86,7 @@ func (k *Keeper) must(t *testing.T, name string) State {
 var owner = Identity{Addr: netip.MustParseAddr("192.0.2.7")}
 
 func TestMay(t *testing.T) {
-	k := keeper(t)
+	k := manager(t)
 	acme, _ := k.set.ByName("acme")
 	nobody, _ := k.set.ByName("nobody")
 	for _, c := range []struct {
@@ -114,7 +114,7 @@ func TestMay(t *testing.T) {
 
 func TestAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		ask := func(who Identity, name string, code, count int) {
 			t.Helper()
 			if a := k.Ask(who, name); a.Code != code || a.Count != count {
@@ -154,7 +154,7 @@ func TestAsk(t *testing.T) {
 
 func TestReleaseIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		held := msg("A", "deferred", mta.ReasonHeld, "a@acme.example")
 		k.listing(held)
 		if st := k.Release(queue.Selection{Queue: "acme"}); st.Messages != 1 || st.Bytes != 1000 {
@@ -218,7 +218,7 @@ func TestReleaseIsFollowed(t *testing.T) {
 // recipients of that one have it.
 func TestReleaseOfOneOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
 		k.Release(queue.Selection{Queue: "acme"})
 		time.Sleep(time.Second)
@@ -236,7 +236,7 @@ func TestReleaseOfOneOfTwo(t *testing.T) {
 
 func TestArrivals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing()
 		arrive := func(id, rcpt string) {
 			k.Arrived(report.Event{Kind: report.Message, Time: time.Now(), QueueID: id, Recipients: []string{rcpt}, Size: 500})
@@ -283,7 +283,7 @@ func TestArrivals(t *testing.T) {
 
 func TestPin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "b@beta.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
 		unpin := k.Pin(queue.Selection{Queue: "beta"})
 		if ids := k.flushedNow(); len(ids) != 2 {
@@ -327,7 +327,7 @@ func TestPin(t *testing.T) {
 // when everything that the MTA has is to go.
 func TestPlan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		var list []mta.Message
 		for i := range 300 {
 			list = append(list, msg(fmt.Sprintf("A%03d", i), "deferred", mta.ReasonHeld, "a@acme.example"))
@@ -364,7 +364,7 @@ func TestPlan(t *testing.T) {
 // The id of a message that is gone may be given to a new one.
 func TestReusedID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
 		k.Release(queue.Selection{Queue: "acme"})
 		k.flushedNow()
@@ -382,7 +382,7 @@ func TestReusedID(t *testing.T) {
 // A message that two calls want is not given up when one of them ends.
 func TestUnpinOneOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
 		one, two := k.Pin(queue.Selection{Queue: "acme"}), k.Pin(queue.Selection{Queue: "beta"})
 		one()
@@ -404,7 +404,7 @@ func TestUnpinOneOfTwo(t *testing.T) {
 // A message that comes off hold under an open window goes.
 func TestOffHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing(msg("A", "hold", "", "a@acme.example"))
 		k.Ask(owner, "#acme")
 		if s := k.must(t, "acme"); s.OnHold != 1 || s.UnderWay != 0 {
@@ -421,7 +421,7 @@ func TestOffHold(t *testing.T) {
 // under way from before, once.
 func TestAskAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		first, second := owner, owner
 		first.Session, second.Session = "s1", "s2"
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
@@ -451,7 +451,7 @@ func TestAskAgain(t *testing.T) {
 // A client that asks for any number of names opens its queue and no more.
 func TestManyNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := keeper(t)
+		k := manager(t)
 		k.listing()
 		for i := range 20000 {
 			k.Ask(owner, fmt.Sprintf("x%d.acme.example", i))

@@ -64,7 +64,7 @@ func TestTable(t *testing.T) {
 		Share: 1, SteadyShare: 1, LineAfter: 123.4,
 	}
 	var list []Result
-	for _, c := range []contender{stock{defaults}, stock{connections(400, true)}, courier{}} {
+	for _, c := range []contender{stock{defaults}, stock{connections(400, true)}, etrnd{}} {
 		r.Contender, r.key = c.name(), c.key()
 		list = append(list, r)
 	}

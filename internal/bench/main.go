@@ -1,5 +1,5 @@
 // Command bench measures mail that a site asks for over emulated thin links:
-// etrnd's courier over ATRN (RFC 2645) beside stock Postfix, which answers ETRN
+// etrnd over ATRN (RFC 2645) beside stock Postfix, which answers ETRN
 // (RFC 1985) itself and delivers with its own SMTP client, once with its
 // defaults and once tuned for the link.
 //
@@ -125,7 +125,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			for _, t := range best[l.key+"/"+ld.key] {
 				list = append(list, stock{t})
 			}
-			list = append(list, courier{})
+			list = append(list, etrnd{})
 			if *search {
 				list = list[:0]
 				for _, t := range tunings {
@@ -134,7 +134,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}
 			for _, c := range list {
 				key := c.key()
-				if !*search && key != defaults.name && key != (courier{}).key() {
+				if !*search && key != defaults.name && key != (etrnd{}).key() {
 					key = "tuned"
 				}
 				if wanted(*only, l.key, ld.key, key) {
@@ -147,7 +147,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bench: -only %q: no run is like that\n", *only)
 		return 64
 	}
-	if slices.ContainsFunc(cases, func(c testCase) bool { return c.how.key() == courier{}.key() }) {
+	if slices.ContainsFunc(cases, func(c testCase) bool { return c.how.key() == etrnd{}.key() }) {
 		if err := b.build(ctx); err != nil {
 			fmt.Fprintln(stderr, "bench:", err)
 			return 1

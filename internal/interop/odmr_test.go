@@ -42,7 +42,7 @@ users = ["beta"]
 
 // fetchmail in ODMR mode is the customer of our hub: it knows CRAM-MD5 and no
 // STARTTLS, and passes what comes on to the MTA of the site, byte by byte. That
-// MTA is Postfix, Exim or Sendmail, so that our courier delivers to each of
+// MTA is Postfix, Exim or Sendmail, so that etrnd delivers to each of
 // them. None of them listens anywhere but on the loopback interface: there is
 // no way in but the connection that is turned.
 func TestFetchmailODMR(t *testing.T) {

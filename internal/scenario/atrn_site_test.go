@@ -93,7 +93,7 @@ func TestCallATRN(t *testing.T) {
 		t.Errorf("the line was hung up %v after the last message", took)
 	}
 	if from := strings.Join(last.Header["Received"], "\n"); !strings.Contains(from, "127.0.3.66") {
-		t.Errorf("the mail did not come through the gate:\n%s", from)
+		t.Errorf("the mail did not come through etrnd:\n%s", from)
 	}
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 

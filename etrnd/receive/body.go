@@ -1,4 +1,4 @@
-package gate
+package receive
 
 import (
 	"bufio"
@@ -8,7 +8,7 @@ import (
 // body brings the text behind DATA over to the MTA (RFC 5321, section 4.5.2).
 // It ends at CRLF "." CRLF and nowhere else. MTAs differ about the rest: Postfix
 // before 3.9 also ends a message at LF "." CRLF, and drops any number of CR
-// before LF. So that both sides of the gate see the same end, what the MTA gets
+// before LF. So that both sides of the proxy see the same end, what the MTA gets
 // has CR and LF only as pairs: LF alone becomes a pair, and a "." that would
 // begin a line by it is doubled; CR alone becomes a space. That is what Postfix
 // does to such mail by default since 3.9.

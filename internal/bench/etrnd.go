@@ -14,11 +14,11 @@ import (
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
-// courier is etrnd on both hosts, with its defaults: the site calls by ATRN.
-type courier struct{}
+// etrnd is our own software on both hosts, with its defaults: the site calls by ATRN.
+type etrnd struct{}
 
-func (courier) key() string  { return "atrn" }
-func (courier) name() string { return "etrnd ATRN" }
+func (etrnd) key() string  { return "atrn" }
+func (etrnd) name() string { return "etrnd ATRN" }
 
 // No TLS, as with stock Postfix here: it would add its own bytes to both.
 const (
@@ -50,7 +50,7 @@ password-file = "/etc/etrnd/password"
 	password = "a pass phrase for the bench"
 )
 
-func (courier) prepare(ctx context.Context, w *world) error {
+func (etrnd) prepare(ctx context.Context, w *world) error {
 	var errs [2]error
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -112,7 +112,7 @@ func (w *world) startEtrnd(ctx context.Context, h *testbed.Host, o testbed.Postf
 	return d.StartEtrnd(ctx)
 }
 
-func (courier) held(ctx context.Context, w *world, n int) error {
+func (etrnd) held(ctx context.Context, w *world, n int) error {
 	if err := (stock{}).held(ctx, w, n); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (courier) held(ctx context.Context, w *world, n int) error {
 
 // request tells the site's etrnd that its line is up, as a hook does, and
 // watches the call that comes of it.
-func (courier) request(ctx context.Context, w *world) (m moments, end func(context.Context) (time.Time, error), err error) {
+func (etrnd) request(ctx context.Context, w *world) (m moments, end func(context.Context) (time.Time, error), err error) {
 	c := control.NewClient(control.ClientOptions{Socket: w.site.Path(control.DefaultSocket)})
 	calls, err := c.LinkUp(ctx, control.LinkEvent{Link: "isp", Interface: "ppp0"})
 	if err != nil {

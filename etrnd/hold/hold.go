@@ -1,9 +1,9 @@
 // Package hold knows what the MTA holds for each queue, and lets it go.
 //
-// The MTA's queue is the only place where mail lives. The Keeper's index is a
+// The MTA's queue is the only place where mail lives. The Manager's index is a
 // cache of it: built from the MTA's listing, kept by what the milter reports,
 // and compared with the listing again on a cadence and after every release. A
-// release is a request to the MTA to try some messages now; the Keeper follows
+// release is a request to the MTA to try some messages now; the Manager follows
 // each until the MTA has delivered it or has given a reason for not doing so.
 //
 // It decides who may ask for which queue (RFC 1985, section 6). It does not
@@ -25,7 +25,7 @@ import (
 	"github.com/etrnd/etrnd/internal/report"
 )
 
-// Options for a Keeper.
+// Options for a Manager.
 type Options struct {
 	MTA    mta.MTA
 	Queues *queue.Set
@@ -34,9 +34,9 @@ type Options struct {
 	Logger    *slog.Logger
 }
 
-// Keeper keeps the index. Its methods may be called from several goroutines;
+// Manager keeps the index. Its methods may be called from several goroutines;
 // only Arrived may wait for the MTA, which it asks whether a domain is its own.
-type Keeper struct {
+type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
 	log       *slog.Logger
@@ -137,9 +137,9 @@ type State struct {
 	Known    bool // false until the MTA's queue has been listed
 }
 
-// New returns a Keeper. Run does the work.
-func New(o Options) *Keeper {
-	return &Keeper{
+// New returns a Manager. Run does the work.
+func New(o Options) *Manager {
+	return &Manager{
 		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
 		poke:    make(chan struct{}, 1),
 		entries: map[string]*entry{}, open: map[string]*window{}, recent: map[string]time.Time{}, left: map[string]Left{}, released: map[string]time.Time{},
@@ -149,7 +149,7 @@ func New(o Options) *Keeper {
 
 // SetQueues swaps the queues, as a reload does. What is held is sorted into the
 // new ones by the next listing, which it asks for.
-func (k *Keeper) SetQueues(set *queue.Set) {
+func (k *Manager) SetQueues(set *queue.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.set = set
@@ -163,14 +163,14 @@ func (k *Keeper) SetQueues(set *queue.Set) {
 }
 
 // Queues returns the set in use.
-func (k *Keeper) Queues() *queue.Set {
+func (k *Manager) Queues() *queue.Set {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.set
 }
 
 // touched tells waiters and Run that something changed. The caller holds mu.
-func (k *Keeper) touched() {
+func (k *Manager) touched() {
 	k.notify()
 	select {
 	case k.poke <- struct{}{}:
@@ -179,7 +179,7 @@ func (k *Keeper) touched() {
 }
 
 // Changed returns a channel that is closed at the next change of any state.
-func (k *Keeper) Changed() <-chan struct{} {
+func (k *Manager) Changed() <-chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.changed
@@ -188,7 +188,7 @@ func (k *Keeper) Changed() <-chan struct{} {
 // Arrived takes the milter's report of a message that the MTA is about to
 // accept. The listing that follows corrects it: the MTA may rewrite
 // recipients, or refuse the message after all.
-func (k *Keeper) Arrived(ev report.Event) {
+func (k *Manager) Arrived(ev report.Event) {
 	if !plainID(ev.QueueID) {
 		return
 	}
@@ -230,7 +230,7 @@ func (k *Keeper) Arrived(ev report.Event) {
 // the listing has to do.
 const maxUnlisted = 10000
 
-func (k *Keeper) unlisted() int { return len(k.entries) - k.inListing }
+func (k *Manager) unlisted() int { return len(k.entries) - k.inListing }
 
 // plainID reports whether a queue id looks like one: it goes on to commands.
 func plainID(id string) bool {
@@ -239,9 +239,9 @@ func plainID(id string) bool {
 	})
 }
 
-// Watch makes the Keeper look at short intervals, for somebody who waits for
+// Watch makes the Manager look at short intervals, for somebody who waits for
 // what becomes of the queue, until the function that it returns is called.
-func (k *Keeper) Watch() (stop func()) {
+func (k *Manager) Watch() (stop func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.watchers++
@@ -255,7 +255,7 @@ func (k *Keeper) Watch() (stop func()) {
 }
 
 // Relist asks for a listing now, without waiting for it.
-func (k *Keeper) Relist() {
+func (k *Manager) Relist() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.listAt = time.Time{}
@@ -263,7 +263,7 @@ func (k *Keeper) Relist() {
 }
 
 // due moves the next listing forward, but never too far. The caller holds mu.
-func (k *Keeper) due(at time.Time) {
+func (k *Manager) due(at time.Time) {
 	if soonest := k.listEnded.Add(k.pause()); at.Before(soonest) {
 		at = soonest
 	}
@@ -274,7 +274,7 @@ func (k *Keeper) due(at time.Time) {
 
 // openFor releases a message that has just arrived if its queue is open. The
 // caller holds mu.
-func (k *Keeper) openFor(e *entry, now time.Time) {
+func (k *Manager) openFor(e *entry, now time.Time) {
 	if e.held() {
 		return
 	}
@@ -286,7 +286,7 @@ func (k *Keeper) openFor(e *entry, now time.Time) {
 }
 
 // Release lets a selection go. It does not wait for the MTA.
-func (k *Keeper) Release(sel queue.Selection) Started {
+func (k *Manager) Release(sel queue.Selection) Started {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	st := k.release(sel, time.Now(), true)
@@ -303,7 +303,7 @@ type Started struct {
 
 // release lets a selection go. asked says that somebody asked for just this,
 // so that it is not taken back when a call or a turn ends. The caller holds mu.
-func (k *Keeper) release(sel queue.Selection, now time.Time, asked bool) (st Started) {
+func (k *Manager) release(sel queue.Selection, now time.Time, asked bool) (st Started) {
 	k.released[sel.Queue] = now
 	for _, e := range k.entries {
 		if e.held() || !e.covered(sel) {
@@ -331,7 +331,7 @@ func (k *Keeper) release(sel queue.Selection, now time.Time, asked bool) (st Sta
 // what is held goes now, what arrives goes at once, and what fails is tried
 // again after a while. The function that it returns ends that; what is still
 // held then stays held.
-func (k *Keeper) Pin(sels ...queue.Selection) (unpin func()) {
+func (k *Manager) Pin(sels ...queue.Selection) (unpin func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -357,7 +357,7 @@ func (k *Keeper) Pin(sels ...queue.Selection) (unpin func()) {
 
 // unpin ends one pin. Nothing more of it is flushed; what the MTA is trying
 // now ends by itself. The caller holds mu.
-func (k *Keeper) unpin(pin *queue.Selection) {
+func (k *Manager) unpin(pin *queue.Selection) {
 	w := k.windowOf(pin.Queue)
 	w.pins = slices.DeleteFunc(w.pins, func(p *queue.Selection) bool { return p == pin })
 	now := time.Now()
@@ -373,7 +373,7 @@ func (k *Keeper) unpin(pin *queue.Selection) {
 	}
 }
 
-func (k *Keeper) windowOf(name string) *window {
+func (k *Manager) windowOf(name string) *window {
 	w := k.open[name]
 	if w == nil {
 		w = &window{}
@@ -383,7 +383,7 @@ func (k *Keeper) windowOf(name string) *window {
 }
 
 // State returns what is known of one queue.
-func (k *Keeper) State(name string) (State, bool) {
+func (k *Manager) State(name string) (State, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	q, ok := k.set.ByName(name)
@@ -396,13 +396,13 @@ func (k *Keeper) State(name string) (State, bool) {
 
 // States returns what is known of every queue, in the order of the
 // configuration.
-func (k *Keeper) States() []State {
+func (k *Manager) States() []State {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.states(k.set.Queues())
 }
 
-func (k *Keeper) states(queues []queue.Queue) []State {
+func (k *Manager) states(queues []queue.Queue) []State {
 	now := time.Now()
 	states := make([]State, len(queues))
 	at := map[string]*State{}
@@ -447,7 +447,7 @@ func (k *Keeper) states(queues []queue.Queue) []State {
 
 // Listed returns when the last good listing began, how long it took, and the
 // error of the last try if that failed.
-func (k *Keeper) Listed() (at time.Time, took time.Duration, err error) {
+func (k *Manager) Listed() (at time.Time, took time.Duration, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.listed, k.listTook, k.listErr
@@ -455,7 +455,7 @@ func (k *Keeper) Listed() (at time.Time, took time.Duration, err error) {
 
 // Run lists and flushes until ctx ends. The MTA is asked by this goroutine
 // alone, so that a listing is either older or newer than a flush.
-func (k *Keeper) Run(ctx context.Context) error {
+func (k *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -470,7 +470,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 }
 
 // step does what is due and returns how long until something is due again.
-func (k *Keeper) step(ctx context.Context) (wait time.Duration) {
+func (k *Manager) step(ctx context.Context) (wait time.Duration) {
 	defer func() {
 		// A panic here must not cost the daemon its index for good: the next
 		// listing builds it anew.
@@ -508,7 +508,7 @@ const flushChunk = 200
 const domainWorth = 100
 
 // flush asks the MTA to try what is due.
-func (k *Keeper) flush(ctx context.Context) {
+func (k *Manager) flush(ctx context.Context) {
 	domains, ids, due := k.takeDue(time.Now())
 	if due == nil {
 		return
@@ -543,7 +543,7 @@ func (k *Keeper) flush(ctx context.Context) {
 }
 
 // takeDue takes what is to be flushed now.
-func (k *Keeper) takeDue(now time.Time) (domains, ids []string, due []*entry) {
+func (k *Manager) takeDue(now time.Time) (domains, ids []string, due []*entry) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.retry(now)
@@ -568,7 +568,7 @@ func (k *Keeper) takeDue(now time.Time) (domains, ids []string, due []*entry) {
 }
 
 // retry asks again for what failed in a pinned queue. The caller holds mu.
-func (k *Keeper) retry(now time.Time) {
+func (k *Manager) retry(now time.Time) {
 	for _, e := range k.entries {
 		if e.retryAt.IsZero() || e.retryAt.After(now) {
 			continue
@@ -589,7 +589,7 @@ func (k *Keeper) retry(now time.Time) {
 // for another one. So it is exact only when everything that the MTA has is to
 // go, as when a site pushes all of its mail. In all other cases messages are
 // flushed one by one. The caller holds mu.
-func (k *Keeper) plan(due []*entry) (domains, ids []string, chunk []*entry) {
+func (k *Manager) plan(due []*entry) (domains, ids []string, chunk []*entry) {
 	inListing := 0
 	for _, e := range due {
 		if e.where != "" {
@@ -631,7 +631,7 @@ func (k *Keeper) plan(due []*entry) (domains, ids []string, chunk []*entry) {
 }
 
 // list compares the index with the MTA's queue.
-func (k *Keeper) list(ctx context.Context) {
+func (k *Manager) list(ctx context.Context) {
 	lctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	start := time.Now()
@@ -681,7 +681,7 @@ func (k *Keeper) list(ctx context.Context) {
 }
 
 // notify tells waiters. The caller holds mu.
-func (k *Keeper) notify() {
+func (k *Manager) notify() {
 	close(k.changed)
 	k.changed = make(chan struct{})
 }
@@ -689,7 +689,7 @@ func (k *Keeper) notify() {
 // pause bounds the share of time that goes into listing, however long the
 // queue is: to a tenth at most, to a quarter while mail is under way, and to
 // half of it when a listing is needed to complete the one before.
-func (k *Keeper) pause() time.Duration {
+func (k *Manager) pause() time.Duration {
 	times := 9
 	switch {
 	case k.doubt:
@@ -702,7 +702,7 @@ func (k *Keeper) pause() time.Duration {
 
 // cadence is how long until the next listing: short while something is
 // expected to move.
-func (k *Keeper) cadence(now time.Time) time.Duration {
+func (k *Manager) cadence(now time.Time) time.Duration {
 	d := k.reconcile
 	if k.watchers > 0 {
 		d = min(d, 500*time.Millisecond)
@@ -754,7 +754,7 @@ func sortIn(set *queue.Set, msgs []mta.Message) [][]recipient {
 // apply makes the index equal to a listing that began at start, with the
 // recipients of each message sorted in. It reports whether anything changed.
 // The caller holds mu.
-func (k *Keeper) apply(msgs []mta.Message, sorted [][]recipient, start time.Time) (moved bool) {
+func (k *Manager) apply(msgs []mta.Message, sorted [][]recipient, start time.Time) (moved bool) {
 	now := time.Now()
 	k.doubt = false
 	listed := make(map[string]bool, len(msgs))
@@ -835,7 +835,7 @@ func renamed(was, now []recipient, name string) bool {
 }
 
 // gone counts a message that has left the MTA's queue.
-func (k *Keeper) gone(e *entry) {
+func (k *Manager) gone(e *entry) {
 	if e.want == nil || e.where == "" && e.flushed.IsZero() {
 		return // not released, or never stored
 	}
@@ -844,7 +844,7 @@ func (k *Keeper) gone(e *entry) {
 	}
 }
 
-func (k *Keeper) count(name string, e *entry) {
+func (k *Manager) count(name string, e *entry) {
 	l := k.left[name]
 	l.Messages++
 	l.Bytes += e.size

@@ -1,4 +1,4 @@
-package courier
+package deliver
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
-// counter stands where the keeper is: it counts what the test has announced
+// counter stands where hold.Manager is: it counts what the test has announced
 // and what was delivered. What crosses to Postfix is tested with Postfix, in
 // internal/scenario.
 type counter struct {
@@ -104,18 +104,18 @@ func (k *counter) Relist() {
 	k.add("", 0)
 }
 
-// bench is a courier with a site of its own.
+// bench is an agent with a site of its own.
 type bench struct {
-	t      testing.TB
-	c      *Courier
-	keeper *counter
-	dir    string
+	t    testing.TB
+	c    *Agent
+	hold *counter
+	dir  string
 }
 
 func newBench(t testing.TB, o Options) *bench {
 	t.Helper()
-	b := &bench{t: t, keeper: newCounter(t), dir: t.TempDir()}
-	o.Hostname, o.Keeper, o.Dir = "hub.example.net", b.keeper, b.dir
+	b := &bench{t: t, hold: newCounter(t), dir: t.TempDir()}
+	o.Hostname, o.Hold, o.Dir = "hub.example.net", b.hold, b.dir
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -272,7 +272,7 @@ func TestFallbacks(t *testing.T) {
 				// A multiple of a chunk.
 				{from: "s@x.example", to: []string{"even@acme.example"}, body: lines("", 2*small-2)[:2*small-2] + "\r\n", codes: []int{250}},
 			}
-			b.keeper.add("acme", len(letters))
+			b.hold.add("acme", len(letters))
 			far, near := tcp(t)
 			end := b.turn(t.Context(), near, "acme")
 			served := make(chan error, 1)
@@ -282,7 +282,7 @@ func TestFallbacks(t *testing.T) {
 				if codes := b.deliver("acme", l); !slices.Equal(codes, l.codes) {
 					t.Errorf("letter %d to %v: codes %v, want %v", i, l.to, codes, l.codes)
 				}
-				b.keeper.add("acme", -1)
+				b.hold.add("acme", -1)
 			}
 			if err := <-end; err != nil {
 				t.Error(err)
@@ -319,7 +319,7 @@ func TestFallbacks(t *testing.T) {
 			if !slices.Contains(offers, "PIPELINING") && s.ahead > 0 && name != "lower case, spaces" {
 				t.Errorf("something was sent without waiting %d times", s.ahead)
 			}
-			if n := b.keeper.pinned["acme"]; n != 0 {
+			if n := b.hold.pinned["acme"]; n != 0 {
 				t.Errorf("%d pins are left", n)
 			}
 			if files, _ := filepath.Glob(b.dir + "/*"); len(files) != 0 {
@@ -337,7 +337,7 @@ func TestManyAtOnce(t *testing.T) {
 			b := newBench(t, Options{})
 			s := &site{offers: offers}
 			const n = 200
-			b.keeper.add("acme", n)
+			b.hold.add("acme", n)
 			far, near := tcp(t)
 			end := b.turn(t.Context(), near, "acme")
 			var wg sync.WaitGroup
@@ -351,7 +351,7 @@ func TestManyAtOnce(t *testing.T) {
 					if codes := b.deliver("acme", l); codes[0] != want {
 						t.Errorf("%d: %v, want %d", i, codes, want)
 					}
-					b.keeper.add("acme", -1)
+					b.hold.add("acme", -1)
 				})
 			}
 			go s.serve(far)
@@ -403,7 +403,7 @@ func TestOrder(t *testing.T) {
 		}
 		return ""
 	}}
-	b.keeper.add("acme", len(letters)+1)
+	b.hold.add("acme", len(letters)+1)
 	far, near := tcp(t)
 	end := b.turn(t.Context(), near, "acme")
 	go s.serve(far)
@@ -413,7 +413,7 @@ func TestOrder(t *testing.T) {
 			if codes := b.deliver("acme", l); codes[0] != 250 {
 				t.Errorf("%v: %v", l.to, codes)
 			}
-			b.keeper.add("acme", -1)
+			b.hold.add("acme", -1)
 		})
 	}
 	send(letter{from: "first@x.example", to: []string{"first@acme.example"}, body: lines("first", 100)})
@@ -504,13 +504,13 @@ func TestBadSites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, Options{ReplyTimeout: 300 * time.Millisecond, GreetTimeout: 300 * time.Millisecond})
-			b.keeper.add("acme", 1)
+			b.hold.add("acme", 1)
 			far, near := tcp(t)
 			end := b.turn(t.Context(), near, "acme")
 			served := make(chan struct{})
 			go func() { c.site.serve(far); close(served) }()
 			codes := b.deliver("acme", letter{from: "s@x.example", to: []string{"a@acme.example"}, body: lines("x", 1000)})
-			b.keeper.add("acme", -1)
+			b.hold.add("acme", -1)
 			if codes[0] != c.code {
 				t.Errorf("the MTA was told %v, want %d", codes, c.code)
 			}
@@ -531,7 +531,7 @@ func TestBadSites(t *testing.T) {
 // Who may turn what, and what is said otherwise.
 func TestTurn(t *testing.T) {
 	b := newBench(t, Options{})
-	b.keeper.add("acme", 1)
+	b.hold.add("acme", 1)
 	for _, c := range []struct {
 		user    string
 		domains []string
@@ -561,7 +561,7 @@ func TestTurn(t *testing.T) {
 // Only mail for what was asked for goes out.
 func TestOnlyWhatWasAskedFor(t *testing.T) {
 	b := newBench(t, Options{})
-	b.keeper.add("acme", 1)
+	b.hold.add("acme", 1)
 	s := &site{offers: []string{"PIPELINING", "CHUNKING"}}
 	far, near := tcp(t)
 	end := b.turn(t.Context(), near, "acme", "acme.example")
@@ -570,7 +570,7 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 	if !slices.Equal(codes, []int{450, 250}) {
 		t.Errorf("codes %v", codes)
 	}
-	b.keeper.add("acme", -1)
+	b.hold.add("acme", -1)
 	if err := <-end; err != nil {
 		t.Error(err)
 	}
@@ -582,8 +582,8 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 // One connection for two queues has a socket for each.
 func TestTwoQueues(t *testing.T) {
 	b := newBench(t, Options{})
-	b.keeper.add("acme", 1)
-	b.keeper.add("beta", 1)
+	b.hold.add("acme", 1)
+	b.hold.add("beta", 1)
 	s := &site{offers: []string{"PIPELINING", "CHUNKING"}}
 	far, near := tcp(t)
 	end := b.turn(t.Context(), near, "both")
@@ -592,7 +592,7 @@ func TestTwoQueues(t *testing.T) {
 		if codes := b.deliver(q, letter{from: "s@x.example", to: []string{"a@" + q + ".example"}, body: lines("x", 100)}); codes[0] != 250 {
 			t.Errorf("%s: %v", q, codes)
 		}
-		b.keeper.add(q, -1)
+		b.hold.add(q, -1)
 	}
 	if err := <-end; err != nil {
 		t.Error(err)
@@ -605,7 +605,7 @@ func TestTwoQueues(t *testing.T) {
 // A site that does not read is not waited for longer than WriteTimeout.
 func TestStopsReading(t *testing.T) {
 	b := newBench(t, Options{WriteTimeout: 300 * time.Millisecond})
-	b.keeper.add("acme", 1)
+	b.hold.add("acme", 1)
 	far, near := tcp(t)
 	end := b.turn(t.Context(), near, "acme")
 	s := &site{offers: []string{"PIPELINING", "CHUNKING"}, reply: func(_ *site, c string) string {
@@ -627,7 +627,7 @@ func TestStopsReading(t *testing.T) {
 // its place when it does not.
 func TestTakeover(t *testing.T) {
 	b := newBench(t, Options{Dead: 200 * time.Millisecond})
-	b.keeper.add("acme", 1)
+	b.hold.add("acme", 1)
 	far, near := tcp(t)
 	held := make(chan struct{})
 	first := &site{offers: []string{"PIPELINING", "CHUNKING"}, reply: func(_ *site, c string) string {
@@ -660,7 +660,7 @@ func TestTakeover(t *testing.T) {
 	if codes := b.deliver("acme", l); codes[0] != 250 {
 		t.Errorf("over the second one: %v", codes)
 	}
-	b.keeper.add("acme", -1)
+	b.hold.add("acme", -1)
 	if err := <-end2; err != nil {
 		t.Error(err)
 	}
@@ -673,7 +673,7 @@ func TestTakeover(t *testing.T) {
 // and the site hears QUIT.
 func TestShutdown(t *testing.T) {
 	b := newBench(t, Options{})
-	b.keeper.add("acme", 2)
+	b.hold.add("acme", 2)
 	far, near := tcp(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

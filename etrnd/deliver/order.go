@@ -1,4 +1,4 @@
-package courier
+package deliver
 
 // order is a heap of messages that wait to be sent: by priority, then those
 // whose recipients are still to be asked for, then the smaller, then the older.

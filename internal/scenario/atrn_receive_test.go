@@ -162,7 +162,7 @@ func (e *evil) nothingForeign(ctx context.Context, t *testing.T) {
 func TestATRNNoRelay(t *testing.T) {
 	t.Parallel()
 	ctx, e := worldEvil(t)
-	// Without the gate, all of it works.
+	// Without etrnd between, all of it works.
 	if direct := dialogue(ctx, t, e.SiteHost, "127.0.0.1:25", "EHLO x.example", "VRFY c@online.example", "MAIL FROM:<x@online.example> XVERP", "RCPT TO:<c%online.example@acme.example>", "RCPT TO:<c@online.example>", "RSET"); !strings.Contains(direct, "XCLIENT") || !strings.Contains(direct, "XVERP") || strings.Count(direct, "\n250 2.1.5") < 1 || !strings.Contains(direct, "252") {
 		t.Fatalf("this Postfix gives loopback no rights, so the test would prove nothing:\n%s", direct)
 	}
@@ -281,7 +281,7 @@ func TestATRNNoRelay(t *testing.T) {
 // message is the text of one with an id, without its end.
 func message(id, body string) string { return "Message-ID: <" + id + ">\r\n\r\n" + body }
 
-// The gate and Postfix agree about where a message ends, and so no second one
+// The receiver and Postfix agree about where a message ends, and so no second one
 // can be hidden in it: neither with the line ends that Postfix takes for one and
 // the RFC does not, nor in chunks.
 func TestATRNSmuggling(t *testing.T) {

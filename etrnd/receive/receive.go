@@ -1,4 +1,4 @@
-// Package gate is the customer's end of a turned connection (RFC 2645, section
+// Package receive is the customer's end of a turned connection (RFC 2645, section
 // 5.3): the provider has become the client, and its mail is handed to the SMTP
 // listener of the local MTA.
 //
@@ -18,7 +18,7 @@
 //
 // The package keeps no mail, and memory for one command and some buffers only.
 // It does not authenticate: the connection comes from odmr.Client, which has.
-package gate
+package receive
 
 import (
 	"bufio"
@@ -44,7 +44,7 @@ var (
 	ErrAbuse  = errors.New("the remote does not behave like a mail server")
 )
 
-// Options of a Gate.
+// Options of a Server.
 type Options struct {
 	// Hostname is our name in the greeting.
 	Hostname string
@@ -69,8 +69,8 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Gate takes mail over one turned connection.
-type Gate struct {
+// Server takes mail over one turned connection.
+type Server struct {
 	o       Options
 	domains map[string]bool
 
@@ -93,8 +93,8 @@ type Counts struct {
 // maxTook bounds what Took remembers.
 const maxTook = 10000
 
-// New makes a Gate for one connection.
-func New(o Options) *Gate {
+// New makes a Server for one connection.
+func New(o Options) *Server {
 	if o.Connections <= 0 {
 		o.Connections = 4
 	}
@@ -113,7 +113,7 @@ func New(o Options) *Gate {
 	if o.Hostname == "" {
 		o.Hostname = "localhost"
 	}
-	g := &Gate{o: o, domains: map[string]bool{}, took: map[string]bool{}, c: Counts{Active: time.Now()}}
+	g := &Server{o: o, domains: map[string]bool{}, took: map[string]bool{}, c: Counts{Active: time.Now()}}
 	for _, d := range o.Domains {
 		g.domains[d] = true
 	}
@@ -121,7 +121,7 @@ func New(o Options) *Gate {
 }
 
 // Counts tells how the connection stands.
-func (g *Gate) Counts() Counts {
+func (g *Server) Counts() Counts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.c
@@ -129,13 +129,13 @@ func (g *Gate) Counts() Counts {
 
 // Took reports whether the MTA has taken a message of this connection under
 // that name, as far as it told: it can be found by it in what a milter reports.
-func (g *Gate) Took(queueID string) bool {
+func (g *Server) Took(queueID string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.took[queueID]
 }
 
-func (g *Gate) count(change func(*Counts)) {
+func (g *Server) count(change func(*Counts)) {
 	g.mu.Lock()
 	change(&g.c)
 	g.c.Active = time.Now()
@@ -146,7 +146,7 @@ func (g *Gate) count(change func(*Counts)) {
 // Serve sends the greeting and takes mail until the provider says QUIT, which
 // is the one end without an error. It closes conn, and returns when everything
 // that it started has ended.
-func (g *Gate) Serve(ctx context.Context, conn net.Conn) error {
+func (g *Server) Serve(ctx context.Context, conn net.Conn) error {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -226,7 +226,7 @@ func Dialer(addr string) func(ctx context.Context) (net.Conn, error) {
 // provider's commands and gives them to the MTA, the replier brings the replies
 // back in order.
 type session struct {
-	*Gate
+	*Server
 	ctx context.Context
 	log *slog.Logger
 
@@ -263,9 +263,9 @@ type transaction struct {
 	bytes atomic.Int64
 }
 
-func newSession(ctx context.Context, g *Gate, conn net.Conn) *session {
+func newSession(ctx context.Context, g *Server, conn net.Conn) *session {
 	s := &session{
-		Gate: g, ctx: ctx, log: g.o.Logger,
+		Server: g, ctx: ctx, log: g.o.Logger,
 		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
 		free: make(chan *backend, g.o.Connections), room: make(chan struct{}, 1), backends: map[*backend]bool{},
 	}

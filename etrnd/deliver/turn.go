@@ -1,4 +1,4 @@
-package courier
+package deliver
 
 import (
 	"bufio"
@@ -34,7 +34,7 @@ var (
 // of the commands, with what waits for them. Deliveries come in from the
 // endpoint, on goroutines of their own.
 type turn struct {
-	c      *Courier
+	c      *Agent
 	log    *slog.Logger
 	conn   net.Conn
 	in     *bufio.Reader
@@ -93,7 +93,7 @@ const (
 // addresses at most, or is asked again.
 const maxAccepted = 10000
 
-func newTurn(c *Courier, conn net.Conn, sels []queue.Selection, log *slog.Logger) *turn {
+func newTurn(c *Agent, conn net.Conn, sels []queue.Selection, log *slog.Logger) *turn {
 	t := &turn{
 		c: c, log: log, conn: conn, sels: sels, queues: queuesOf(sels), began: time.Now(),
 		gone: make(chan struct{}), wrote: make(chan struct{}), activity: make(chan struct{}, 1),
@@ -191,7 +191,7 @@ func (t *turn) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	unpin := t.c.o.Keeper.Pin(t.sels...)
+	unpin := t.c.o.Hold.Pin(t.sels...)
 	defer func() {
 		// The sockets go first: what the MTA tries from now on fails at once,
 		// and what it is trying gets an answer.
@@ -354,13 +354,13 @@ var settleDelays = []time.Duration{20 * time.Millisecond, 60 * time.Millisecond,
 // wait returns nil when there is nothing left to deliver, and an error when
 // there is no use in going on.
 func (t *turn) wait(ctx context.Context) error {
-	keeper := t.c.o.Keeper
+	held := t.c.o.Hold
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	asked := 0
 	var askedFor time.Time // doneAt that the listings asked for are about
 	for {
-		changed := keeper.Changed()
+		changed := held.Changed()
 		t.mu.Lock()
 		err, idle, doneAt, moved, waits := t.err, t.inFlight == 0, t.doneAt, t.moved, len(t.expect) > 0
 		t.mu.Unlock()
@@ -384,7 +384,7 @@ func (t *turn) wait(ctx context.Context) error {
 			if asked < len(settleDelays) {
 				if due := doneAt.Add(settleDelays[asked]); time.Until(due) <= 0 {
 					asked++
-					keeper.Relist()
+					held.Relist()
 				}
 				if asked < len(settleDelays) {
 					next = max(time.Until(doneAt.Add(settleDelays[asked])), time.Millisecond)
@@ -416,7 +416,7 @@ func (t *turn) wait(ctx context.Context) error {
 // drained reports whether a listing from after the last answer shows that
 // nothing is on its way any more.
 func (t *turn) drained(doneAt time.Time) bool {
-	listed, _, err := t.c.o.Keeper.Listed()
+	listed, _, err := t.c.o.Hold.Listed()
 	if err != nil || !listed.After(doneAt) {
 		return false
 	}
@@ -424,7 +424,7 @@ func (t *turn) drained(doneAt time.Time) bool {
 	kept := t.kept
 	t.mu.Unlock()
 	for _, name := range t.queues {
-		s, ok := t.c.o.Keeper.State(name)
+		s, ok := t.c.o.Hold.State(name)
 		if !ok {
 			continue
 		}

@@ -1,4 +1,4 @@
-// Package courier delivers mail over connections that sites have opened: it is
+// Package deliver delivers mail over connections that sites have opened: it is
 // the provider's side of On-Demand Mail Relay (RFC 2645) from the turn on.
 //
 // While a site's connection is turned, each of its queues has a socket on which
@@ -16,7 +16,7 @@
 // What it does not do: it does not decide what is held and does not let it go
 // (etrnd/hold does), it does not speak ATRN itself (etrnd/odmr does), and it
 // changes nothing in a message.
-package courier
+package deliver
 
 import (
 	"context"
@@ -32,8 +32,8 @@ import (
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
-// Keeper is what the courier needs of hold.Keeper.
-type Keeper interface {
+// Holder is what the agent needs of hold.Manager.
+type Holder interface {
 	Queues() *queue.Set
 	State(name string) (hold.State, bool)
 	Pin(sels ...queue.Selection) (unpin func())
@@ -42,11 +42,11 @@ type Keeper interface {
 	Relist()
 }
 
-// Options of a Courier. Hostname, Keeper and Dir are needed, the rest has
+// Options of an Agent. Hostname, Hold and Dir are needed, the rest has
 // defaults, which zero values stand for.
 type Options struct {
 	Hostname string // in EHLO
-	Keeper   Keeper
+	Hold     Holder
 	// Dir is where the sockets appear. The MTA has to get at it, and nobody
 	// else should: whoever can write to a socket sends mail to the site.
 	Dir    string
@@ -70,8 +70,8 @@ type Options struct {
 	Dead time.Duration
 }
 
-// Courier is an odmr.Turner.
-type Courier struct {
+// Agent is an odmr.Turner.
+type Agent struct {
 	o   Options
 	log *slog.Logger
 
@@ -79,10 +79,10 @@ type Courier struct {
 	turned map[string]*turn // by queue name
 }
 
-var _ odmr.Turner = (*Courier)(nil)
+var _ odmr.Turner = (*Agent)(nil)
 
-// New returns a Courier.
-func New(o Options) *Courier {
+// New returns an Agent.
+func New(o Options) *Agent {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -96,7 +96,7 @@ func New(o Options) *Courier {
 	or(&o.WriteTimeout, 3*time.Minute)
 	or(&o.IdleTimeout, 2*time.Minute)
 	or(&o.Dead, 10*time.Second)
-	return &Courier{o: o, log: o.Logger, turned: map[string]*turn{}}
+	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}}
 }
 
 // Socket is the path of the socket on which mail of a queue is taken, in the
@@ -104,14 +104,14 @@ func New(o Options) *Courier {
 func Socket(dir, queue string) string { return filepath.Join(dir, "turn-"+queue+".sock") }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (c *Courier) Turn(_ context.Context, who odmr.Identity, domains []string) (odmr.Answer, func(context.Context, net.Conn) error) {
+func (c *Agent) Turn(_ context.Context, who odmr.Identity, domains []string) (odmr.Answer, func(context.Context, net.Conn) error) {
 	sels, answer := c.selections(who, domains)
 	if sels == nil {
 		return answer, nil
 	}
 	messages := 0
 	for _, name := range queuesOf(sels) {
-		s, ok := c.o.Keeper.State(name)
+		s, ok := c.o.Hold.State(name)
 		if !ok || !s.Known {
 			return odmr.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 		}
@@ -136,8 +136,8 @@ func (c *Courier) Turn(_ context.Context, who odmr.Identity, domains []string) (
 // A queue is a user's when it lists the user. Its networks and certificates are
 // for ETRN, where the mail goes to the host that the queue names: here it goes
 // to whoever asks.
-func (c *Courier) selections(who odmr.Identity, domains []string) ([]queue.Selection, odmr.Answer) {
-	set := c.o.Keeper.Queues()
+func (c *Agent) selections(who odmr.Identity, domains []string) ([]queue.Selection, odmr.Answer) {
+	set := c.o.Hold.Queues()
 	may := func(name string) bool {
 		q, ok := set.ByName(name)
 		return ok && q.Deliver.Turn && who.User != "" && slices.Contains(q.Users, who.User)
@@ -180,14 +180,14 @@ func queuesOf(sels []queue.Selection) []string {
 	return names
 }
 
-func (c *Courier) holder(name string) *turn {
+func (c *Agent) holder(name string) *turn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.turned[name]
 }
 
 // run owns a connection that was turned around.
-func (c *Courier) run(ctx context.Context, conn net.Conn, who odmr.Identity, sels []queue.Selection) error {
+func (c *Agent) run(ctx context.Context, conn net.Conn, who odmr.Identity, sels []queue.Selection) error {
 	t := newTurn(c, conn, sels, c.log.With("session", who.Session, "user", who.User))
 	if !c.claim(ctx, t) {
 		t.log.Info("turned connection given up: another one was faster")
@@ -200,7 +200,7 @@ func (c *Courier) run(ctx context.Context, conn net.Conn, who odmr.Identity, sel
 // claim makes t the turned connection of its queues. One that is there already
 // is ended first if it shows no sign of life: its mail is answered 4xx, and goes
 // again.
-func (c *Courier) claim(ctx context.Context, t *turn) bool {
+func (c *Agent) claim(ctx context.Context, t *turn) bool {
 	for {
 		c.mu.Lock()
 		var old *turn
@@ -230,7 +230,7 @@ func (c *Courier) claim(ctx context.Context, t *turn) bool {
 	}
 }
 
-func (c *Courier) disclaim(t *turn) {
+func (c *Agent) disclaim(t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, name := range t.queues {

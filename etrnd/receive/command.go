@@ -1,4 +1,4 @@
-package gate
+package receive
 
 import (
 	"strings"
@@ -47,7 +47,7 @@ func mail(arg string) (line, from string, no refusal) {
 }
 
 // recipient checks what stands behind RCPT and writes it anew.
-func (g *Gate) recipient(arg string) (line, to string, no refusal) {
+func (g *Server) recipient(arg string) (line, to string, no refusal) {
 	path, rest, ok := cutPath(arg, "TO:")
 	if !ok {
 		return "", "", badSyntax

@@ -1,4 +1,4 @@
-package gate
+package receive
 
 import (
 	"bufio"
@@ -215,10 +215,10 @@ func (m *fakeMTA) dial(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", m.l.Addr().String())
 }
 
-// turned is a gate under test and the provider's side of it.
+// turned is a Server under test and the provider's side of it.
 type turned struct {
 	t    testing.TB
-	g    *Gate
+	g    *Server
 	conn *net.TCPConn
 	in   *bufio.Reader
 	done chan error
@@ -280,16 +280,16 @@ func (h *turned) expect(codes ...string) {
 	}
 }
 
-// end waits for the gate, and wants an error of that kind.
+// end waits for the server, and wants an error of that kind.
 func (h *turned) end(kind error) {
 	h.t.Helper()
 	select {
 	case err := <-h.done:
 		if !errors.Is(err, kind) {
-			h.t.Errorf("the gate ended with %v, want %v", err, kind)
+			h.t.Errorf("the server ended with %v, want %v", err, kind)
 		}
 	case <-time.After(20 * time.Second):
-		h.t.Fatal("the gate does not end")
+		h.t.Fatal("the server does not end")
 	}
 }
 
@@ -466,7 +466,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// FuzzBody: whatever comes, a careless MTA sees the end where the gate does.
+// FuzzBody: whatever comes, a careless MTA sees the end where the server does.
 func FuzzBody(f *testing.F) {
 	for _, s := range []string{"", ".", ".\r\n", "x\r\n.\r\ny", "x\n.\ny\r\n.\r\n", "\r\n.\r\r\n.\r\n", "a\r.\r\n..\r\n.\r\n", ".\n.\r\n", "\r\r\n\n\r.\r\n", "..\r\n.\r.\r\n.\r\n"} {
 		f.Add([]byte(s), uint8(3))
@@ -514,7 +514,7 @@ func FuzzBody(f *testing.F) {
 
 // FuzzGate: whatever a provider sends, an MTA that believes everything gets no
 // command but those that are allowed, no recipient but those that were asked
-// for, and as many messages as the gate has counted.
+// for, and as many messages as the server has counted.
 func FuzzGate(f *testing.F) {
 	for _, s := range []string{
 		"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 5 LAST\r\none\r\nQUIT\r\n",
@@ -540,7 +540,7 @@ func FuzzGate(f *testing.F) {
 		select {
 		case <-h.done:
 		case <-time.After(20 * time.Second):
-			t.Fatal("the gate does not end")
+			t.Fatal("the server does not end")
 		}
 		c := h.g.Counts()
 		m.mu.Lock()
