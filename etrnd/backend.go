@@ -9,6 +9,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -32,14 +33,14 @@ func at(t time.Time) *time.Time {
 	return &t
 }
 
-func (b backend) Status(ctx context.Context) control.Status {
+func (b backend) Status(ctx context.Context) api.Status {
 	d := b.d
 	cfg := b.config()
 	d.mu.Lock()
-	s := control.Status{
+	s := api.Status{
 		Version: d.o.Version, PID: os.Getpid(), Hostname: cfg.Hostname,
-		Started: d.started, Uptime: control.Seconds(time.Since(d.started)),
-		Config:   control.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems},
+		Started: d.started, Uptime: api.Seconds(time.Since(d.started)),
+		Config:   api.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems},
 		Listen:   d.listeners,
 		Warnings: []string{},
 	}
@@ -54,7 +55,7 @@ func (b backend) Status(ctx context.Context) control.Status {
 		s.MTA.Error = err.Error()
 	}
 	connected, since, sessions := d.inbound.Connected()
-	s.Milter = control.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
+	s.Milter = api.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
 	for _, st := range d.hold.States() {
 		s.Queues.Queues++
 		s.Queues.Messages += st.Messages
@@ -74,15 +75,15 @@ func (b backend) Status(ctx context.Context) control.Status {
 	return s
 }
 
-func (b backend) Queues(context.Context) ([]control.Queue, error) {
+func (b backend) Queues(context.Context) ([]api.Queue, error) {
 	set := b.d.hold.Queues()
-	list := []control.Queue{}
+	list := []api.Queue{}
 	for _, st := range b.d.hold.States() {
 		q, ok := set.ByName(st.Queue)
 		if !ok {
 			continue
 		}
-		list = append(list, control.Queue{
+		list = append(list, api.Queue{
 			Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(st.Oldest),
 			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Failed: st.Failed, Released: at(st.Released),
 			Domains: patterns(q.Domains), Deliver: q.Deliver.String(), Remote: q.Remote,
@@ -99,7 +100,7 @@ func patterns(list []queue.Pattern) []string {
 	return s
 }
 
-func (b backend) Release(_ context.Context, name string) ([]control.Released, error) {
+func (b backend) Release(_ context.Context, name string) ([]api.Released, error) {
 	set := b.d.hold.Queues()
 	sels := set.Resolve("#" + name)
 	if sels == nil {
@@ -114,9 +115,9 @@ func (b backend) Release(_ context.Context, name string) ([]control.Released, er
 			}
 			known += ", " + q.Name
 		}
-		return nil, control.Errorf(control.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
+		return nil, api.Errorf(api.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
 	}
-	var list []control.Released
+	var list []api.Released
 	for _, sel := range sels {
 		st := b.d.hold.Release(sel)
 		list = append(list, released(sel.Queue, st))
@@ -124,19 +125,19 @@ func (b backend) Release(_ context.Context, name string) ([]control.Released, er
 	return list, nil
 }
 
-func released(name string, st hold.Started) control.Released {
-	return control.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
+func released(name string, st hold.Started) api.Released {
+	return api.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
 }
 
-func (b backend) LinkUp(_ context.Context, ev control.LinkEvent) ([]control.CallRef, error) {
+func (b backend) LinkUp(_ context.Context, ev api.LinkEvent) ([]api.CallRef, error) {
 	return b.d.caller.LinkUp(ev)
 }
 
-func (b backend) LinkDown(_ context.Context, ev control.LinkEvent) error {
+func (b backend) LinkDown(_ context.Context, ev api.LinkEvent) error {
 	return b.d.caller.LinkDown(ev)
 }
 
-func (b backend) Call(_ context.Context, remote string) (control.CallRef, error) {
+func (b backend) Call(_ context.Context, remote string) (api.CallRef, error) {
 	return b.d.caller.Call(remote)
 }
 
@@ -144,20 +145,20 @@ func (b backend) HangUp(ctx context.Context, link string) error {
 	return b.d.caller.HangUp(ctx, link)
 }
 
-func (b backend) Watch(ctx context.Context, calls []string) (<-chan control.CallEvent, error) {
+func (b backend) Watch(ctx context.Context, calls []string) (<-chan api.CallEvent, error) {
 	return b.d.caller.Watch(ctx, calls)
 }
 
-func (b backend) History(_ context.Context, n int) ([]control.CallResult, error) {
+func (b backend) History(_ context.Context, n int) ([]api.CallResult, error) {
 	return b.d.caller.History(n), nil
 }
 
 func (b backend) Reload(ctx context.Context) ([]string, error) {
 	warnings, err := b.d.Reload(ctx)
 	if err != nil {
-		return nil, &control.Error{
+		return nil, &api.Error{
 			Message: "the new configuration is bad; the old one stays in force",
-			Hint:    "mend the file and reload again", Details: problems(err), Exit: control.ExitConfig,
+			Hint:    "mend the file and reload again", Details: problems(err), Exit: api.ExitConfig,
 		}
 	}
 	return warnings, nil

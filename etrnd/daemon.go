@@ -23,6 +23,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/policy"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
@@ -66,7 +67,7 @@ type Daemon struct {
 	loaded    time.Time
 	rejected  time.Time // when a reload was last refused since loaded
 	problems  []string  // why
-	listeners []control.Listener
+	listeners []api.Listener
 }
 
 // New makes a Daemon. It opens no socket.
@@ -219,7 +220,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			return fmt.Errorf("%s: listen on %s: %w", s.name, s.spec, err)
 		}
 		open = append(open, l)
-		d.listeners = append(d.listeners, control.Listener{Name: s.name, Address: address(s.spec, l)})
+		d.listeners = append(d.listeners, api.Listener{Name: s.name, Address: address(s.spec, l)})
 	}
 
 	// Sockets first, work second: a process that cannot listen must not

@@ -20,8 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -74,7 +74,7 @@ func TestExitCodes(t *testing.T) {
 	// Who may not ask is told so, and by whom they may be let in.
 	cmd := exec.CommandContext(t.Context(), binary, "queues", "--socket", socket)
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 47110, Gid: 47110}}
-	if out, exit := finish(t, cmd); exit != control.ExitNoPerm || !strings.Contains(out, `only root and the group "games" may`) {
+	if out, exit := finish(t, cmd); exit != api.ExitNoPerm || !strings.Contains(out, `only root and the group "games" may`) {
 		t.Errorf("a stranger: exit %d: %s", exit, out)
 	}
 
@@ -86,7 +86,7 @@ func TestExitCodes(t *testing.T) {
 	defer full.Close()
 	cmd = exec.CommandContext(t.Context(), binary, "queues", "--socket", socket)
 	cmd.Stdout = full
-	if err := cmd.Run(); cmd.ProcessState.ExitCode() != control.ExitTempFail {
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != api.ExitTempFail {
 		t.Errorf("to a full disk: %v", err)
 	}
 }
@@ -133,7 +133,7 @@ func TestDetach(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	if exit := cmd.ProcessState.ExitCode(); exit != control.ExitTempFail || !strings.Contains(out.String(), "the call goes on without you") || !strings.Contains(out.String(), "etrnctl hang-up isp ends it") {
+	if exit := cmd.ProcessState.ExitCode(); exit != api.ExitTempFail || !strings.Contains(out.String(), "the call goes on without you") || !strings.Contains(out.String(), "etrnctl hang-up isp ends it") {
 		t.Errorf("exit %d: %s", exit, &out)
 	}
 	<-d.left // the daemon has noticed
@@ -171,7 +171,7 @@ func terminal(t *testing.T) (master, tty *os.File) {
 func TestTerminal(t *testing.T) {
 	master, tty := terminal(t)
 	d := full()
-	d.events = queued(slices.DeleteFunc(callEvents(), func(ev control.CallEvent) bool { return ev.Call != hub.Call }))
+	d.events = queued(slices.DeleteFunc(callEvents(), func(ev api.CallEvent) bool { return ev.Call != hub.Call }))
 	cmd := exec.CommandContext(t.Context(), binary, "call", "hub", "--wait", "--socket", d.start(t))
 	cmd.Env = append(os.Environ(), "TERM=xterm")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -86,7 +86,7 @@ func (a *app) renderCheck(cfg *config.Config, found []finding) error {
 		}
 	}
 	if errs > 0 {
-		return control.Errorf(control.ExitConfig, "", "%s found", count(errs, "error"))
+		return api.Errorf(api.ExitConfig, "", "%s found", count(errs, "error"))
 	}
 	return nil
 }

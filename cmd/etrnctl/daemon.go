@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -52,7 +53,7 @@ func (a *app) historyCommand() *cobra.Command {
 		Args:  none,
 		RunE: a.asks(func(ctx context.Context, c *control.Client, _ []string) error {
 			if n < 1 || n > 10000 {
-				return control.Errorf(control.ExitUsage, "", "--number is %d, but must be from 1 to 10000", n)
+				return api.Errorf(api.ExitUsage, "", "--number is %d, but must be from 1 to 10000", n)
 			}
 			rs, err := c.History(ctx, n)
 			if err != nil {
@@ -128,9 +129,9 @@ func one(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
-			return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s wants %s", cmd.CommandPath(), name)
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants %s", cmd.CommandPath(), name)
 		case len(args) > 1:
-			return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one %s, but there is %q too", cmd.CommandPath(), name, args[1])
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one %s, but there is %q too", cmd.CommandPath(), name, args[1])
 		}
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 func (a *app) linkCommand() *cobra.Command {
@@ -21,22 +22,22 @@ func (a *app) linkCommand() *cobra.Command {
 }
 
 // linkArgs reads LINK, --interface or both.
-func linkArgs(ev *control.LinkEvent) cobra.PositionalArgs {
+func linkArgs(ev *api.LinkEvent) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 1:
-			return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one LINK, but there is %q too", cmd.CommandPath(), args[1])
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one LINK, but there is %q too", cmd.CommandPath(), args[1])
 		case len(args) == 1:
 			ev.Link = args[0]
 		case ev.Interface == "":
-			return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s wants a LINK or --interface", cmd.CommandPath())
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants a LINK or --interface", cmd.CommandPath())
 		}
 		return nil
 	}
 }
 
 func (a *app) linkUpCommand() *cobra.Command {
-	var ev control.LinkEvent
+	var ev api.LinkEvent
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "up [LINK]",
@@ -60,7 +61,7 @@ func (a *app) linkUpCommand() *cobra.Command {
 }
 
 func (a *app) linkDownCommand() *cobra.Command {
-	var ev control.LinkEvent
+	var ev api.LinkEvent
 	cmd := &cobra.Command{
 		Use:   "down [LINK]",
 		Short: "A link is down: end its calls",
@@ -95,7 +96,7 @@ func (a *app) callCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.started(ctx, c, []control.CallRef{call}, wait)
+			return a.started(ctx, c, []api.CallRef{call}, wait)
 		}),
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "show the call until it has ended")
@@ -124,12 +125,12 @@ func (a *app) hangUpCommand() *cobra.Command {
 
 // started reports calls that have begun, and with wait stays until they have
 // ended. The exit code is then the highest of theirs.
-func (a *app) started(ctx context.Context, c *control.Client, calls []control.CallRef, wait bool) error {
+func (a *app) started(ctx context.Context, c *control.Client, calls []api.CallRef, wait bool) error {
 	p := a.print()
 	if !wait || len(calls) == 0 {
 		switch {
 		case a.json && wait:
-			return a.printJSON([]control.CallResult{})
+			return a.printJSON([]api.CallResult{})
 		case a.json:
 			return a.printJSON(list(calls))
 		case len(calls) == 0:
@@ -145,9 +146,9 @@ func (a *app) started(ctx context.Context, c *control.Client, calls []control.Ca
 	for _, r := range calls {
 		ids = append(ids, r.Call)
 	}
-	results := make([]control.CallResult, 0, len(calls))
+	results := make([]api.CallResult, 0, len(calls))
 	show := a.progress(calls)
-	err := c.Watch(ctx, ids, func(ev control.CallEvent) error {
+	err := c.Watch(ctx, ids, func(ev api.CallEvent) error {
 		if ev.Result != nil {
 			results = append(results, *ev.Result)
 		}
@@ -155,7 +156,7 @@ func (a *app) started(ctx context.Context, c *control.Client, calls []control.Ca
 	})
 	show.end()
 	if errors.Is(err, context.Canceled) {
-		err = control.Errorf(control.ExitTempFail, "etrnctl status shows it, etrnctl hang-up "+calls[0].Link+" ends it",
+		err = api.Errorf(api.ExitTempFail, "etrnctl status shows it, etrnctl hang-up "+calls[0].Link+" ends it",
 			"you have left; the call goes on without you")
 	}
 	if a.json {
@@ -177,13 +178,13 @@ func (a *app) started(ctx context.Context, c *control.Client, calls []control.Ca
 }
 
 // outcome is the error that a set of results amounts to.
-func outcome(results []control.CallResult) error {
-	var e *control.Error
+func outcome(results []api.CallResult) error {
+	var e *api.Error
 	for _, r := range results {
-		if r.Exit == control.ExitOK || e != nil && e.Exit >= r.Exit {
+		if r.Exit == api.ExitOK || e != nil && e.Exit >= r.Exit {
 			continue
 		}
-		e = control.Errorf(r.Exit, r.Hint, "%s: %s", r.Remote, r.Error)
+		e = api.Errorf(r.Exit, r.Hint, "%s: %s", r.Remote, r.Error)
 	}
 	if e == nil {
 		return nil

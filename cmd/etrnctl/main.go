@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -57,20 +58,20 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
-		return control.ExitOK
+		return api.ExitOK
 	}
-	var e *control.Error
+	var e *api.Error
 	if !errors.As(err, &e) {
 		// Errors of a command are all of that type (see does), so this one is
 		// cobra's, of the command line.
-		e = control.Errorf(control.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s", strings.TrimSpace(err.Error()))
+		e = api.Errorf(api.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s", strings.TrimSpace(err.Error()))
 	}
 	a.complain(e)
 	return e.Exit
 }
 
 // complain prints an error: what is wrong, then how to mend it.
-func (a *app) complain(e *control.Error) {
+func (a *app) complain(e *api.Error) {
 	p := printer{w: a.err}
 	p.f("etrnctl: %s\n", e.Message)
 	for _, d := range e.Details {
@@ -137,7 +138,7 @@ func wants(what string) func(*cobra.Command, []string) error {
 				names = append(names, c.Name())
 			}
 		}
-		return control.Errorf(control.ExitUsage, "one of "+strings.Join(names, ", "), "%s wants %s", cmd.CommandPath(), what)
+		return api.Errorf(api.ExitUsage, "one of "+strings.Join(names, ", "), "%s wants %s", cmd.CommandPath(), what)
 	}
 }
 
@@ -146,11 +147,11 @@ func wants(what string) func(*cobra.Command, []string) error {
 func (a *app) does(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := f(cmd.Context(), args)
-		var e *control.Error
+		var e *api.Error
 		if err == nil || errors.As(err, &e) {
 			return err
 		}
-		return control.Errorf(control.ExitTempFail, "", "%v", err)
+		return api.Errorf(api.ExitTempFail, "", "%v", err)
 	}
 }
 
@@ -210,13 +211,13 @@ func (a *app) asks(f func(ctx context.Context, c *control.Client, args []string)
 		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		err = f(ctx, c, args)
-		var e *control.Error
+		var e *api.Error
 		switch {
-		case errors.As(err, &e) && e.Exit == control.ExitTempFail && a.badConfig != nil && readable(a.configFile) && !reachable(c.Socket()):
+		case errors.As(err, &e) && e.Exit == api.ExitTempFail && a.badConfig != nil && readable(a.configFile) && !reachable(c.Socket()):
 			// A daemon on another socket looks like none at all.
 			e.Hint = strings.TrimPrefix(e.Hint+"; ", "; ") + fmt.Sprintf("%s could not be used to find the socket: see etrnctl check", a.configFile)
 		case errors.Is(err, context.Canceled):
-			return control.Errorf(control.ExitTempFail, "etrnctl status shows what came of it", "interrupted before etrnd answered")
+			return api.Errorf(api.ExitTempFail, "etrnctl status shows what came of it", "interrupted before etrnd answered")
 		}
 		return err
 	})
@@ -239,9 +240,9 @@ func (a *app) load(opts ...config.Option) (*config.Config, error) {
 func configError(err error) error {
 	var ce *config.Error
 	if !errors.As(err, &ce) {
-		return control.Errorf(control.ExitConfig, "", "%v", err)
+		return api.Errorf(api.ExitConfig, "", "%v", err)
 	}
-	return &control.Error{Exit: control.ExitConfig, Message: "the configuration cannot be used:", Details: strings.Split(ce.Error(), "\n")}
+	return &api.Error{Exit: api.ExitConfig, Message: "the configuration cannot be used:", Details: strings.Split(ce.Error(), "\n")}
 }
 
 // size is that of the terminal: 80 by 24 where that cannot be known.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -51,17 +52,17 @@ func ago(d time.Duration) *time.Time { t := noon.Add(-d); return &t }
 
 // daemon is what stands behind the control socket in tests.
 type daemon struct {
-	status   control.Status
-	queues   []control.Queue
-	history  []control.CallResult
-	released []control.Released
-	calls    []control.CallRef
+	status   api.Status
+	queues   []api.Queue
+	history  []api.CallResult
+	released []api.Released
+	calls    []api.CallRef
 	warnings []string
 	err      error
 
 	// events is what Watch tells; more are sent as the test goes on if it is
 	// not closed.
-	events chan control.CallEvent
+	events chan api.CallEvent
 	left   chan struct{} // closed when a watcher has gone; may be nil
 
 	mu    sync.Mutex
@@ -74,34 +75,34 @@ func (d *daemon) ask(words ...string) {
 	d.asked = append(d.asked, strings.Join(words, " "))
 }
 
-func (d *daemon) Status(context.Context) control.Status           { return d.status }
-func (d *daemon) Queues(context.Context) ([]control.Queue, error) { return d.queues, d.err }
-func (d *daemon) Reload(context.Context) ([]string, error)        { return d.warnings, d.err }
-func (d *daemon) HangUp(_ context.Context, link string) error     { d.ask("hang-up", link); return d.err }
-func (d *daemon) LinkDown(_ context.Context, ev control.LinkEvent) error {
+func (d *daemon) Status(context.Context) api.Status           { return d.status }
+func (d *daemon) Queues(context.Context) ([]api.Queue, error) { return d.queues, d.err }
+func (d *daemon) Reload(context.Context) ([]string, error)    { return d.warnings, d.err }
+func (d *daemon) HangUp(_ context.Context, link string) error { d.ask("hang-up", link); return d.err }
+func (d *daemon) LinkDown(_ context.Context, ev api.LinkEvent) error {
 	d.ask("link down", ev.Link, ev.Interface)
 	return d.err
 }
-func (d *daemon) LinkUp(_ context.Context, ev control.LinkEvent) ([]control.CallRef, error) {
+func (d *daemon) LinkUp(_ context.Context, ev api.LinkEvent) ([]api.CallRef, error) {
 	d.ask("link up", ev.Link, ev.Interface)
 	return d.calls, d.err
 }
-func (d *daemon) Release(_ context.Context, name string) ([]control.Released, error) {
+func (d *daemon) Release(_ context.Context, name string) ([]api.Released, error) {
 	d.ask("release", name)
 	return d.released, d.err
 }
-func (d *daemon) Call(_ context.Context, remote string) (control.CallRef, error) {
+func (d *daemon) Call(_ context.Context, remote string) (api.CallRef, error) {
 	d.ask("call", remote)
 	if d.err != nil {
-		return control.CallRef{}, d.err
+		return api.CallRef{}, d.err
 	}
 	return d.calls[0], nil
 }
-func (d *daemon) History(_ context.Context, n int) ([]control.CallResult, error) {
+func (d *daemon) History(_ context.Context, n int) ([]api.CallResult, error) {
 	return d.history[:min(n, len(d.history))], d.err
 }
-func (d *daemon) Watch(ctx context.Context, _ []string) (<-chan control.CallEvent, error) {
-	c := make(chan control.CallEvent)
+func (d *daemon) Watch(ctx context.Context, _ []string) (<-chan api.CallEvent, error) {
+	c := make(chan api.CallEvent)
 	go func() {
 		defer close(c)
 		for {
@@ -194,56 +195,56 @@ func narrow(t *testing.T, out string) {
 }
 
 var (
-	hub = control.CallRef{Call: "c17", Remote: "hub", Link: "isp"}
-	sat = control.CallRef{Call: "c18", Remote: "sat", Link: "isp"}
+	hub = api.CallRef{Call: "c17", Remote: "hub", Link: "isp"}
+	sat = api.CallRef{Call: "c18", Remote: "sat", Link: "isp"}
 
-	good = control.CallResult{
-		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: control.Seconds(72 * time.Second),
-		In: control.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: control.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1,
-		Replies: []control.Reply{
+	good = api.CallResult{
+		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: api.Seconds(72 * time.Second),
+		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1,
+		Replies: []api.Reply{
 			{Name: "site.example", Code: 251, Text: "OK, no messages waiting for node site.example", Count: 0},
 			{Name: "#site", Code: 253, Text: "OK, 14 pending messages for node #site started", Count: 14},
 		},
 	}
-	refused = control.CallResult{
-		CallRef: sat, RouterType: "pull-only", Start: noon.Add(-2 * time.Hour), End: noon.Add(-2*time.Hour + 5*time.Second), Line: control.Seconds(5 * time.Second),
-		In: control.Progress{Expected: -1}, Out: control.Progress{Expected: -1},
-		Replies: []control.Reply{{Name: "@com", Code: 459, Text: "not\r\x1b[31mallowed", Count: -1}},
-		Error:   "the remote refused every request", Hint: "ask its postmaster for the names you may request", Exit: control.ExitUnavailable,
+	refused = api.CallResult{
+		CallRef: sat, RouterType: "pull-only", Start: noon.Add(-2 * time.Hour), End: noon.Add(-2*time.Hour + 5*time.Second), Line: api.Seconds(5 * time.Second),
+		In: api.Progress{Expected: -1}, Out: api.Progress{Expected: -1},
+		Replies: []api.Reply{{Name: "@com", Code: 459, Text: "not\r\x1b[31mallowed", Count: -1}},
+		Error:   "the remote refused every request", Hint: "ask its postmaster for the names you may request", Exit: api.ExitUnavailable,
 	}
 )
 
 func full() *daemon {
 	until := noon.Add(250 * time.Second)
 	return &daemon{
-		status: control.Status{
-			Version: "1.2.3", PID: 812, Hostname: "hub.example.net", Started: *ago(76 * time.Hour), Uptime: control.Seconds(76 * time.Hour),
-			Config: control.ConfigStatus{
+		status: api.Status{
+			Version: "1.2.3", PID: 812, Hostname: "hub.example.net", Started: *ago(76 * time.Hour), Uptime: api.Seconds(76 * time.Hour),
+			Config: api.ConfigStatus{
 				File: "/etc/etrnd/etrnd.toml", Loaded: *ago(50 * time.Hour), Rejected: ago(90 * time.Second),
 				Problems: []string{`/etc/etrnd/etrnd.toml:12: queue "acme": domains: "acme..example" is no domain`},
 			},
-			MTA:    control.MTAStatus{Type: "postfix", Reconciled: ago(12 * time.Second)},
-			Milter: control.MilterStatus{Connected: true, Since: ago(75 * time.Hour), Sessions: 1},
-			Listen: []control.Listener{{Name: "control", Address: "unix:/run/etrnd/control.sock"}, {Name: "policy", Address: "unix:/var/spool/postfix/etrnd/policy.sock"}, {Name: "odmr", Address: "[::]:366"}},
-			Queues: control.QueueTotals{Queues: 3, Messages: 216, Bytes: 1234567, Oldest: ago(200 * time.Minute)},
-			Links: []control.Link{
-				{Name: "isp", State: control.LinkUp, Since: ago(72 * time.Second), Interface: "ppp0", Remotes: []string{"hub", "sat"}},
-				{Name: "harbour", State: control.LinkDown},
+			MTA:    api.MTAStatus{Type: "postfix", Reconciled: ago(12 * time.Second)},
+			Milter: api.MilterStatus{Connected: true, Since: ago(75 * time.Hour), Sessions: 1},
+			Listen: []api.Listener{{Name: "control", Address: "unix:/run/etrnd/control.sock"}, {Name: "policy", Address: "unix:/var/spool/postfix/etrnd/policy.sock"}, {Name: "odmr", Address: "[::]:366"}},
+			Queues: api.QueueTotals{Queues: 3, Messages: 216, Bytes: 1234567, Oldest: ago(200 * time.Minute)},
+			Links: []api.Link{
+				{Name: "isp", State: api.LinkUp, Since: ago(72 * time.Second), Interface: "ppp0", Remotes: []string{"hub", "sat"}},
+				{Name: "harbour", State: api.LinkDown},
 			},
-			Calls: []control.CallEvent{
-				{CallRef: hub, Phase: control.PhaseReceiving, Waiting: "7 of 14 messages", Line: control.Seconds(71 * time.Second), In: control.Progress{Messages: 7, Bytes: 16000, Expected: 14}, Out: control.Progress{Messages: 3, Bytes: 2100345, Expected: 3}},
-				{CallRef: sat, Phase: control.PhaseConnecting, In: control.Progress{Expected: -1}, Out: control.Progress{Expected: -1}},
+			Calls: []api.CallEvent{
+				{CallRef: hub, Phase: api.PhaseReceiving, Waiting: "7 of 14 messages", Line: api.Seconds(71 * time.Second), In: api.Progress{Messages: 7, Bytes: 16000, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}},
+				{CallRef: sat, Phase: api.PhaseConnecting, In: api.Progress{Expected: -1}, Out: api.Progress{Expected: -1}},
 			},
 			Warnings: []string{"Postfix is not set up for this configuration: etrnctl setup postfix"},
 		},
-		queues: []control.Queue{
+		queues: []api.Queue{
 			{Name: "acme", Messages: 214, Bytes: 1222567, Oldest: ago(200 * time.Minute), Domains: []string{"acme.example", ".acme.example"}, Deliver: "smtp:[mail.acme.example]", Failed: 1},
 			{Name: "beta", Messages: 2, Bytes: 12000, Oldest: ago(40 * time.Second), Open: true, OpenUntil: &until, UnderWay: 2, Domains: []string{"beta.example", "postmaster@beta.test", "one.beta.test", "two.beta.test", "three.beta.test"}},
 			{Name: "hub", Open: true, Domains: []string{"*"}, Remote: "hub"},
 		},
-		history:  []control.CallResult{good, refused},
-		released: []control.Released{{Queue: "acme", Messages: 214, Bytes: 1222567}, {Queue: "beta"}},
-		calls:    []control.CallRef{hub},
+		history:  []api.CallResult{good, refused},
+		released: []api.Released{{Queue: "acme", Messages: 214, Bytes: 1222567}, {Queue: "beta"}},
+		calls:    []api.CallRef{hub},
 		warnings: []string{`/etc/etrnd/etrnd.toml:9: odmr: users: "/etc/etrnd/users" can be read by everyone`},
 	}
 }
@@ -257,7 +258,7 @@ func TestOutput(t *testing.T) {
 	}{
 		{"status", full(), "status"},
 		// A daemon that has just started, on a machine where nothing else does.
-		{"status-bare", &daemon{status: control.Status{Version: "1.2.3", PID: 1, Hostname: "site.example", Config: control.ConfigStatus{File: "/etc/etrnd/etrnd.toml", Loaded: noon}, MTA: control.MTAStatus{Type: "postfix", Error: "the mail system is down"}}}, "status"},
+		{"status-bare", &daemon{status: api.Status{Version: "1.2.3", PID: 1, Hostname: "site.example", Config: api.ConfigStatus{File: "/etc/etrnd/etrnd.toml", Loaded: noon}, MTA: api.MTAStatus{Type: "postfix", Error: "the mail system is down"}}}, "status"},
 		{"status-json", full(), "status --json"},
 		{"queues", full(), "queues"},
 		{"queues-json", full(), "queues --json"},
@@ -339,16 +340,16 @@ func TestAsked(t *testing.T) {
 func TestDaemonErrors(t *testing.T) {
 	for _, c := range []struct {
 		golden, args string
-		err          *control.Error
+		err          *api.Error
 	}{
-		{"error-queue", "release nobody", control.Errorf(control.ExitUsage, "queues of the configuration: acme, beta", `there is no queue "nobody"`)},
-		{"error-reload", "reload", &control.Error{Exit: control.ExitConfig, Message: "the configuration was not taken; the one of before stays in force:", Details: []string{`etrnd.toml:12: queue "acme": "acme..example" is no domain`, `etrnd.toml:14: unknown key "clientz"; did you mean "clients"?`}}},
-		{"error-escape", "call hub", control.Errorf(control.ExitUnavailable, "", "the remote said \"554 \x1b]0;owned\x07\r\n250 ok\" \xff")},
-		{"error-hangup", "hang-up isp", control.Errorf(control.ExitTempFail, "", "hang-up: poff: exit status 1")},
-		{"error-linkup", "link up isp", control.Errorf(control.ExitTempFail, "", "stopping")},
-		{"error-linkdown", "link down isp", control.Errorf(control.ExitUsage, "", `there is no link "isp"`)},
-		{"error-queues", "queues", control.Errorf(control.ExitTempFail, "start Postfix", "the mail system is down")},
-		{"error-history", "history", control.Errorf(control.ExitTempFail, "", "gone")},
+		{"error-queue", "release nobody", api.Errorf(api.ExitUsage, "queues of the configuration: acme, beta", `there is no queue "nobody"`)},
+		{"error-reload", "reload", &api.Error{Exit: api.ExitConfig, Message: "the configuration was not taken; the one of before stays in force:", Details: []string{`etrnd.toml:12: queue "acme": "acme..example" is no domain`, `etrnd.toml:14: unknown key "clientz"; did you mean "clients"?`}}},
+		{"error-escape", "call hub", api.Errorf(api.ExitUnavailable, "", "the remote said \"554 \x1b]0;owned\x07\r\n250 ok\" \xff")},
+		{"error-hangup", "hang-up isp", api.Errorf(api.ExitTempFail, "", "hang-up: poff: exit status 1")},
+		{"error-linkup", "link up isp", api.Errorf(api.ExitTempFail, "", "stopping")},
+		{"error-linkdown", "link down isp", api.Errorf(api.ExitUsage, "", `there is no link "isp"`)},
+		{"error-queues", "queues", api.Errorf(api.ExitTempFail, "start Postfix", "the mail system is down")},
+		{"error-history", "history", api.Errorf(api.ExitTempFail, "", "gone")},
 	} {
 		t.Run(c.golden, func(t *testing.T) {
 			d := full()

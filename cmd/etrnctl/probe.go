@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -81,7 +81,7 @@ func (a *app) probeCommand() *cobra.Command {
 // probeAddrs reads HOST[:PORT]; an IPv6 address with a port has brackets.
 func probeAddrs(s string) ([]string, error) {
 	bad := func(why string) error {
-		return control.Errorf(control.ExitUsage, `write HOST, HOST:PORT or [ADDRESS]:PORT`, "%q is no host to probe: %s", s, why)
+		return api.Errorf(api.ExitUsage, `write HOST, HOST:PORT or [ADDRESS]:PORT`, "%q is no host to probe: %s", s, why)
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *app) hostname() string {
 
 func probeOutcome(host string, found []probed) error {
 	answered := false
-	e := &control.Error{Exit: control.ExitTempFail, Message: host + " cannot be probed:"}
+	e := &api.Error{Exit: api.ExitTempFail, Message: host + " cannot be probed:"}
 	for _, f := range found {
 		if f.Offer != nil && (f.Offer.ETRN || f.Offer.ATRN) {
 			return nil
@@ -126,11 +126,11 @@ func probeOutcome(host string, found []probed) error {
 			e.Details = append(e.Details, f.Address+": "+f.Error)
 		}
 		if f.refused {
-			e.Exit = control.ExitUnavailable
+			e.Exit = api.ExitUnavailable
 		}
 	}
 	if answered {
-		return control.Errorf(control.ExitUnavailable, "a few servers (Sendmail among them) take ETRN without listing it; it can still be tried",
+		return api.Errorf(api.ExitUnavailable, "a few servers (Sendmail among them) take ETRN without listing it; it can still be tried",
 			"%s lists neither ETRN nor ATRN", host)
 	}
 	return e

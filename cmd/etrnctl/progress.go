@@ -9,16 +9,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // progress shows calls while they last.
 type progress interface {
-	event(control.CallEvent) error
+	event(api.CallEvent) error
 	end()
 }
 
-func (a *app) progress(calls []control.CallRef) progress {
+func (a *app) progress(calls []api.CallRef) progress {
 	switch {
 	case a.json:
 		return silent{}
@@ -32,8 +32,8 @@ func (a *app) progress(calls []control.CallRef) progress {
 
 type silent struct{}
 
-func (silent) event(control.CallEvent) error { return nil }
-func (silent) end()                          {}
+func (silent) event(api.CallEvent) error { return nil }
+func (silent) end()                      {}
 
 // plain prints one line for each change of a phase, for logs and mail.
 type plain struct {
@@ -43,7 +43,7 @@ type plain struct {
 	last  map[string]string
 }
 
-func (s *plain) event(ev control.CallEvent) error {
+func (s *plain) event(ev api.CallEvent) error {
 	// What is waited for counts on with each message, so a change of it alone
 	// is not worth a line.
 	if s.last[ev.Call] == string(ev.Phase) {
@@ -63,7 +63,7 @@ type live struct {
 	w     io.Writer
 	size  func() (columns, rows int)
 	now   func() time.Time
-	order []control.CallRef
+	order []api.CallRef
 
 	mu    sync.Mutex
 	last  map[string]seen
@@ -75,7 +75,7 @@ type live struct {
 }
 
 type seen struct {
-	ev control.CallEvent
+	ev api.CallEvent
 	at time.Time
 }
 
@@ -98,7 +98,7 @@ func (l *live) start() {
 	})
 }
 
-func (l *live) event(ev control.CallEvent) error {
+func (l *live) event(ev api.CallEvent) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last[ev.Call] = seen{ev, l.now()}
@@ -131,7 +131,7 @@ func (l *live) draw() {
 	for _, ref := range l.fit((rows - 1) / 2) {
 		s := l.last[ref.Call]
 		used := time.Duration(s.ev.Line)
-		if s.ev.Result == nil && s.ev.Phase != control.PhaseDialling {
+		if s.ev.Result == nil && s.ev.Phase != api.PhaseDialling {
 			used += l.now().Sub(s.at)
 		}
 		for _, text := range []string{
@@ -149,8 +149,8 @@ func (l *live) draw() {
 
 // fit is the calls that there is room for: what has scrolled off the screen
 // cannot be rewritten. Those that go on come before those that have ended.
-func (l *live) fit(n int) []control.CallRef {
-	var on, ended []control.CallRef
+func (l *live) fit(n int) []api.CallRef {
+	var on, ended []api.CallRef
 	for _, ref := range l.order {
 		switch s, ok := l.last[ref.Call]; {
 		case !ok:
@@ -164,31 +164,31 @@ func (l *live) fit(n int) []control.CallRef {
 		on = append(on, ended...)
 		return on[:min(max(n, 1), len(on))]
 	}
-	return slices.DeleteFunc(slices.Clone(l.order), func(ref control.CallRef) bool { _, ok := l.last[ref.Call]; return !ok })
+	return slices.DeleteFunc(slices.Clone(l.order), func(ref api.CallRef) bool { _, ok := l.last[ref.Call]; return !ok })
 }
 
 // doing says what a call is at.
-func doing(ev control.CallEvent) string {
+func doing(ev api.CallEvent) string {
 	phase := string(ev.Phase)
 	switch ev.Phase {
-	case control.PhaseDone:
-		if ev.Result != nil && ev.Result.Exit != control.ExitOK {
+	case api.PhaseDone:
+		if ev.Result != nil && ev.Result.Exit != api.ExitOK {
 			phase = "ended early"
 		}
-	case control.PhaseMTA:
+	case api.PhaseMTA:
 		phase = "waiting for the local MTA"
-	case control.PhaseTLS:
+	case api.PhaseTLS:
 		phase = "starting TLS"
-	case control.PhaseAuth:
+	case api.PhaseAuth:
 		phase = "authenticating"
-	case control.PhaseRequest:
+	case api.PhaseRequest:
 		phase = "asking for mail"
-	case control.PhaseHangingUp:
+	case api.PhaseHangingUp:
 		phase = "hanging up"
 	}
 	if ev.Waiting != "" && ev.Result == nil {
 		phase += ", waiting for " + ev.Waiting
-		if ev.Phase == control.PhaseMTA {
+		if ev.Phase == api.PhaseMTA {
 			phase = "waiting for " + ev.Waiting
 		}
 	}
@@ -196,7 +196,7 @@ func doing(ev control.CallEvent) string {
 }
 
 // amount is a Progress on a line: "7 of 14 (32 kB)".
-func amount(p control.Progress) string {
+func amount(p api.Progress) string {
 	s := fmt.Sprint(p.Messages)
 	if p.Expected >= 0 {
 		s += fmt.Sprintf(" of %d", max(p.Expected, p.Messages))

@@ -9,7 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // printer writes for people. Strings are cleaned on their way: much of what
@@ -178,7 +178,7 @@ func (a *app) since(t *time.Time) string {
 
 func (a *app) date(t time.Time) string { return t.In(a.zone).Format("2006-01-02 15:04:05") }
 
-func (a *app) renderStatus(s control.Status) error {
+func (a *app) renderStatus(s api.Status) error {
 	p := a.print()
 	field := func(name, format string, args ...any) {
 		p.f("%-14s"+format+"\n", append([]any{name}, args...)...)
@@ -261,7 +261,7 @@ func dash(s string) string {
 	return s
 }
 
-func (a *app) renderQueues(qs []control.Queue) error {
+func (a *app) renderQueues(qs []api.Queue) error {
 	p := a.print()
 	if len(qs) == 0 {
 		p.f("the configuration has no queues\n")
@@ -285,7 +285,7 @@ func (a *app) renderQueues(qs []control.Queue) error {
 }
 
 // queueState is what a queue does with its mail.
-func (a *app) queueState(q control.Queue) string {
+func (a *app) queueState(q api.Queue) string {
 	var s []string
 	switch {
 	case q.Open && q.OpenUntil != nil:
@@ -304,7 +304,7 @@ func (a *app) queueState(q control.Queue) string {
 	return strings.Join(s, ", ")
 }
 
-func (a *app) renderHistory(rs []control.CallResult) error {
+func (a *app) renderHistory(rs []api.CallResult) error {
 	p := a.print()
 	if len(rs) == 0 {
 		p.f("no calls have ended since etrnd started\n")
@@ -327,13 +327,13 @@ func (a *app) renderHistory(rs []control.CallResult) error {
 // result is an exit code in words.
 func result(exit int) string {
 	switch exit {
-	case control.ExitOK:
+	case api.ExitOK:
 		return "ok"
-	case control.ExitUnavailable:
+	case api.ExitUnavailable:
 		return "refused (69)"
-	case control.ExitTempFail:
+	case api.ExitTempFail:
 		return "failed (75)"
-	case control.ExitConfig:
+	case api.ExitConfig:
 		return "configuration (78)"
 	}
 	return fmt.Sprintf("failed (%d)", exit)
@@ -341,9 +341,9 @@ func result(exit int) string {
 
 // renderResult says at the end of a call what came, what went, and for how
 // long the line was used. The error itself is for whoever ends the program.
-func (a *app) renderResult(p *printer, r control.CallResult) {
+func (a *app) renderResult(p *printer, r api.CallResult) {
 	how := "done"
-	if r.Exit != control.ExitOK {
+	if r.Exit != api.ExitOK {
 		how = "ended early"
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
@@ -357,7 +357,7 @@ func (a *app) renderResult(p *printer, r control.CallResult) {
 	}
 }
 
-func ofExpected(p control.Progress) string {
+func ofExpected(p api.Progress) string {
 	if p.Expected > p.Messages {
 		return fmt.Sprintf(" of %d", p.Expected)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etrnd/etrnd/etrnd"
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/mta"
 )
@@ -117,13 +117,13 @@ func postfix(cfg *config.Config) *mta.Postfix {
 func mtaError(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
-		return control.Errorf(control.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
+		return api.Errorf(api.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
-		return control.Errorf(control.ExitNoPerm, "try it as root", "%v", err)
+		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
 	case errors.Is(err, mta.ErrDown):
-		return control.Errorf(control.ExitTempFail, "start Postfix", "%v", err)
+		return api.Errorf(api.ExitTempFail, "start Postfix", "%v", err)
 	}
-	return control.Errorf(control.ExitConfig, "", "%v", err)
+	return api.Errorf(api.ExitConfig, "", "%v", err)
 }
 
 // checkMTA is the part of check that concerns the MTA. What it finds are
@@ -145,9 +145,9 @@ func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 func none(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		if len(cmd.Commands()) > 0 {
-			return control.Errorf(control.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s has no command %q", cmd.CommandPath(), args[0])
+			return api.Errorf(api.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s has no command %q", cmd.CommandPath(), args[0])
 		}
-		return control.Errorf(control.ExitUsage, "usage: "+cmd.UseLine(), "%s takes no argument, but there is %q", cmd.CommandPath(), args[0])
+		return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s takes no argument, but there is %q", cmd.CommandPath(), args[0])
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -93,7 +93,7 @@ func (a *app) usersFile(file string) (string, error) {
 		return "", err
 	}
 	if cfg.ODMR.Users == "" {
-		return "", control.Errorf(control.ExitConfig, `write users = "/etc/etrnd/users" into its [odmr] table, or name the file with --file`,
+		return "", api.Errorf(api.ExitConfig, `write users = "/etc/etrnd/users" into its [odmr] table, or name the file with --file`,
 			"%s names no users file", a.configFile)
 	}
 	return cfg.ODMR.Users, nil
@@ -111,7 +111,7 @@ func (a *app) editSecret(path, name string, cram bool, edit func(*users.File, st
 	}
 	s, err := users.NewSecret(password, users.SecretOptions{CramMD5: cram})
 	if err != nil {
-		return control.Errorf(control.ExitUsage, "", "the password cannot be used: %v", err)
+		return api.Errorf(api.ExitUsage, "", "the password cannot be used: %v", err)
 	}
 	return a.keep(path, name, func(f *users.File) error { return edit(f, name, s) })
 }
@@ -149,27 +149,27 @@ func (a *app) edited(path, name string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, users.ErrExists):
-		return control.Errorf(control.ExitUsage, "change the password with etrnctl user password "+name, "%s has a user %q already", path, name)
+		return api.Errorf(api.ExitUsage, "change the password with etrnctl user password "+name, "%s has a user %q already", path, name)
 	case errors.Is(err, users.ErrNoUser):
-		return control.Errorf(control.ExitUsage, "list the users with etrnctl user list", "%s has no user %q", path, name)
+		return api.Errorf(api.ExitUsage, "list the users with etrnctl user list", "%s has no user %q", path, name)
 	case errors.As(err, &bad):
-		e := &control.Error{Exit: control.ExitConfig, Message: "the users file cannot be used:"}
+		e := &api.Error{Exit: api.ExitConfig, Message: "the users file cannot be used:"}
 		for _, p := range bad {
 			e.Details = append(e.Details, p.String())
 		}
 		return e
 	case errors.Is(err, fs.ErrPermission):
-		return control.Errorf(control.ExitNoPerm, "try it as root", "%v", err)
+		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
 	case errors.Is(err, fs.ErrNotExist):
-		return control.Errorf(control.ExitConfig, "make the directory first", "%v", err)
+		return api.Errorf(api.ExitConfig, "make the directory first", "%v", err)
 	}
-	return control.Errorf(control.ExitUsage, "", "%v", err)
+	return api.Errorf(api.ExitUsage, "", "%v", err)
 }
 
 func (a *app) listUsers(path string) error {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return control.Errorf(control.ExitConfig, "etrnctl user add NAME makes it", "there is no users file %s", path)
+		return api.Errorf(api.ExitConfig, "etrnctl user add NAME makes it", "there is no users file %s", path)
 	}
 	if err != nil {
 		return a.edited(path, "", err)
@@ -211,7 +211,7 @@ func (a *app) password(name string) (string, error) {
 		b, err := term.ReadPassword(int(f.Fd()))
 		printer{w: a.err}.ask("\n")
 		if err != nil {
-			return "", control.Errorf(control.ExitUsage, "", "no password was read: %v", err)
+			return "", api.Errorf(api.ExitUsage, "", "no password was read: %v", err)
 		}
 		return checkPassword(string(b))
 	}
@@ -224,7 +224,7 @@ func (a *app) password(name string) (string, error) {
 		return "", err
 	}
 	if first != second {
-		return "", control.Errorf(control.ExitUsage, "", "the two passwords differ; nothing was changed")
+		return "", api.Errorf(api.ExitUsage, "", "the two passwords differ; nothing was changed")
 	}
 	return first, nil
 }
@@ -235,7 +235,7 @@ func (p printer) ask(s string) { _, _ = io.WriteString(p.w, s) }
 func readPassword(r io.Reader) (string, error) {
 	line, err := bufio.NewReader(io.LimitReader(r, maxPassword+3)).ReadString('\n')
 	if err != nil && err != io.EOF {
-		return "", control.Errorf(control.ExitUsage, "", "no password was read: %v", err)
+		return "", api.Errorf(api.ExitUsage, "", "no password was read: %v", err)
 	}
 	line, _ = strings.CutSuffix(line, "\n")
 	line, _ = strings.CutSuffix(line, "\r")
@@ -245,9 +245,9 @@ func readPassword(r io.Reader) (string, error) {
 func checkPassword(s string) (string, error) {
 	switch {
 	case s == "":
-		return "", control.Errorf(control.ExitUsage, "type it, or send it on the first line of standard input", "the password is empty; nothing was changed")
+		return "", api.Errorf(api.ExitUsage, "type it, or send it on the first line of standard input", "the password is empty; nothing was changed")
 	case len(s) > maxPassword:
-		return "", control.Errorf(control.ExitUsage, "", "the password is longer than %d bytes; nothing was changed", maxPassword)
+		return "", api.Errorf(api.ExitUsage, "", "the password is longer than %d bytes; nothing was changed", maxPassword)
 	}
 	return s, nil
 }

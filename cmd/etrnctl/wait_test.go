@@ -7,34 +7,34 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // events of a call that goes well, and of one that is refused.
-func callEvents() []control.CallEvent {
-	in := func(n int, b int64, of int) control.Progress {
-		return control.Progress{Messages: n, Bytes: b, Expected: of}
+func callEvents() []api.CallEvent {
+	in := func(n int, b int64, of int) api.Progress {
+		return api.Progress{Messages: n, Bytes: b, Expected: of}
 	}
-	at := func(s int) control.Seconds { return control.Seconds(time.Duration(s) * time.Second) }
-	none := control.Progress{Expected: -1}
-	return []control.CallEvent{
-		{CallRef: hub, Phase: control.PhaseDialling, Waiting: "pon isp to end", In: none, Out: none},
-		{CallRef: hub, Phase: control.PhaseMTA, Waiting: "the local SMTP listener 127.0.0.1:25 to answer", In: none, Out: none, Line: at(1)},
-		{CallRef: sat, Phase: control.PhaseConnecting, In: none, Out: none},
-		{CallRef: hub, Phase: control.PhaseTLS, In: none, Out: none, Line: at(2)},
-		{CallRef: hub, Phase: control.PhaseAuth, In: none, Out: none, Line: at(2)},
-		{CallRef: hub, Phase: control.PhaseRequest, In: none, Out: none, Line: at(3)},
-		{CallRef: sat, Phase: control.PhaseDone, In: none, Out: none, Result: &refused},
-		{CallRef: hub, Phase: control.PhasePushing, Waiting: "3 messages to go", In: in(0, 0, 14), Out: in(0, 0, 3), Line: at(4)},
-		{CallRef: hub, Phase: control.PhasePushing, Waiting: "1 message to go", In: in(3, 6000, 14), Out: in(2, 2000, 3), Line: at(5)},
-		{CallRef: hub, Phase: control.PhaseReceiving, Waiting: "7 of 14 messages", In: in(7, 16000, 14), Out: in(3, 2100345, 3), Line: at(60)},
-		{CallRef: hub, Phase: control.PhaseHangingUp, In: in(14, 32345, 14), Out: in(3, 2100345, 3), Line: at(72)},
-		{CallRef: hub, Phase: control.PhaseDone, In: in(14, 32345, 14), Out: in(3, 2100345, 3), Line: at(72), Result: &good},
+	at := func(s int) api.Seconds { return api.Seconds(time.Duration(s) * time.Second) }
+	none := api.Progress{Expected: -1}
+	return []api.CallEvent{
+		{CallRef: hub, Phase: api.PhaseDialling, Waiting: "pon isp to end", In: none, Out: none},
+		{CallRef: hub, Phase: api.PhaseMTA, Waiting: "the local SMTP listener 127.0.0.1:25 to answer", In: none, Out: none, Line: at(1)},
+		{CallRef: sat, Phase: api.PhaseConnecting, In: none, Out: none},
+		{CallRef: hub, Phase: api.PhaseTLS, In: none, Out: none, Line: at(2)},
+		{CallRef: hub, Phase: api.PhaseAuth, In: none, Out: none, Line: at(2)},
+		{CallRef: hub, Phase: api.PhaseRequest, In: none, Out: none, Line: at(3)},
+		{CallRef: sat, Phase: api.PhaseDone, In: none, Out: none, Result: &refused},
+		{CallRef: hub, Phase: api.PhasePushing, Waiting: "3 messages to go", In: in(0, 0, 14), Out: in(0, 0, 3), Line: at(4)},
+		{CallRef: hub, Phase: api.PhasePushing, Waiting: "1 message to go", In: in(3, 6000, 14), Out: in(2, 2000, 3), Line: at(5)},
+		{CallRef: hub, Phase: api.PhaseReceiving, Waiting: "7 of 14 messages", In: in(7, 16000, 14), Out: in(3, 2100345, 3), Line: at(60)},
+		{CallRef: hub, Phase: api.PhaseHangingUp, In: in(14, 32345, 14), Out: in(3, 2100345, 3), Line: at(72)},
+		{CallRef: hub, Phase: api.PhaseDone, In: in(14, 32345, 14), Out: in(3, 2100345, 3), Line: at(72), Result: &good},
 	}
 }
 
-func queued(evs []control.CallEvent) chan control.CallEvent {
-	c := make(chan control.CallEvent, len(evs))
+func queued(evs []api.CallEvent) chan api.CallEvent {
+	c := make(chan api.CallEvent, len(evs))
 	for _, ev := range evs {
 		c <- ev
 	}
@@ -45,10 +45,10 @@ func queued(evs []control.CallEvent) chan control.CallEvent {
 // came, what went, how long the line was used, and the worse exit code.
 func TestWait(t *testing.T) {
 	d := full()
-	d.calls = []control.CallRef{hub, sat}
+	d.calls = []api.CallRef{hub, sat}
 	d.events = queued(callEvents())
 	out, errs, exit := etrnctl(t, "", "link", "up", "isp", "--wait", "--socket", d.start(t))
-	if exit != control.ExitUnavailable {
+	if exit != api.ExitUnavailable {
 		t.Errorf("exit %d, want 69", exit)
 	}
 	golden(t, "wait", out)
@@ -59,7 +59,7 @@ func TestWait(t *testing.T) {
 // With --json there are the results and nothing else.
 func TestWaitJSON(t *testing.T) {
 	d := full()
-	d.events = queued([]control.CallEvent{{CallRef: hub, Phase: control.PhaseDone, Result: &good}})
+	d.events = queued([]api.CallEvent{{CallRef: hub, Phase: api.PhaseDone, Result: &good}})
 	out, errs, exit := etrnctl(t, "", "call", "hub", "--wait", "--json", "--socket", d.start(t))
 	if exit != 0 || errs != "" {
 		t.Errorf("exit %d, stderr %q", exit, errs)
@@ -73,25 +73,25 @@ func TestWaitDaemonGone(t *testing.T) {
 	d.events = queued(callEvents()[:2])
 	close(d.events)
 	out, errs, exit := etrnctl(t, "", "call", "hub", "--wait", "--socket", d.start(t))
-	if exit != control.ExitTempFail || !strings.Contains(errs, "went away before the call had ended") || !strings.Contains(out, "dialling") {
+	if exit != api.ExitTempFail || !strings.Contains(errs, "went away before the call had ended") || !strings.Contains(out, "dialling") {
 		t.Errorf("exit %d, stderr %q, stdout %q", exit, errs, out)
 	}
 }
 
 // The exit code is the worst one of the calls, and the sentence goes with it.
 func TestOutcome(t *testing.T) {
-	r := func(remote string, exit int) control.CallResult {
-		return control.CallResult{CallRef: control.CallRef{Remote: remote}, Exit: exit, Error: "e"}
+	r := func(remote string, exit int) api.CallResult {
+		return api.CallResult{CallRef: api.CallRef{Remote: remote}, Exit: exit, Error: "e"}
 	}
 	for _, c := range []struct {
-		results []control.CallResult
+		results []api.CallResult
 		exit    int
 		says    string
 	}{
 		{nil, 0, ""},
-		{[]control.CallResult{r("a", 0), r("b", 0)}, 0, ""},
-		{[]control.CallResult{r("a", 75), r("b", 0), r("c", 69)}, 75, "a: e"},
-		{[]control.CallResult{r("a", 75), r("b", 78)}, 78, "b: e"},
+		{[]api.CallResult{r("a", 0), r("b", 0)}, 0, ""},
+		{[]api.CallResult{r("a", 75), r("b", 0), r("c", 69)}, 75, "a: e"},
+		{[]api.CallResult{r("a", 75), r("b", 78)}, 78, "b: e"},
 	} {
 		err := outcome(c.results)
 		if err == nil {
@@ -100,7 +100,7 @@ func TestOutcome(t *testing.T) {
 			}
 			continue
 		}
-		if e := err.(*control.Error); e.Exit != c.exit || e.Message != c.says {
+		if e := err.(*api.Error); e.Exit != c.exit || e.Message != c.says {
 			t.Errorf("%v: got %d %q, want %d %q", c.results, e.Exit, e.Message, c.exit, c.says)
 		}
 	}
@@ -153,7 +153,7 @@ func (s *screen) Write(b []byte) (int, error) {
 func TestLive(t *testing.T) {
 	s := &screen{t: t, width: 60}
 	now, rows := noon, 24
-	l := &live{w: s, size: func() (int, int) { return s.width, rows }, now: func() time.Time { return now }, order: []control.CallRef{hub, sat}, last: map[string]seen{}, stop: make(chan struct{})}
+	l := &live{w: s, size: func() (int, int) { return s.width, rows }, now: func() time.Time { return now }, order: []api.CallRef{hub, sat}, last: map[string]seen{}, stop: make(chan struct{})}
 	var shown strings.Builder
 	for _, ev := range callEvents() {
 		if err := l.event(ev); err != nil {
@@ -167,7 +167,7 @@ func TestLive(t *testing.T) {
 	// Where there is no room for all, those that go on come first.
 	rows = 4
 	l.last[hub.Call] = seen{callEvents()[0], now}
-	l.order = []control.CallRef{sat, hub}
+	l.order = []api.CallRef{sat, hub}
 	l.draw()
 	if len(s.lines) != 2 || !strings.HasPrefix(s.lines[0], "hub: dialling") {
 		t.Errorf("on four rows: %q", s.lines)

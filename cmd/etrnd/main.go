@@ -17,7 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/etrnd/etrnd/etrnd"
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 )
@@ -34,28 +34,28 @@ func run(args []string, stderr io.Writer) int {
 	show := flags.Bool("version", false, "print the version and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return control.ExitOK
+		return api.ExitOK
 	case err != nil:
-		return control.ExitUsage
+		return api.ExitUsage
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "etrnd: takes no arguments, but got %q\n", flags.Arg(0))
-		return control.ExitUsage
+		return api.ExitUsage
 	}
 	if *show {
 		fmt.Println("etrnd", version)
-		return control.ExitOK
+		return api.ExitOK
 	}
 	cfg, err := config.Load(*file)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return control.ExitConfig
+		return api.ExitConfig
 	}
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(stderr, "warning:", w)
 	}
 	if *check {
 		fmt.Fprintf(stderr, "%s: no errors\n", *file)
-		return control.ExitOK
+		return api.ExitOK
 	}
 
 	level := new(slog.LevelVar)
@@ -64,7 +64,7 @@ func run(args []string, stderr io.Writer) int {
 	sockets, err := listen.Activated()
 	if err != nil {
 		log.Error("sockets passed by systemd cannot be used", "error", err)
-		return control.ExitConfig
+		return api.ExitConfig
 	}
 	d, err := etrnd.New(etrnd.Options{
 		ConfigFile: *file, Config: cfg, Version: version, Logger: log, Level: level, Sockets: sockets,
@@ -72,7 +72,7 @@ func run(args []string, stderr io.Writer) int {
 	})
 	if err != nil {
 		log.Error("etrnd cannot start", "error", err)
-		return control.ExitConfig
+		return api.ExitConfig
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -81,10 +81,10 @@ func run(args []string, stderr io.Writer) int {
 	notify(log, daemon.SdNotifyStopping)
 	if err != nil {
 		log.Error("etrnd ends", "error", err)
-		return control.ExitTempFail
+		return api.ExitTempFail
 	}
 	log.Info("etrnd ends")
-	return control.ExitOK
+	return api.ExitOK
 }
 
 func logger(w io.Writer, format string, level slog.Leveler) *slog.Logger {

@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -25,15 +25,15 @@ import (
 type call struct {
 	caller  *Caller
 	session *session
-	ref     control.CallRef
+	ref     api.CallRef
 	remote  config.Remote
 	log     *slog.Logger
 
 	made       time.Time // the call was asked for
 	began      time.Time // the link was up; zero: never
-	phase      control.Phase
+	phase      api.Phase
 	waiting    string
-	replies    []control.Reply
+	replies    []api.Reply
 	tally      *Tally
 	senders    *senders
 	leftBefore hold.Left // of the push queues, when the call began
@@ -43,7 +43,7 @@ type call struct {
 
 	expectIn int // messages that the remote has announced; -1: unknown
 	in       Counts
-	out      control.Progress
+	out      api.Progress
 
 	exit      int
 	err, hint string
@@ -53,35 +53,35 @@ type call struct {
 func newCall(c *Caller, s *session, r config.Remote) *call {
 	id := c.newID()
 	return &call{
-		caller: c, session: s, remote: r, senders: newSenders(&r), made: time.Now(), phase: control.PhaseDialling, expectIn: -1, moved: make(chan struct{}, 1),
-		ref: control.CallRef{Call: id, Remote: r.Name, Link: r.Link},
+		caller: c, session: s, remote: r, senders: newSenders(&r), made: time.Now(), phase: api.PhaseDialling, expectIn: -1, moved: make(chan struct{}, 1),
+		ref: api.CallRef{Call: id, Remote: r.Name, Link: r.Link},
 		log: c.log.With("call", id, "remote", r.Name),
 	}
 }
 
 // event is how the call stands. The caller holds mu.
-func (cl *call) event() control.CallEvent {
-	ev := control.CallEvent{
+func (cl *call) event() api.CallEvent {
+	ev := api.CallEvent{
 		CallRef: cl.ref, Time: time.Now(), Phase: cl.phase, Waiting: cl.waiting,
-		In:  control.Progress{Messages: cl.in.Messages, Bytes: cl.in.Bytes, Expected: cl.expectIn},
+		In:  api.Progress{Messages: cl.in.Messages, Bytes: cl.in.Bytes, Expected: cl.expectIn},
 		Out: cl.out,
 	}
 	if !cl.began.IsZero() {
-		ev.Line = control.Seconds(time.Since(cl.began))
+		ev.Line = api.Seconds(time.Since(cl.began))
 	}
 	return ev
 }
 
 // finish is the result of a call that has ended. The caller holds mu.
-func (cl *call) finish() control.CallResult {
+func (cl *call) finish() api.CallResult {
 	ev := cl.event()
 	start := cl.began
 	if start.IsZero() {
 		start = cl.made
 	}
-	return control.CallResult{
+	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.in.Duplicates, Replies: append([]control.Reply{}, cl.replies...),
+		In: ev.In, Out: ev.Out, Duplicates: cl.in.Duplicates, Replies: append([]api.Reply{}, cl.replies...),
 		Error: cl.err, Hint: cl.hint, Exit: cl.exit,
 	}
 }
@@ -102,7 +102,7 @@ func (cl *call) set(change func()) {
 	cl.caller.notify()
 }
 
-func (cl *call) step(phase control.Phase, waiting string) {
+func (cl *call) step(phase api.Phase, waiting string) {
 	cl.set(func() { cl.phase, cl.waiting = phase, waiting })
 }
 
@@ -115,7 +115,7 @@ func (cl *call) run(ctx context.Context) {
 		if p := recover(); p != nil {
 			cl.log.Error("panic in a call", "panic", p, "stack", string(debug.Stack()))
 			cl.set(func() {
-				cl.fail(control.ExitTempFail, "internal error in the call", "this is a bug: the log has the details")
+				cl.fail(api.ExitTempFail, "internal error in the call", "this is a bug: the log has the details")
 			})
 		}
 	}()
@@ -138,7 +138,7 @@ func (cl *call) run(ctx context.Context) {
 		hint := "what has not gone stays held and goes with the next call"
 		cl.set(func() {
 			cl.measure()
-			cl.fail(control.ExitTempFail, why.Error(), hint)
+			cl.fail(api.ExitTempFail, why.Error(), hint)
 		})
 	}
 }
@@ -156,7 +156,7 @@ func (cl *call) pull(ctx context.Context, serving *sync.WaitGroup) request {
 	if err := cl.waitForMTA(ctx); err != nil {
 		if ctx.Err() == nil {
 			cl.set(func() {
-				cl.fail(control.ExitTempFail, err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed")
+				cl.fail(api.ExitTempFail, err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed")
 			})
 		}
 		return request{}
@@ -170,7 +170,7 @@ func (cl *call) waitForMTA(ctx context.Context) error {
 	addr := cl.caller.config().MTA.SMTP
 	ctx, cancel := context.WithTimeout(ctx, cl.remote.RequestTimeout)
 	defer cancel()
-	cl.step(control.PhaseMTA, "the local SMTP listener "+addr+" to answer")
+	cl.step(api.PhaseMTA, "the local SMTP listener "+addr+" to answer")
 	for {
 		err := greets(ctx, addr)
 		if err == nil {
@@ -220,10 +220,10 @@ func (cl *call) ask(ctx context.Context, serving *sync.WaitGroup, again bool) re
 	defer cancel()
 	options, err := cl.options()
 	if err != nil {
-		cl.set(func() { cl.fail(control.ExitConfig, err.Error(), "") })
+		cl.set(func() { cl.fail(api.ExitConfig, err.Error(), "") })
 		return request{}
 	}
-	cl.step(control.PhaseConnecting, r.Addr()+" to answer")
+	cl.step(api.PhaseConnecting, r.Addr()+" to answer")
 	var client *odmr.Client
 	for delay, until := time.Second, time.Now().Add(r.ConnectTimeout); ; delay *= 2 {
 		client, err = odmr.Dial(dctx, r.Addr(), options)
@@ -245,7 +245,7 @@ func (cl *call) ask(ctx context.Context, serving *sync.WaitGroup, again bool) re
 	defer client.Quit()
 	serving.Go(func() { cl.senders.resolve(ctx, r.Host) })
 	before := cl.tally.Counts().Messages
-	cl.step(control.PhaseRequest, "the answer of "+r.Host)
+	cl.step(api.PhaseRequest, "the answer of "+r.Host)
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
 		if asked, ok := cl.turn(ctx, client, serving); ok {
@@ -268,9 +268,9 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		Phase: func(p odmr.Phase) {
 			switch p {
 			case odmr.PhaseTLS:
-				cl.step(control.PhaseTLS, "TLS with "+r.Host)
+				cl.step(api.PhaseTLS, "TLS with "+r.Host)
 			case odmr.PhaseAuth:
-				cl.step(control.PhaseAuth, r.Host+" to accept user "+r.User)
+				cl.step(api.PhaseAuth, r.Host+" to accept user "+r.User)
 			}
 		},
 	}
@@ -325,10 +325,10 @@ func (cl *call) refused(ctx context.Context, err error) {
 		return
 	}
 	r := &cl.remote
-	exit, hint := control.ExitUnavailable, ""
+	exit, hint := api.ExitUnavailable, ""
 	var e *odmr.Error
 	if errors.As(err, &e) && e.Temporary() {
-		exit = control.ExitTempFail
+		exit = api.ExitTempFail
 	}
 	code := 0
 	if e != nil && e.Op == "ATRN" {
@@ -340,7 +340,7 @@ func (cl *call) refused(ctx context.Context, err error) {
 	case code == 450:
 		// "Try again" would be of no use: nothing changes until somebody
 		// changes it.
-		exit, hint = control.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there (take it out, or have the other side add it), nor while another connection of that user is open", r.Host, r.User)
+		exit, hint = api.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there (take it out, or have the other side add it), nor while another connection of that user is open", r.Host, r.User)
 	case code == 451:
 		hint = r.Host + " cannot tell now what it has; the next call asks again"
 	case code == 530:
@@ -348,11 +348,11 @@ func (cl *call) refused(ctx context.Context, err error) {
 	case errors.Is(err, odmr.ErrNoETRN):
 		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
 	case errors.Is(err, odmr.ErrConnect):
-		exit, hint = control.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
+		exit, hint = api.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
 	case errors.Is(err, odmr.ErrTimeout):
-		exit, hint = control.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
+		exit, hint = api.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
 	case errors.Is(err, odmr.ErrClosed):
-		exit, hint = control.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
+		exit, hint = api.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
 	case errors.Is(err, odmr.ErrTLS):
 		hint = "check tls-ca and tls-name; etrnctl probe shows the certificate"
 	case errors.Is(err, odmr.ErrAuth):
@@ -405,14 +405,14 @@ func (cl *call) judge(ctx context.Context, replies []odmr.Reply, err error, agai
 			return
 		}
 		for _, r := range replies {
-			cl.replies = append(cl.replies, control.Reply{Name: r.Name, Code: r.Code, Text: r.Text, Count: r.Count})
+			cl.replies = append(cl.replies, api.Reply{Name: r.Name, Code: r.Code, Text: r.Text, Count: r.Count})
 		}
 		switch {
 		case err != nil:
 		case refusals > 0 && refusals == len(replies):
-			cl.fail(control.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", cl.remote.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue")
+			cl.fail(api.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", cl.remote.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue")
 		case refusals > 0:
-			cl.fail(control.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", cl.remote.Name, refusals, len(replies), why), "take the name out of request, or have the other side allow it")
+			cl.fail(api.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", cl.remote.Name, refusals, len(replies), why), "take the name out of request, or have the other side allow it")
 		}
 	})
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -59,7 +59,7 @@ type Caller struct {
 	ready   chan struct{}    // closed when ctx is set
 	lines   map[string]*line // by name of the link, as configured
 	calls   map[string]*call // under way, by id
-	history []control.CallResult
+	history []api.CallResult
 	broke   map[string]time.Time // when a turned connection last ended without QUIT, by remote
 	last    uint64               // number of the last call
 	changed chan struct{}        // closed and replaced when a call or a line changes
@@ -69,7 +69,7 @@ type Caller struct {
 // line is a link and its state.
 type line struct {
 	name  string
-	state control.LinkState
+	state api.LinkState
 	since time.Time
 	iface string
 	calls map[string]*call // under way, by remote
@@ -100,7 +100,7 @@ func (c *Caller) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.ctx = nil
 	for _, ln := range c.lines {
-		if ln.state != control.LinkDown {
+		if ln.state != api.LinkDown {
 			c.log.Warn("the line is left as it is: nobody hangs it up until etrnd runs again", "link", ln.name, "state", string(ln.state))
 		}
 	}
@@ -139,11 +139,11 @@ func (c *Caller) setConfig(cfg *config.Config) {
 	c.cfg = cfg
 	for _, l := range cfg.Links {
 		if c.lines[l.Name] == nil {
-			c.lines[l.Name] = &line{name: l.Name, state: control.LinkDown, calls: map[string]*call{}}
+			c.lines[l.Name] = &line{name: l.Name, state: api.LinkDown, calls: map[string]*call{}}
 		}
 	}
 	for name, ln := range c.lines {
-		if _, ok := cfg.Link(name); !ok && ln.state == control.LinkDown {
+		if _, ok := cfg.Link(name); !ok && ln.state == api.LinkDown {
 			delete(c.lines, name)
 		}
 	}
@@ -164,10 +164,10 @@ func (c *Caller) changes() <-chan struct{} {
 // find resolves a link event. ok is false for an interface of no link. A line
 // that is up is found even when a reload has taken its link or its interface
 // out of the configuration: somebody has to hear that it goes down.
-func (c *Caller) find(ev control.LinkEvent) (ln *line, ok bool, err error) {
+func (c *Caller) find(ev api.LinkEvent) (ln *line, ok bool, err error) {
 	if ev.Link == "" {
 		for _, ln := range c.lines {
-			if ln.state != control.LinkDown && (ln.iface == ev.Interface || ln.iface == "" && ln.last.link.Match(ev.Interface)) {
+			if ln.state != api.LinkDown && (ln.iface == ev.Interface || ln.iface == "" && ln.last.link.Match(ev.Interface)) {
 				return ln, true, nil
 			}
 		}
@@ -183,7 +183,7 @@ func (c *Caller) find(ev control.LinkEvent) (ln *line, ok bool, err error) {
 	if ln := c.lines[ev.Link]; ln != nil {
 		return ln, true, nil
 	}
-	return nil, false, control.Errorf(control.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
+	return nil, false, api.Errorf(api.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
 }
 
 func names[T any](list []T, name func(T) string) string {
@@ -198,7 +198,7 @@ func names[T any](list []T, name func(T) string) string {
 }
 
 // LinkUp notes that a link is up and starts its calls.
-func (c *Caller) LinkUp(ev control.LinkEvent) ([]control.CallRef, error) {
+func (c *Caller) LinkUp(ev api.LinkEvent) ([]api.CallRef, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ln, ok, err := c.find(ev)
@@ -217,21 +217,21 @@ func (c *Caller) LinkUp(ev control.LinkEvent) ([]control.CallRef, error) {
 // believed to be up: a hook that told of its end may have been lost, and a
 // call too many costs less than a site that never calls again. The caller
 // holds mu.
-func (c *Caller) comesUp(ln *line, iface string, remotes []*config.Remote) []control.CallRef {
-	if iface != "" && (ln.iface == "" || ln.state == control.LinkDown || len(ln.calls) == 0) {
+func (c *Caller) comesUp(ln *line, iface string, remotes []*config.Remote) []api.CallRef {
+	if iface != "" && (ln.iface == "" || ln.state == api.LinkDown || len(ln.calls) == 0) {
 		ln.iface = iface // one that comes up beside it is not in use
 	}
 	switch ln.state {
-	case control.LinkDialling:
+	case api.LinkDialling:
 		// The session that dials makes the calls.
 		ln.last.cameUp()
-	case control.LinkUp:
+	case api.LinkUp:
 		if len(ln.calls) == 0 {
 			for _, r := range remotes {
 				ln.last.join(r)
 			}
 		}
-	case control.LinkHangingUp:
+	case api.LinkHangingUp:
 		// A hook that is late: the line is on its way down. If it comes up
 		// again after that, it has its hook again.
 	default:
@@ -243,12 +243,12 @@ func (c *Caller) comesUp(ln *line, iface string, remotes []*config.Remote) []con
 	return refs(ln)
 }
 
-func refs(ln *line) []control.CallRef {
-	list := []control.CallRef{}
+func refs(ln *line) []api.CallRef {
+	list := []api.CallRef{}
 	for _, cl := range ln.calls {
 		list = append(list, cl.ref)
 	}
-	slices.SortFunc(list, func(a, b control.CallRef) int { return strings.Compare(a.Call, b.Call) })
+	slices.SortFunc(list, func(a, b api.CallRef) int { return strings.Compare(a.Call, b.Call) })
 	return list
 }
 
@@ -263,9 +263,9 @@ func (c *Caller) start(ln *line, remotes []*config.Remote, dial bool) {
 	if link, ok := c.cfg.Link(ln.name); ok {
 		s.link = *link
 	}
-	ln.last, ln.since, ln.state = s, time.Now(), control.LinkUp
+	ln.last, ln.since, ln.state = s, time.Now(), api.LinkUp
 	if dial {
-		ln.state = control.LinkDialling
+		ln.state = api.LinkDialling
 		s.dialled = make(chan struct{})
 	}
 	for _, r := range remotes {
@@ -286,7 +286,7 @@ func (c *Caller) start(ln *line, remotes []*config.Remote, dial bool) {
 
 // LinkDown notes that a link is down and ends its calls. What has not gone
 // stays held.
-func (c *Caller) LinkDown(ev control.LinkEvent) error {
+func (c *Caller) LinkDown(ev api.LinkEvent) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ln, ok, err := c.find(ev)
@@ -303,35 +303,35 @@ func (c *Caller) LinkDown(ev control.LinkEvent) error {
 
 // goesDown ends the session of a line. The caller holds mu.
 func (c *Caller) goesDown(ln *line, why error) {
-	if ln.state == control.LinkDown {
+	if ln.state == api.LinkDown {
 		return
 	}
 	c.log.Info("link down", "link", ln.name, "calls", len(ln.calls), "reason", why)
 	ln.last.end(why)
-	ln.state, ln.since, ln.iface = control.LinkDown, time.Now(), ""
+	ln.state, ln.since, ln.iface = api.LinkDown, time.Now(), ""
 	c.notify()
 }
 
 // Call calls one remote, and dials when the link is down.
-func (c *Caller) Call(name string) (control.CallRef, error) {
+func (c *Caller) Call(name string) (api.CallRef, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	remote, ok := c.cfg.Remote(name)
 	if !ok {
-		return control.CallRef{}, control.Errorf(control.ExitUsage, "remotes of the configuration: "+names(c.cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
+		return api.CallRef{}, api.Errorf(api.ExitUsage, "remotes of the configuration: "+names(c.cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
 	}
 	if c.ctx == nil {
-		return control.CallRef{}, errShutdown
+		return api.CallRef{}, errShutdown
 	}
 	ln := c.lines[remote.Link]
-	if cl := ln.calls[remote.Name]; cl != nil && cl.session == ln.last && ln.state != control.LinkDown {
+	if cl := ln.calls[remote.Name]; cl != nil && cl.session == ln.last && ln.state != api.LinkDown {
 		return cl.ref, nil
 	}
 	link, _ := c.cfg.Link(remote.Link)
 	switch ln.state {
-	case control.LinkHangingUp:
-		return control.CallRef{}, control.Errorf(control.ExitTempFail, "wait until the line is down, and call again", "link %s is just being hung up", ln.name)
-	case control.LinkUp, control.LinkDialling:
+	case api.LinkHangingUp:
+		return api.CallRef{}, api.Errorf(api.ExitTempFail, "wait until the line is down, and call again", "link %s is just being hung up", ln.name)
+	case api.LinkUp, api.LinkDialling:
 		ln.last.join(remote)
 	default:
 		iface, up := present(link)
@@ -344,7 +344,7 @@ func (c *Caller) Call(name string) (control.CallRef, error) {
 		case len(link.Dial) > 0:
 			c.start(ln, []*config.Remote{remote}, true)
 		default:
-			return control.CallRef{}, control.Errorf(control.ExitTempFail, "bring it up, or give the link a \"dial\" command", "link %s is down: no interface like %s is up, and there is no command to dial", ln.name, strings.Join(link.Interfaces, ", "))
+			return api.CallRef{}, api.Errorf(api.ExitTempFail, "bring it up, or give the link a \"dial\" command", "link %s is down: no interface like %s is up, and there is no command to dial", ln.name, strings.Join(link.Interfaces, ", "))
 		}
 	}
 	return ln.calls[remote.Name].ref, nil
@@ -376,7 +376,7 @@ func present(link *config.Link) (iface string, up bool) {
 // been begun is finished even if nobody waits for it any more.
 func (c *Caller) HangUp(ctx context.Context, name string) error {
 	c.mu.Lock()
-	ln, _, err := c.find(control.LinkEvent{Link: name})
+	ln, _, err := c.find(api.LinkEvent{Link: name})
 	if err == nil && c.ctx == nil {
 		err = errShutdown
 	}
@@ -392,7 +392,7 @@ func (c *Caller) HangUp(ctx context.Context, name string) error {
 	c.goesDown(ln, errHungUp)
 	if last != nil {
 		// Nobody may call while the command is about to cut the line.
-		ln.state = control.LinkHangingUp
+		ln.state = api.LinkHangingUp
 	}
 	done := make(chan error, 1)
 	c.wg.Go(func() {
@@ -401,18 +401,18 @@ func (c *Caller) HangUp(ctx context.Context, name string) error {
 			defer func() {
 				c.mu.Lock()
 				defer c.mu.Unlock()
-				if ln.last == last && ln.state == control.LinkHangingUp {
-					ln.state, ln.since = control.LinkDown, time.Now()
+				if ln.last == last && ln.state == api.LinkHangingUp {
+					ln.state, ln.since = api.LinkDown, time.Now()
 					c.notify()
 				}
 			}()
 		}
 		if len(link.HangUp) == 0 {
-			done <- control.Errorf(control.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", link.Name)
+			done <- api.Errorf(api.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", link.Name)
 			return
 		}
 		if err := c.hangUp(link, last); err != nil {
-			done <- control.Errorf(control.ExitTempFail, "the line may still be up: hang up by hand", "%v", err)
+			done <- api.Errorf(api.ExitTempFail, "the line may still be up: hang up by hand", "%v", err)
 			return
 		}
 		done <- nil
@@ -507,13 +507,13 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string { return strings.ToValidUTF8(strings.TrimSpace(string(t.buf)), "?") }
 
 // Links tells how the links are, in the order of the configuration.
-func (c *Caller) Links() []control.Link {
+func (c *Caller) Links() []api.Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	links := []control.Link{}
+	links := []api.Link{}
 	for _, l := range c.cfg.Links {
 		ln := c.lines[l.Name]
-		link := control.Link{Name: l.Name, State: ln.state, Interface: ln.iface, Remotes: []string{}}
+		link := api.Link{Name: l.Name, State: ln.state, Interface: ln.iface, Remotes: []string{}}
 		if since := ln.since; !since.IsZero() {
 			link.Since = &since
 		}
@@ -526,22 +526,22 @@ func (c *Caller) Links() []control.Link {
 }
 
 // Calls returns the latest event of each call that is under way.
-func (c *Caller) Calls() []control.CallEvent {
+func (c *Caller) Calls() []api.CallEvent {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	events := []control.CallEvent{}
+	events := []api.CallEvent{}
 	for _, cl := range c.calls {
 		events = append(events, cl.event())
 	}
-	slices.SortFunc(events, func(a, b control.CallEvent) int { return strings.Compare(a.Call, b.Call) })
+	slices.SortFunc(events, func(a, b api.CallEvent) int { return strings.Compare(a.Call, b.Call) })
 	return events
 }
 
 // History returns up to n calls that have ended, the latest first.
-func (c *Caller) History(n int) []control.CallResult {
+func (c *Caller) History(n int) []api.CallResult {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	results := []control.CallResult{}
+	results := []api.CallResult{}
 	for i := len(c.history) - 1; i >= 0 && len(results) < n; i-- {
 		results = append(results, c.history[i])
 	}
@@ -559,22 +559,22 @@ func (c *Caller) newID() string {
 const watchInterval = 100 * time.Millisecond
 
 // Watch reports on calls until each has ended or ctx does.
-func (c *Caller) Watch(ctx context.Context, ids []string) (<-chan control.CallEvent, error) {
+func (c *Caller) Watch(ctx context.Context, ids []string) (<-chan api.CallEvent, error) {
 	c.mu.Lock()
 	for _, id := range ids {
 		if _, ok := c.latest(id); !ok {
 			c.mu.Unlock()
-			return nil, control.Errorf(control.ExitUsage, "\"etrnctl history\" lists those that are known", "there is no call %q", id)
+			return nil, api.Errorf(api.ExitUsage, "\"etrnctl history\" lists those that are known", "there is no call %q", id)
 		}
 	}
 	c.mu.Unlock()
-	events := make(chan control.CallEvent)
+	events := make(chan api.CallEvent)
 	open := slices.Clone(ids)
 	// The goroutine ends with ctx, which is the request's, or with the calls,
 	// which Run waits for.
 	go func() {
 		defer close(events)
-		sent := map[string]control.CallEvent{}
+		sent := map[string]api.CallEvent{}
 		for len(open) > 0 {
 			changed := c.changes()
 			for _, id := range slices.Clone(open) {
@@ -613,20 +613,20 @@ func (c *Caller) Watch(ctx context.Context, ids []string) (<-chan control.CallEv
 }
 
 // same reports whether an event tells nothing that the last one did not.
-func same(a, b control.CallEvent) bool {
+func same(a, b api.CallEvent) bool {
 	return a.Phase == b.Phase && a.Waiting == b.Waiting && a.In == b.In && a.Out == b.Out && b.Result == nil
 }
 
 // latest returns how a call stands, be it under way or in the history. The
 // caller holds mu.
-func (c *Caller) latest(id string) (control.CallEvent, bool) {
+func (c *Caller) latest(id string) (api.CallEvent, bool) {
 	if cl := c.calls[id]; cl != nil {
 		return cl.event(), true
 	}
 	for _, r := range slices.Backward(c.history) {
 		if r.Call == id {
-			return control.CallEvent{CallRef: r.CallRef, Time: r.End, Phase: control.PhaseDone, Line: r.Line, In: r.In, Out: r.Out, Result: &r}, true
+			return api.CallEvent{CallRef: r.CallRef, Time: r.End, Phase: api.PhaseDone, Line: r.Line, In: r.In, Out: r.Out, Result: &r}, true
 		}
 	}
-	return control.CallEvent{}, false
+	return api.CallEvent{}, false
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -143,7 +143,7 @@ func (s *session) run(ctx context.Context) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			for _, cl := range s.calls {
-				cl.fail(control.ExitTempFail, err.Error(), "the line was not used; look at the dial command, and try again")
+				cl.fail(api.ExitTempFail, err.Error(), "the line was not used; look at the dial command, and try again")
 			}
 			if s.line.last == s {
 				c.goesDown(s.line, err)
@@ -178,9 +178,9 @@ func (s *session) run(ctx context.Context) {
 		s.drain(ctx)
 	}
 	s.unpin()
-	if why := context.Cause(ctx); len(s.link.HangUp) == 0 || s.line.last != s || s.line.state != control.LinkUp ||
+	if why := context.Cause(ctx); len(s.link.HangUp) == 0 || s.line.last != s || s.line.state != api.LinkUp ||
 		notOurs(why) {
-		if len(s.link.HangUp) == 0 && s.line.last == s && s.line.state == control.LinkUp {
+		if len(s.link.HangUp) == 0 && s.line.last == s && s.line.state == api.LinkUp {
 			// The limit of the link has been reached. The line is up, but is
 			// not used until somebody says so.
 			c.goesDown(s.line, why)
@@ -189,9 +189,9 @@ func (s *session) run(ctx context.Context) {
 		return
 	}
 	// From here on nobody may join.
-	s.line.state, s.line.since = control.LinkHangingUp, time.Now()
+	s.line.state, s.line.since = api.LinkHangingUp, time.Now()
 	for _, cl := range s.calls {
-		cl.phase, cl.waiting = control.PhaseHangingUp, "link "+s.link.Name+" to go down"
+		cl.phase, cl.waiting = api.PhaseHangingUp, "link "+s.link.Name+" to go down"
 	}
 	c.notify()
 	c.mu.Unlock()
@@ -208,10 +208,10 @@ func (s *session) run(ctx context.Context) {
 			err = fmt.Errorf("%s; %w", cl.err, err)
 		}
 		// Said whatever else went wrong: this one costs money.
-		cl.exit, cl.err, cl.hint = control.ExitTempFail, err.Error(), "the line may still be up: hang up by hand"
+		cl.exit, cl.err, cl.hint = api.ExitTempFail, err.Error(), "the line may still be up: hang up by hand"
 	}
-	if s.line.last == s && s.line.state == control.LinkHangingUp {
-		s.line.state, s.line.since, s.line.iface = control.LinkDown, time.Now(), ""
+	if s.line.last == s && s.line.state == api.LinkHangingUp {
+		s.line.state, s.line.since, s.line.iface = api.LinkDown, time.Now(), ""
 		c.notify()
 	}
 }
@@ -270,7 +270,7 @@ func (s *session) dial(ctx context.Context) error {
 	defer cancel()
 	c.mu.Lock()
 	for _, cl := range s.calls {
-		cl.phase, cl.waiting = control.PhaseDialling, "link "+s.link.Name+" to come up"
+		cl.phase, cl.waiting = api.PhaseDialling, "link "+s.link.Name+" to come up"
 	}
 	c.notify()
 	c.mu.Unlock()
@@ -320,10 +320,10 @@ func (s *session) up(iface string) {
 	c := s.caller
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.line.last != s || s.line.state != control.LinkDialling {
+	if s.line.last != s || s.line.state != api.LinkDialling {
 		return
 	}
-	s.line.state, s.line.since = control.LinkUp, time.Now()
+	s.line.state, s.line.since = api.LinkUp, time.Now()
 	if iface != "" {
 		s.line.iface = iface
 	}

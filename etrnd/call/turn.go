@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -49,7 +49,7 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client, serving *sync.Wai
 	}
 	if reply.Code != 0 {
 		cl.set(func() {
-			cl.replies = append(cl.replies, control.Reply{Name: reply.Name, Code: reply.Code, Text: reply.Text, Count: reply.Count})
+			cl.replies = append(cl.replies, api.Reply{Name: reply.Name, Code: reply.Code, Text: reply.Text, Count: reply.Count})
 		})
 	}
 	switch {
@@ -86,7 +86,7 @@ func (cl *call) atrn(ctx context.Context, client *odmr.Client) (net.Conn, odmr.R
 		if reply.Code != 450 || time.Since(broke) > staleFor {
 			return conn, reply, err
 		}
-		cl.step(control.PhaseRequest, r.Host+" to notice that the connection of the last call is gone")
+		cl.step(api.PhaseRequest, r.Host+" to notice that the connection of the last call is gone")
 		select {
 		case <-ctx.Done():
 			return conn, reply, err
@@ -111,7 +111,7 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool, serving *s
 	})}
 	cl.set(func() {
 		cl.turned = t
-		cl.phase, cl.waiting = control.PhaseReceiving, r.Host+" to send its mail"
+		cl.phase, cl.waiting = api.PhaseReceiving, r.Host+" to send its mail"
 	})
 	serving.Go(func() {
 		err := serveTurned(ctx, t.server, conn)

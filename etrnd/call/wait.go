@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 const (
@@ -57,14 +57,14 @@ func (cl *call) wait(ctx context.Context, asked request, serving *sync.WaitGroup
 			out = cl.outbound(start, &pushOver, &still)
 			switch {
 			case !in.done:
-				cl.phase, cl.waiting = control.PhaseReceiving, in.waiting
+				cl.phase, cl.waiting = api.PhaseReceiving, in.waiting
 			case !out.done:
-				cl.phase, cl.waiting = control.PhasePushing, out.waiting
+				cl.phase, cl.waiting = api.PhasePushing, out.waiting
 			}
 			if in.done && out.done {
 				for _, v := range []verdict{in, out} {
 					if v.problem != "" {
-						cl.fail(control.ExitTempFail, v.problem, v.hint)
+						cl.fail(api.ExitTempFail, v.problem, v.hint)
 					}
 				}
 			}

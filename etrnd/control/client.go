@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/etrnd/etrnd/internal/api"
 	"io"
 	"io/fs"
 	"net"
@@ -70,34 +71,34 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 func (c *Client) Socket() string { return c.socket }
 
 // Status: see Backend.
-func (c *Client) Status(ctx context.Context) (Status, error) {
-	return ask[Status](ctx, c, c.timeout, "GET", "/v1/status", nil)
+func (c *Client) Status(ctx context.Context) (api.Status, error) {
+	return ask[api.Status](ctx, c, c.timeout, "GET", "/v1/status", nil)
 }
 
 // Queues: see Backend.
-func (c *Client) Queues(ctx context.Context) ([]Queue, error) {
-	return ask[[]Queue](ctx, c, c.timeout, "GET", "/v1/queues", nil)
+func (c *Client) Queues(ctx context.Context) ([]api.Queue, error) {
+	return ask[[]api.Queue](ctx, c, c.timeout, "GET", "/v1/queues", nil)
 }
 
 // Release: see Backend.
-func (c *Client) Release(ctx context.Context, name string) ([]Released, error) {
-	return ask[[]Released](ctx, c, c.timeout, "POST", "/v1/release", releaseRequest{Name: name})
+func (c *Client) Release(ctx context.Context, name string) ([]api.Released, error) {
+	return ask[[]api.Released](ctx, c, c.timeout, "POST", "/v1/release", releaseRequest{Name: name})
 }
 
 // LinkUp: see Backend.
-func (c *Client) LinkUp(ctx context.Context, ev LinkEvent) ([]CallRef, error) {
-	return ask[[]CallRef](ctx, c, c.timeout, "POST", "/v1/link-up", ev)
+func (c *Client) LinkUp(ctx context.Context, ev api.LinkEvent) ([]api.CallRef, error) {
+	return ask[[]api.CallRef](ctx, c, c.timeout, "POST", "/v1/link-up", ev)
 }
 
 // LinkDown: see Backend.
-func (c *Client) LinkDown(ctx context.Context, ev LinkEvent) error {
+func (c *Client) LinkDown(ctx context.Context, ev api.LinkEvent) error {
 	_, err := ask[nothing](ctx, c, c.timeout, "POST", "/v1/link-down", ev)
 	return err
 }
 
 // Call: see Backend.
-func (c *Client) Call(ctx context.Context, remote string) (CallRef, error) {
-	return ask[CallRef](ctx, c, c.timeout, "POST", "/v1/call", callRequest{Remote: remote})
+func (c *Client) Call(ctx context.Context, remote string) (api.CallRef, error) {
+	return ask[api.CallRef](ctx, c, c.timeout, "POST", "/v1/call", callRequest{Remote: remote})
 }
 
 // HangUp: see Backend. It waits for up to ten minutes, for the command has a
@@ -108,8 +109,8 @@ func (c *Client) HangUp(ctx context.Context, link string) error {
 }
 
 // History: see Backend.
-func (c *Client) History(ctx context.Context, n int) ([]CallResult, error) {
-	return ask[[]CallResult](ctx, c, c.timeout, "GET", "/v1/history?n="+strconv.Itoa(n), nil)
+func (c *Client) History(ctx context.Context, n int) ([]api.CallResult, error) {
+	return ask[[]api.CallResult](ctx, c, c.timeout, "GET", "/v1/history?n="+strconv.Itoa(n), nil)
 }
 
 // Reload: see Backend.
@@ -121,7 +122,7 @@ func (c *Client) Reload(ctx context.Context) (warnings []string, err error) {
 // Watch calls f with each event until every call has ended. It returns an
 // *Error when the daemon goes away before that, ctx.Err() when ctx ends, and
 // f's error if that is not nil.
-func (c *Client) Watch(ctx context.Context, calls []string, f func(CallEvent) error) error {
+func (c *Client) Watch(ctx context.Context, calls []string, f func(api.CallEvent) error) error {
 	rsp, err := c.do(ctx, "GET", "/v1/watch?"+url.Values{"call": calls}.Encode(), nil)
 	if err != nil {
 		return err
@@ -159,7 +160,7 @@ func (c *Client) Watch(ctx context.Context, calls []string, f func(CallEvent) er
 	case errors.Is(in.Err(), bufio.ErrTooLong):
 		return c.garbled(in.Err())
 	}
-	return Errorf(ExitTempFail, "is etrnd running? systemctl status etrnd",
+	return api.Errorf(api.ExitTempFail, "is etrnd running? systemctl status etrnd",
 		"etrnd on %s went away before the call had ended; what has not crossed the line stays held", c.socket)
 }
 
@@ -173,7 +174,7 @@ func ask[Out any](ctx context.Context, c *Client, timeout time.Duration, method,
 		err = c.read(limited, rsp.Body, &out)
 	}
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		err = Errorf(ExitTempFail, "etrnd is there but busy; its log says with what: journalctl -u etrnd",
+		err = api.Errorf(api.ExitTempFail, "etrnd is there but busy; its log says with what: journalctl -u etrnd",
 			"etrnd on %s has not answered within %s", c.socket, timeout)
 	}
 	return out, err
@@ -205,13 +206,13 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		return rsp, nil
 	}
 	defer rsp.Body.Close()
-	e := new(Error)
+	e := new(api.Error)
 	if err := c.read(ctx, rsp.Body, e); err != nil || e.Message == "" {
-		return nil, Errorf(ExitTempFail, "is something else than etrnd listening there?",
+		return nil, api.Errorf(api.ExitTempFail, "is something else than etrnd listening there?",
 			"the answer from %s is no answer of etrnd: HTTP status %s", c.socket, cut(rsp.Status))
 	}
-	if e.Exit == ExitOK {
-		e.Exit = ExitTempFail
+	if e.Exit == api.ExitOK {
+		e.Exit = api.ExitTempFail
 	}
 	return nil, e
 }
@@ -231,7 +232,7 @@ func (c *Client) read(ctx context.Context, r io.Reader, v any) error {
 }
 
 func (c *Client) garbled(err error) error {
-	return Errorf(ExitTempFail, "are etrnctl and etrnd of the same release?",
+	return api.Errorf(api.ExitTempFail, "are etrnctl and etrnd of the same release?",
 		"the answer of etrnd on %s cannot be read: %v", c.socket, err)
 }
 
@@ -248,16 +249,16 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	const running = "is etrnd running? systemctl status etrnd"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Errorf(ExitTempFail, running, "etrnd cannot be asked: there is no socket %s", c.socket)
+		return api.Errorf(api.ExitTempFail, running, "etrnd cannot be asked: there is no socket %s", c.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return Errorf(ExitTempFail, running, "etrnd cannot be asked: nobody listens on %s", c.socket)
+		return api.Errorf(api.ExitTempFail, running, "etrnd cannot be asked: nobody listens on %s", c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return Errorf(ExitNoPerm, "ask as root, or as a member of the group that is set under group in the [control] table (etrnd as shipped)",
+		return api.Errorf(api.ExitNoPerm, "ask as root, or as a member of the group that is set under group in the [control] table (etrnd as shipped)",
 			"you may not open the socket %s of etrnd", c.socket)
 	case errors.Is(err, syscall.EINVAL):
-		return Errorf(ExitUsage, "a socket's path has at most 107 bytes", "%q cannot be the path of a socket", c.socket)
+		return api.Errorf(api.ExitUsage, "a socket's path has at most 107 bytes", "%q cannot be the path of a socket", c.socket)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return Errorf(ExitTempFail, running, "etrnd on %s closed the connection without an answer", c.socket)
+		return api.Errorf(api.ExitTempFail, running, "etrnd on %s closed the connection without an answer", c.socket)
 	}
-	return Errorf(ExitTempFail, running, "etrnd on %s cannot be asked: %v", c.socket, err)
+	return api.Errorf(api.ExitTempFail, running, "etrnd on %s cannot be asked: %v", c.socket, err)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/etrnd/etrnd/internal/api"
 	"io"
 	"log/slog"
 	"net"
@@ -36,9 +37,9 @@ func TestMain(m *testing.M) {
 			fmt.Println("allowed")
 			os.Exit(0)
 		}
-		var e *Error
+		var e *api.Error
 		if !errors.As(err, &e) {
-			e = Errorf(1, "", "%v", err)
+			e = api.Errorf(1, "", "%v", err)
 		}
 		fmt.Printf("%s; %s\n", e.Message, e.Hint)
 		os.Exit(e.Exit)
@@ -51,10 +52,10 @@ type backend struct {
 	mu    sync.Mutex
 	calls []string // what was asked
 
-	status  Status
-	queues  func(context.Context) ([]Queue, error)
-	release func(context.Context, string) ([]Released, error)
-	watch   func(context.Context, []string) (<-chan CallEvent, error)
+	status  api.Status
+	queues  func(context.Context) ([]api.Queue, error)
+	release func(context.Context, string) ([]api.Released, error)
+	watch   func(context.Context, []string) (<-chan api.CallEvent, error)
 	err     error
 }
 
@@ -64,36 +65,36 @@ func (b *backend) note(format string, args ...any) {
 	b.calls = append(b.calls, fmt.Sprintf(format, args...))
 }
 
-func (b *backend) Status(context.Context) Status { return b.status }
+func (b *backend) Status(context.Context) api.Status { return b.status }
 
-func (b *backend) Queues(ctx context.Context) ([]Queue, error) {
+func (b *backend) Queues(ctx context.Context) ([]api.Queue, error) {
 	if b.queues == nil {
-		return []Queue{}, b.err
+		return []api.Queue{}, b.err
 	}
 	return b.queues(ctx)
 }
 
-func (b *backend) Release(ctx context.Context, name string) ([]Released, error) {
+func (b *backend) Release(ctx context.Context, name string) ([]api.Released, error) {
 	b.note("release %q", name)
 	if b.release == nil {
-		return []Released{{Queue: "acme", Messages: 3, Bytes: 4096}}, b.err
+		return []api.Released{{Queue: "acme", Messages: 3, Bytes: 4096}}, b.err
 	}
 	return b.release(ctx, name)
 }
 
-func (b *backend) LinkUp(_ context.Context, ev LinkEvent) ([]CallRef, error) {
+func (b *backend) LinkUp(_ context.Context, ev api.LinkEvent) ([]api.CallRef, error) {
 	b.note("link up %+v", ev)
-	return []CallRef{{Call: "c1", Remote: "hub", Link: "isp"}}, b.err
+	return []api.CallRef{{Call: "c1", Remote: "hub", Link: "isp"}}, b.err
 }
 
-func (b *backend) LinkDown(_ context.Context, ev LinkEvent) error {
+func (b *backend) LinkDown(_ context.Context, ev api.LinkEvent) error {
 	b.note("link down %+v", ev)
 	return b.err
 }
 
-func (b *backend) Call(_ context.Context, remote string) (CallRef, error) {
+func (b *backend) Call(_ context.Context, remote string) (api.CallRef, error) {
 	b.note("call %q", remote)
-	return CallRef{Call: "c2", Remote: remote, Link: "isp"}, b.err
+	return api.CallRef{Call: "c2", Remote: remote, Link: "isp"}, b.err
 }
 
 func (b *backend) HangUp(_ context.Context, link string) error {
@@ -101,16 +102,16 @@ func (b *backend) HangUp(_ context.Context, link string) error {
 	return b.err
 }
 
-func (b *backend) Watch(ctx context.Context, calls []string) (<-chan CallEvent, error) {
+func (b *backend) Watch(ctx context.Context, calls []string) (<-chan api.CallEvent, error) {
 	if b.watch == nil {
-		return nil, Errorf(ExitUsage, "", "no call %q", calls)
+		return nil, api.Errorf(api.ExitUsage, "", "no call %q", calls)
 	}
 	return b.watch(ctx, calls)
 }
 
-func (b *backend) History(_ context.Context, n int) ([]CallResult, error) {
+func (b *backend) History(_ context.Context, n int) ([]api.CallResult, error) {
 	b.note("history %d", n)
-	return []CallResult{{CallRef: CallRef{Call: "c0"}, Line: Seconds(1500 * time.Millisecond)}}, b.err
+	return []api.CallResult{{CallRef: api.CallRef{Call: "c0"}, Line: api.Seconds(1500 * time.Millisecond)}}, b.err
 }
 
 func (b *backend) Reload(context.Context) ([]string, error) {
@@ -182,17 +183,17 @@ func within(t *testing.T, what string, c <-chan struct{}) {
 // what the backend is asked.
 func TestRoundTrip(t *testing.T) {
 	at := time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
-	queues := []Queue{
+	queues := []api.Queue{
 		{Name: "acme", Messages: 2, Bytes: 1 << 40, Oldest: &at, Open: true, OpenUntil: &at, UnderWay: 1, Failed: 1, Domains: []string{"acme.example"}, Deliver: "smtp:[mail.acme.example]"},
 		{Name: "empty", Domains: []string{".beta.example"}, Deliver: "smtp:[b.example]"},
 	}
 	b := &backend{
-		status: Status{
-			Version: "1", PID: 7, Started: at, Uptime: Seconds(90 * time.Second), MTA: MTAStatus{Type: "postfix", Reconciled: &at},
-			Listen: []Listener{{Name: "odmr", Address: "[::]:366"}}, Links: []Link{{Name: "isp", State: LinkUp, Since: &at, Interface: "ppp0", Remotes: []string{"hub"}}},
-			Calls: []CallEvent{{CallRef: CallRef{Call: "c1"}, Time: at, Phase: PhasePushing, Waiting: "2 messages", In: Progress{Expected: -1}}}, Warnings: []string{"w"},
+		status: api.Status{
+			Version: "1", PID: 7, Started: at, Uptime: api.Seconds(90 * time.Second), MTA: api.MTAStatus{Type: "postfix", Reconciled: &at},
+			Listen: []api.Listener{{Name: "odmr", Address: "[::]:366"}}, Links: []api.Link{{Name: "isp", State: api.LinkUp, Since: &at, Interface: "ppp0", Remotes: []string{"hub"}}},
+			Calls: []api.CallEvent{{CallRef: api.CallRef{Call: "c1"}, Time: at, Phase: api.PhasePushing, Waiting: "2 messages", In: api.Progress{Expected: -1}}}, Warnings: []string{"w"},
 		},
-		queues: func(context.Context) ([]Queue, error) { return queues, nil },
+		queues: func(context.Context) ([]api.Queue, error) { return queues, nil },
 	}
 	socket, _ := serve(t, Options{Backend: b})
 	c, ctx := client(t, socket), t.Context()
@@ -203,22 +204,22 @@ func TestRoundTrip(t *testing.T) {
 	if got, err := c.Queues(ctx); err != nil || !reflect.DeepEqual(got, queues) {
 		t.Errorf("Queues: got %+v (%v), want %+v", got, err, queues)
 	}
-	if got, err := c.Release(ctx, "@acme.example"); err != nil || len(got) != 1 || got[0] != (Released{"acme", 3, 4096}) {
+	if got, err := c.Release(ctx, "@acme.example"); err != nil || len(got) != 1 || got[0] != (api.Released{Queue: "acme", Messages: 3, Bytes: 4096}) {
 		t.Errorf("Release: got %+v (%v)", got, err)
 	}
-	if got, err := c.LinkUp(ctx, LinkEvent{Interface: "ppp0"}); err != nil || len(got) != 1 || got[0].Call != "c1" {
+	if got, err := c.LinkUp(ctx, api.LinkEvent{Interface: "ppp0"}); err != nil || len(got) != 1 || got[0].Call != "c1" {
 		t.Errorf("LinkUp: got %+v (%v)", got, err)
 	}
-	if err := c.LinkDown(ctx, LinkEvent{Link: "isp"}); err != nil {
+	if err := c.LinkDown(ctx, api.LinkEvent{Link: "isp"}); err != nil {
 		t.Errorf("LinkDown: %v", err)
 	}
-	if got, err := c.Call(ctx, "hub"); err != nil || got != (CallRef{"c2", "hub", "isp"}) {
+	if got, err := c.Call(ctx, "hub"); err != nil || got != (api.CallRef{Call: "c2", Remote: "hub", Link: "isp"}) {
 		t.Errorf("Call: got %+v (%v)", got, err)
 	}
 	if err := c.HangUp(ctx, "isp"); err != nil {
 		t.Errorf("HangUp: %v", err)
 	}
-	if got, err := c.History(ctx, 12); err != nil || len(got) != 1 || got[0].Line != Seconds(1500*time.Millisecond) {
+	if got, err := c.History(ctx, 12); err != nil || len(got) != 1 || got[0].Line != api.Seconds(1500*time.Millisecond) {
 		t.Errorf("History: got %+v (%v)", got, err)
 	}
 	if got, err := c.Reload(ctx); err != nil || len(got) != 1 || got[0] != "a warning" {
@@ -232,35 +233,12 @@ func TestRoundTrip(t *testing.T) {
 
 // The fields of queues that scripts rely on, as JSON.
 func TestQueueJSON(t *testing.T) {
-	got, err := json.Marshal(Queue{Name: "acme"})
+	got, err := json.Marshal(api.Queue{Name: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := `{"name":"acme","messages":0,"bytes":0,"oldest":null,`; !strings.HasPrefix(string(got), want) {
 		t.Errorf("got %s, want it to begin with %s", got, want)
-	}
-}
-
-func TestSecondsJSON(t *testing.T) {
-	for _, c := range []struct {
-		json string
-		want time.Duration
-		ok   bool
-	}{
-		{"0", 0, true},
-		{"1.5", 1500 * time.Millisecond, true},
-		{"0.0004", 0, true},              // below the resolution
-		{"-1", -time.Second, true},       // a clock was set back
-		{"86400", 24 * time.Hour, true},  //
-		{"1e300", 0, false},              // would overflow
-		{`"1s"`, 0, false},               // not a number
-		{"1e9", 1e9 * time.Second, true}, // thirty years
-	} {
-		var s Seconds
-		err := json.Unmarshal([]byte(c.json), &s)
-		if (err == nil) != c.ok || time.Duration(s) != c.want {
-			t.Errorf("%s: got %v (%v), want %v, ok %t", c.json, time.Duration(s), err, c.want, c.ok)
-		}
 	}
 }
 
@@ -291,7 +269,7 @@ func TestPeers(t *testing.T) {
 		// Root needs no group.
 		{"root", "games", syscall.Credential{}, 0, "allowed"},
 		// A stranger is told who may.
-		{"stranger", "games", syscall.Credential{Uid: uid, Gid: other}, ExitNoPerm, `user 47110 may not control etrnd: only root and the group "games" may; ask as root, or join the group (adduser USER games) and log in again`},
+		{"stranger", "games", syscall.Credential{Uid: uid, Gid: other}, api.ExitNoPerm, `user 47110 may not control etrnd: only root and the group "games" may; ask as root, or join the group (adduser USER games) and log in again`},
 		// The group may be the primary one,
 		{"primary", "games", syscall.Credential{Uid: uid, Gid: gid}, 0, "allowed"},
 		// or a supplementary one,
@@ -299,13 +277,13 @@ func TestPeers(t *testing.T) {
 		// also the last of more than the first buffer holds.
 		{"many groups", "games", syscall.Credential{Uid: uid, Gid: other, Groups: append(many[:199:199], gid)}, 0, "allowed"},
 		// Other groups, however many, do not help,
-		{"other groups", "games", syscall.Credential{Uid: uid, Gid: other, Groups: many}, ExitNoPerm, "may not control"},
+		{"other groups", "games", syscall.Credential{Uid: uid, Gid: other, Groups: many}, api.ExitNoPerm, "may not control"},
 		// nor does root's group.
-		{"group root", "games", syscall.Credential{Uid: uid, Gid: 0}, ExitNoPerm, "may not control"},
+		{"group root", "games", syscall.Credential{Uid: uid, Gid: 0}, api.ExitNoPerm, "may not control"},
 		// Without a group only root may.
-		{"no group", "", syscall.Credential{Uid: uid, Gid: 0}, ExitNoPerm, "only root may"},
+		{"no group", "", syscall.Credential{Uid: uid, Gid: 0}, api.ExitNoPerm, "only root may"},
 		// A group that does not exist lets nobody in and is named.
-		{"missing group", "no-such-group", syscall.Credential{Uid: uid, Gid: gid}, ExitNoPerm, "this machine has no such group"},
+		{"missing group", "no-such-group", syscall.Credential{Uid: uid, Gid: gid}, api.ExitNoPerm, "this machine has no such group"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			socket, _ := serve(t, Options{Backend: &backend{}, Group: c.group})
@@ -323,7 +301,7 @@ func TestPeers(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, exit := child(t, socket, syscall.Credential{Uid: uid, Gid: gid})
-		if exit != ExitNoPerm || !strings.Contains(got, "you may not open the socket "+socket) {
+		if exit != api.ExitNoPerm || !strings.Contains(got, "you may not open the socket "+socket) {
 			t.Errorf("got %q, exit %d", got, exit)
 		}
 	})
@@ -397,25 +375,25 @@ func TestTCP(t *testing.T) {
 
 // An error keeps its text, hint, details and exit code on its way.
 func TestErrors(t *testing.T) {
-	bad := &Error{Message: "the configuration is bad; the one of before stays in force", Details: []string{"f:1: x", "f:2: y"}, Hint: "mend it", Exit: ExitConfig}
+	bad := &api.Error{Message: "the configuration is bad; the one of before stays in force", Details: []string{"f:1: x", "f:2: y"}, Hint: "mend it", Exit: api.ExitConfig}
 	for _, c := range []struct {
 		name string
 		err  error
-		want *Error
+		want *api.Error
 	}{
 		{"as it is", bad, bad},
 		// The outer text is the whole one.
-		{"wrapped", fmt.Errorf("reload: %w", bad), &Error{Message: "reload: " + bad.Message, Details: bad.Details, Hint: bad.Hint, Exit: ExitConfig}},
+		{"wrapped", fmt.Errorf("reload: %w", bad), &api.Error{Message: "reload: " + bad.Message, Details: bad.Details, Hint: bad.Hint, Exit: api.ExitConfig}},
 		// An error that nobody classified may pass.
-		{"plain", errors.New("postqueue: killed"), &Error{Message: "postqueue: killed", Exit: ExitTempFail}},
+		{"plain", errors.New("postqueue: killed"), &api.Error{Message: "postqueue: killed", Exit: api.ExitTempFail}},
 		// An error is never a success.
-		{"no exit code", &Error{Message: "oops"}, &Error{Message: "oops", Exit: ExitTempFail}},
-		{"refused by the remote", Errorf(ExitUnavailable, "", "no"), &Error{Message: "no", Exit: ExitUnavailable}},
+		{"no exit code", &api.Error{Message: "oops"}, &api.Error{Message: "oops", Exit: api.ExitTempFail}},
+		{"refused by the remote", api.Errorf(api.ExitUnavailable, "", "no"), &api.Error{Message: "no", Exit: api.ExitUnavailable}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			socket, _ := serve(t, Options{Backend: &backend{err: c.err}})
 			_, err := client(t, socket).Reload(t.Context())
-			var e *Error
+			var e *api.Error
 			if !errors.As(err, &e) || !reflect.DeepEqual(e, c.want) {
 				t.Errorf("got %#v, want %#v", err, c.want)
 			}
@@ -426,12 +404,12 @@ func TestErrors(t *testing.T) {
 // A panic of the backend costs one answer.
 func TestPanic(t *testing.T) {
 	var log bytes.Buffer
-	b := &backend{release: func(context.Context, string) ([]Released, error) { panic("boom") }}
+	b := &backend{release: func(context.Context, string) ([]api.Released, error) { panic("boom") }}
 	socket, stop := serve(t, Options{Backend: b, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	c := client(t, socket)
 	_, err := c.Release(t.Context(), "acme")
-	var e *Error
-	if !errors.As(err, &e) || e.Exit != ExitTempFail {
+	var e *api.Error
+	if !errors.As(err, &e) || e.Exit != api.ExitTempFail {
 		t.Errorf("got %v", err)
 	}
 	if _, err := c.Queues(t.Context()); err != nil {
@@ -449,7 +427,7 @@ func TestPanic(t *testing.T) {
 // requests: net/http ends the request's context when that strikes.
 func TestSlowBackend(t *testing.T) {
 	const read = 50 * time.Millisecond
-	b := &backend{release: func(ctx context.Context, _ string) ([]Released, error) {
+	b := &backend{release: func(ctx context.Context, _ string) ([]api.Released, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -457,7 +435,7 @@ func TestSlowBackend(t *testing.T) {
 			return nil, nil
 		}
 	}}
-	b.queues = func(ctx context.Context) ([]Queue, error) {
+	b.queues = func(ctx context.Context) ([]api.Queue, error) {
 		_, err := b.release(ctx, "")
 		return nil, err
 	}
@@ -473,7 +451,7 @@ func TestSlowBackend(t *testing.T) {
 // A client that goes away ends the context of what it asked.
 func TestClientGone(t *testing.T) {
 	begun, ended := make(chan struct{}), make(chan struct{})
-	b := &backend{release: func(ctx context.Context, _ string) ([]Released, error) {
+	b := &backend{release: func(ctx context.Context, _ string) ([]api.Released, error) {
 		close(begun)
 		<-ctx.Done()
 		close(ended)
@@ -496,26 +474,26 @@ func TestClientGone(t *testing.T) {
 
 // Events come one by one as they happen, and the last of each call ends it.
 func TestWatch(t *testing.T) {
-	events := make(chan CallEvent)
+	events := make(chan api.CallEvent)
 	var asked []string
-	b := &backend{watch: func(_ context.Context, calls []string) (<-chan CallEvent, error) {
+	b := &backend{watch: func(_ context.Context, calls []string) (<-chan api.CallEvent, error) {
 		asked = calls
 		return events, nil
 	}}
 	socket, _ := serve(t, Options{Backend: b})
-	got := make(chan CallEvent)
+	got := make(chan api.CallEvent)
 	done := make(chan error, 1)
 	go func() {
-		done <- client(t, socket).Watch(t.Context(), []string{"c1", "c 2&"}, func(ev CallEvent) error {
+		done <- client(t, socket).Watch(t.Context(), []string{"c1", "c 2&"}, func(ev api.CallEvent) error {
 			got <- ev
 			return nil
 		})
 	}()
-	for i, ev := range []CallEvent{
-		{CallRef: CallRef{Call: "c1"}, Phase: PhaseMTA, Waiting: "the local SMTP listener"},
-		{CallRef: CallRef{Call: "c 2&"}, Phase: PhaseReceiving, In: Progress{1, 2048, 14}},
-		{CallRef: CallRef{Call: "c1"}, Phase: PhaseDone, Result: &CallResult{Exit: ExitUnavailable, Error: "no ETRN"}},
-		{CallRef: CallRef{Call: "c 2&"}, Phase: PhaseDone, Result: &CallResult{Line: Seconds(time.Minute)}},
+	for i, ev := range []api.CallEvent{
+		{CallRef: api.CallRef{Call: "c1"}, Phase: api.PhaseMTA, Waiting: "the local SMTP listener"},
+		{CallRef: api.CallRef{Call: "c 2&"}, Phase: api.PhaseReceiving, In: api.Progress{Messages: 1, Bytes: 2048, Expected: 14}},
+		{CallRef: api.CallRef{Call: "c1"}, Phase: api.PhaseDone, Result: &api.CallResult{Exit: api.ExitUnavailable, Error: "no ETRN"}},
+		{CallRef: api.CallRef{Call: "c 2&"}, Phase: api.PhaseDone, Result: &api.CallResult{Line: api.Seconds(time.Minute)}},
 	} {
 		events <- ev
 		// It is here before the next one is even sent.
@@ -545,10 +523,10 @@ func TestWatchCut(t *testing.T) {
 		stop   func() error
 		ended  chan struct{} // the backend's context
 	}
-	start := func(t *testing.T, o Options, next func(int) (CallEvent, bool)) watched {
+	start := func(t *testing.T, o Options, next func(int) (api.CallEvent, bool)) watched {
 		ended := make(chan struct{})
-		o.Backend = &backend{watch: func(ctx context.Context, _ []string) (<-chan CallEvent, error) {
-			c := make(chan CallEvent)
+		o.Backend = &backend{watch: func(ctx context.Context, _ []string) (<-chan api.CallEvent, error) {
+			c := make(chan api.CallEvent)
 			go func() {
 				defer close(ended)
 				defer close(c)
@@ -570,14 +548,14 @@ func TestWatchCut(t *testing.T) {
 		socket, stop := serve(t, o)
 		return watched{socket, stop, ended}
 	}
-	one := func(i int) (CallEvent, bool) {
-		return CallEvent{CallRef: CallRef{Call: "c1"}, Phase: PhasePushing}, i < 1
+	one := func(i int) (api.CallEvent, bool) {
+		return api.CallEvent{CallRef: api.CallRef{Call: "c1"}, Phase: api.PhasePushing}, i < 1
 	}
 
 	t.Run("client cancels", func(t *testing.T) {
 		w := start(t, Options{}, one)
 		ctx, cancel := context.WithCancel(t.Context())
-		err := client(t, w.socket).Watch(ctx, []string{"c1"}, func(CallEvent) error { cancel(); return nil })
+		err := client(t, w.socket).Watch(ctx, []string{"c1"}, func(api.CallEvent) error { cancel(); return nil })
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
@@ -587,10 +565,10 @@ func TestWatchCut(t *testing.T) {
 		w := start(t, Options{DrainTimeout: time.Minute}, one)
 		var stopped error
 		begun := time.Now()
-		err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { go w.stop(); return nil })
+		err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(api.CallEvent) error { go w.stop(); return nil })
 		stopped = w.stop()
-		var e *Error
-		if !errors.As(err, &e) || e.Exit != ExitTempFail || e.Message != "etrnd is stopping" {
+		var e *api.Error
+		if !errors.As(err, &e) || e.Exit != api.ExitTempFail || e.Message != "etrnd is stopping" {
 			t.Errorf("got %v", err)
 		}
 		if stopped != nil || time.Since(begun) > 20*time.Second {
@@ -599,7 +577,7 @@ func TestWatchCut(t *testing.T) {
 	})
 	t.Run("client stops reading", func(t *testing.T) {
 		pad := strings.Repeat("x", 8<<10)
-		w := start(t, Options{WriteTimeout: 100 * time.Millisecond}, func(int) (CallEvent, bool) { return CallEvent{Waiting: pad}, true })
+		w := start(t, Options{WriteTimeout: 100 * time.Millisecond}, func(int) (api.CallEvent, bool) { return api.CallEvent{Waiting: pad}, true })
 		c, err := net.Dial("unix", w.socket)
 		if err != nil {
 			t.Fatal(err)
@@ -614,26 +592,26 @@ func TestWatchCut(t *testing.T) {
 	t.Run("function fails", func(t *testing.T) {
 		w := start(t, Options{}, one)
 		mine := errors.New("enough")
-		if err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { return mine }); err != mine {
+		if err := client(t, w.socket).Watch(t.Context(), []string{"c1"}, func(api.CallEvent) error { return mine }); err != mine {
 			t.Errorf("got %v", err)
 		}
 		within(t, "the backend is told", w.ended)
 	})
 	t.Run("backend ends early", func(t *testing.T) {
-		c := make(chan CallEvent)
+		c := make(chan api.CallEvent)
 		close(c)
-		socket, _ := serve(t, Options{Backend: &backend{watch: func(context.Context, []string) (<-chan CallEvent, error) { return c, nil }}})
-		err := client(t, socket).Watch(t.Context(), []string{"c1"}, func(CallEvent) error { return nil })
-		var e *Error
-		if !errors.As(err, &e) || e.Exit != ExitTempFail || !strings.Contains(e.Message, "went away before the call had ended") {
+		socket, _ := serve(t, Options{Backend: &backend{watch: func(context.Context, []string) (<-chan api.CallEvent, error) { return c, nil }}})
+		err := client(t, socket).Watch(t.Context(), []string{"c1"}, func(api.CallEvent) error { return nil })
+		var e *api.Error
+		if !errors.As(err, &e) || e.Exit != api.ExitTempFail || !strings.Contains(e.Message, "went away before the call had ended") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("unknown call", func(t *testing.T) {
 		socket, _ := serve(t, Options{Backend: &backend{}})
-		err := client(t, socket).Watch(t.Context(), []string{"c9"}, func(CallEvent) error { return nil })
-		var e *Error
-		if !errors.As(err, &e) || e.Exit != ExitUsage {
+		err := client(t, socket).Watch(t.Context(), []string{"c9"}, func(api.CallEvent) error { return nil })
+		var e *api.Error
+		if !errors.As(err, &e) || e.Exit != api.ExitUsage {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -684,8 +662,8 @@ func TestBadRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			body, _ := io.ReadAll(rsp.Body)
-			var e Error
-			if err := json.Unmarshal(body, &e); err != nil || e.Exit != ExitUsage {
+			var e api.Error
+			if err := json.Unmarshal(body, &e); err != nil || e.Exit != api.ExitUsage {
 				t.Errorf("%s: %v", body, err)
 			}
 			if rsp.StatusCode != c.status || !strings.Contains(string(body), c.says) {
@@ -756,7 +734,7 @@ func TestBadClients(t *testing.T) {
 			t.Errorf("one more than the limit: read %d bytes (%v), want it closed", n, err)
 		}
 		// Another user is not concerned.
-		if got, exit := child(t, socket, syscall.Credential{Uid: 47110, Gid: 47110}); exit != ExitNoPerm {
+		if got, exit := child(t, socket, syscall.Credential{Uid: 47110, Gid: 47110}); exit != api.ExitNoPerm {
 			t.Errorf("another user: %q, exit %d", got, exit)
 		}
 		// One that closes makes room, and is noticed when the server reads.
@@ -781,18 +759,18 @@ func TestBadClients(t *testing.T) {
 // does not end is told to.
 func TestShutdown(t *testing.T) {
 	begun, finish := make(chan struct{}), make(chan struct{})
-	b := &backend{release: func(ctx context.Context, name string) ([]Released, error) {
+	b := &backend{release: func(ctx context.Context, name string) ([]api.Released, error) {
 		begun <- struct{}{}
 		if name == "stubborn" {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
 		<-finish
-		return []Released{{Queue: name}}, nil
+		return []api.Released{{Queue: name}}, nil
 	}}
 	socket, stop := serve(t, Options{Backend: b, DrainTimeout: 500 * time.Millisecond})
 	type reply struct {
-		r   []Released
+		r   []api.Released
 		err error
 	}
 	ask := func(name string) chan reply {
@@ -887,25 +865,25 @@ func TestUnreachable(t *testing.T) {
 		exit         int
 		says         string
 	}{
-		{"no socket", filepath.Join(dir, "none"), ExitTempFail, "there is no socket " + dir},
-		{"no directory", filepath.Join(dir, "no", "such"), ExitTempFail, "there is no socket"},
-		{"nobody listens", gone, ExitTempFail, "nobody listens on " + gone},
-		{"a file", os.Args[0], ExitTempFail, "nobody listens on"},
-		{"path too long", "/" + strings.Repeat("x", 120), ExitUsage, "cannot be the path of a socket"},
-		{"hangs", answer("hangs", ""), ExitTempFail, "has not answered within 200ms"},
-		{"closes", answer("closes", "\n"), ExitTempFail, ""},
-		{"another protocol", answer("smtp", "220 mail.acme.example ESMTP\r\n"), ExitTempFail, ""},
-		{"another HTTP server", answer("http", reply("404 Not Found", "<html>")), ExitTempFail, "is no answer of etrnd"},
-		{"a proxy's page", answer("page", reply("200 OK", "<html>")), ExitTempFail, "cannot be read"},
-		{"a wrong type", answer("type", reply("200 OK", `{"name":1}`)), ExitTempFail, "cannot be read"},
-		{"half a reply", answer("half", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n["), ExitTempFail, "closed the connection"},
-		{"an error without exit code", answer("zero", reply("500 Oops", `{"error":"oops"}`)), ExitTempFail, "oops"},
+		{"no socket", filepath.Join(dir, "none"), api.ExitTempFail, "there is no socket " + dir},
+		{"no directory", filepath.Join(dir, "no", "such"), api.ExitTempFail, "there is no socket"},
+		{"nobody listens", gone, api.ExitTempFail, "nobody listens on " + gone},
+		{"a file", os.Args[0], api.ExitTempFail, "nobody listens on"},
+		{"path too long", "/" + strings.Repeat("x", 120), api.ExitUsage, "cannot be the path of a socket"},
+		{"hangs", answer("hangs", ""), api.ExitTempFail, "has not answered within 200ms"},
+		{"closes", answer("closes", "\n"), api.ExitTempFail, ""},
+		{"another protocol", answer("smtp", "220 mail.acme.example ESMTP\r\n"), api.ExitTempFail, ""},
+		{"another HTTP server", answer("http", reply("404 Not Found", "<html>")), api.ExitTempFail, "is no answer of etrnd"},
+		{"a proxy's page", answer("page", reply("200 OK", "<html>")), api.ExitTempFail, "cannot be read"},
+		{"a wrong type", answer("type", reply("200 OK", `{"name":1}`)), api.ExitTempFail, "cannot be read"},
+		{"half a reply", answer("half", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n["), api.ExitTempFail, "closed the connection"},
+		{"an error without exit code", answer("zero", reply("500 Oops", `{"error":"oops"}`)), api.ExitTempFail, "oops"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cl := NewClient(ClientOptions{Socket: c.socket, Timeout: 200 * time.Millisecond})
 			defer cl.Close()
 			_, err := cl.Queues(t.Context())
-			var e *Error
+			var e *api.Error
 			if !errors.As(err, &e) || e.Exit != c.exit || !strings.Contains(e.Message, c.says) {
 				t.Errorf("got %#v, want %q, exit %d", err, c.says, c.exit)
 			}
@@ -943,7 +921,7 @@ func FuzzHandler(f *testing.F) {
 		case w.Code == http.StatusOK && json.Valid(w.Body.Bytes()):
 		case w.Code >= 300 && w.Code < 400: // the mux cleans a path
 		default:
-			var e Error
+			var e api.Error
 			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Exit == 0 || e.Message == "" || w.Code >= 500 {
 				t.Errorf("%s %q %q: %d %q", method, path, body, w.Code, w.Body)
 			}
@@ -969,7 +947,7 @@ func FuzzWatch(f *testing.F) {
 			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(b))}, nil
 		})
 		ended := false
-		err := c.Watch(t.Context(), []string{"c1"}, func(ev CallEvent) error {
+		err := c.Watch(t.Context(), []string{"c1"}, func(ev api.CallEvent) error {
 			ended = ended || ev.Call == "c1" && ev.Result != nil
 			return nil
 		})

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/etrnd/etrnd/internal/api"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,27 +95,27 @@ func peerGroups(fd int) ([]int, error) {
 // mayAct decides. The group is looked up at every request: it may be made,
 // or the configuration reloaded, while the daemon runs, and requests are few.
 // It returns what to tell the peer when the answer is no.
-func mayAct(p peer, group string) *Error {
+func mayAct(p peer, group string) *api.Error {
 	if p.err != nil {
-		return Errorf(ExitNoPerm, "", "etrnd cannot tell who is asking: %v", p.err)
+		return api.Errorf(api.ExitNoPerm, "", "etrnd cannot tell who is asking: %v", p.err)
 	}
 	if p.uid == 0 || p.uid == os.Geteuid() {
 		return nil
 	}
 	who := userName(p.uid)
 	if group == "" {
-		return Errorf(ExitNoPerm, `ask as root, or name a group under group in the [control] table of the configuration`,
+		return api.Errorf(api.ExitNoPerm, `ask as root, or name a group under group in the [control] table of the configuration`,
 			"%s may not control etrnd: only root may", who)
 	}
 	g, err := user.LookupGroup(group)
 	if err != nil {
-		return Errorf(ExitNoPerm, "ask as root, or make the group: groupadd --system "+group,
+		return api.Errorf(api.ExitNoPerm, "ask as root, or make the group: groupadd --system "+group,
 			"%s may not control etrnd: only root and the group %q may, and this machine has no such group", who, group)
 	}
 	if gid, err := strconv.Atoi(g.Gid); err == nil && slices.Contains(p.groups, gid) {
 		return nil
 	}
-	return Errorf(ExitNoPerm, fmt.Sprintf("ask as root, or join the group (adduser USER %s) and log in again", group),
+	return api.Errorf(api.ExitNoPerm, fmt.Sprintf("ask as root, or join the group (adduser USER %s) and log in again", group),
 		"%s may not control etrnd: only root and the group %q may", who, group)
 }
 

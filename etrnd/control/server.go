@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/etrnd/etrnd/internal/api"
 	"io"
 	"log/slog"
 	"net"
@@ -151,8 +152,8 @@ type (
 	// watchLine is one line of a stream: an event, or why there will be no
 	// more.
 	watchLine struct {
-		Event *CallEvent `json:"event,omitempty"`
-		Error *Error     `json:"error,omitempty"`
+		Event *api.CallEvent `json:"event,omitempty"`
+		Error *api.Error     `json:"error,omitempty"`
 	}
 )
 
@@ -160,40 +161,40 @@ type (
 func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	b := s.o.Backend
 	mux := http.NewServeMux()
-	mux.Handle("GET /v1/status", get(s, func(r *http.Request) (Status, error) {
+	mux.Handle("GET /v1/status", get(s, func(r *http.Request) (api.Status, error) {
 		return b.Status(r.Context()), nil
 	}))
-	mux.Handle("GET /v1/queues", get(s, func(r *http.Request) ([]Queue, error) {
+	mux.Handle("GET /v1/queues", get(s, func(r *http.Request) ([]api.Queue, error) {
 		return b.Queues(r.Context())
 	}))
-	mux.Handle("GET /v1/history", get(s, func(r *http.Request) ([]CallResult, error) {
+	mux.Handle("GET /v1/history", get(s, func(r *http.Request) ([]api.CallResult, error) {
 		n, err := strconv.Atoi(r.URL.Query().Get("n"))
 		if err != nil || n < 1 || n > maxHistory {
-			return nil, Errorf(ExitUsage, "", "n is %s, but must be a number from 1 to %d", cut(r.URL.Query().Get("n")), maxHistory)
+			return nil, api.Errorf(api.ExitUsage, "", "n is %s, but must be a number from 1 to %d", cut(r.URL.Query().Get("n")), maxHistory)
 		}
 		return b.History(r.Context(), n)
 	}))
-	mux.Handle("POST /v1/release", post(s, func(ctx context.Context, q releaseRequest) ([]Released, error) {
+	mux.Handle("POST /v1/release", post(s, func(ctx context.Context, q releaseRequest) ([]api.Released, error) {
 		if err := checkName("queue", q.Name); err != nil {
 			return nil, err
 		}
 		return b.Release(ctx, q.Name)
 	}))
-	mux.Handle("POST /v1/link-up", post(s, func(ctx context.Context, ev LinkEvent) ([]CallRef, error) {
+	mux.Handle("POST /v1/link-up", post(s, func(ctx context.Context, ev api.LinkEvent) ([]api.CallRef, error) {
 		if err := checkLink(ev); err != nil {
 			return nil, err
 		}
 		return b.LinkUp(ctx, ev)
 	}))
-	mux.Handle("POST /v1/link-down", post(s, func(ctx context.Context, ev LinkEvent) (nothing, error) {
+	mux.Handle("POST /v1/link-down", post(s, func(ctx context.Context, ev api.LinkEvent) (nothing, error) {
 		if err := checkLink(ev); err != nil {
 			return nothing{}, err
 		}
 		return nothing{}, b.LinkDown(ctx, ev)
 	}))
-	mux.Handle("POST /v1/call", post(s, func(ctx context.Context, q callRequest) (CallRef, error) {
+	mux.Handle("POST /v1/call", post(s, func(ctx context.Context, q callRequest) (api.CallRef, error) {
 		if err := checkName("remote", q.Remote); err != nil {
-			return CallRef{}, err
+			return api.CallRef{}, err
 		}
 		return b.Call(ctx, q.Remote)
 	}))
@@ -209,7 +210,7 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	}))
 	mux.Handle("GET /v1/watch", s.watch(closing))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, http.StatusNotFound, Errorf(ExitUsage,
+		s.fail(w, http.StatusNotFound, api.Errorf(api.ExitUsage,
 			"etrnctl and etrnd are of different releases: restart etrnd",
 			"etrnd does not know the request %s %s", cut(r.Method), cut(r.URL.Path)))
 	})
@@ -235,7 +236,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				if w.wrote {
 					panic(http.ErrAbortHandler) // too late to say so otherwise
 				}
-				s.fail(w, http.StatusInternalServerError, Errorf(ExitTempFail,
+				s.fail(w, http.StatusInternalServerError, api.Errorf(api.ExitTempFail,
 					"this is a fault of etrnd; its log has the details", "etrnd failed at this request"))
 			}
 			level := slog.LevelInfo
@@ -244,7 +245,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 			if w.err != nil {
 				log = log.With("error", w.err.Message)
-				if level = slog.LevelInfo; w.err.Exit == ExitNoPerm {
+				if level = slog.LevelInfo; w.err.Exit == api.ExitNoPerm {
 					level = slog.LevelWarn
 				}
 			}
@@ -263,7 +264,7 @@ type statusWriter struct {
 	http.ResponseWriter
 	status int
 	wrote  bool
-	err    *Error
+	err    *api.Error
 }
 
 func (w *statusWriter) WriteHeader(code int) {
@@ -293,7 +294,7 @@ func post[In, Out any](s *Server, f func(context.Context, In) (Out, error)) http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in In
 		if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &in); err != nil {
-			s.answer(w, nil, Errorf(ExitUsage, "", "the request cannot be read: %v", err))
+			s.answer(w, nil, api.Errorf(api.ExitUsage, "", "the request cannot be read: %v", err))
 			return
 		}
 		s.begin(w)
@@ -334,7 +335,7 @@ func (s *Server) answer(w http.ResponseWriter, out any, err error) {
 	s.write(w, http.StatusOK, out)
 }
 
-func (s *Server) fail(w http.ResponseWriter, status int, e *Error) {
+func (s *Server) fail(w http.ResponseWriter, status int, e *api.Error) {
 	if sw, ok := w.(*statusWriter); ok {
 		sw.err = e
 	}
@@ -358,7 +359,7 @@ func (s *Server) watch(closing <-chan struct{}) http.Handler {
 		s.begin(w)
 		calls := r.URL.Query()["call"]
 		if len(calls) == 0 || len(calls) > maxWatched {
-			s.answer(w, nil, Errorf(ExitUsage, "", "%d calls to watch, but from 1 to %d can be", len(calls), maxWatched))
+			s.answer(w, nil, api.Errorf(api.ExitUsage, "", "%d calls to watch, but from 1 to %d can be", len(calls), maxWatched))
 			return
 		}
 		for _, c := range calls {
@@ -395,7 +396,7 @@ func (s *Server) watch(closing <-chan struct{}) http.Handler {
 					return
 				}
 			case <-closing:
-				send(watchLine{Error: Errorf(ExitTempFail, "what has not crossed the line stays held", "etrnd is stopping")})
+				send(watchLine{Error: api.Errorf(api.ExitTempFail, "what has not crossed the line stays held", "etrnd is stopping")})
 				return
 			case <-ctx.Done():
 				return
@@ -405,30 +406,30 @@ func (s *Server) watch(closing <-chan struct{}) http.Handler {
 }
 
 // asError is err as the user will see it.
-func asError(err error) *Error {
-	var e *Error
+func asError(err error) *api.Error {
+	var e *api.Error
 	if errors.As(err, &e) {
 		// The text of what wraps it is the better one.
 		c := *e
-		if c.Message = err.Error(); c.Exit == ExitOK {
-			c.Exit = ExitTempFail
+		if c.Message = err.Error(); c.Exit == api.ExitOK {
+			c.Exit = api.ExitTempFail
 		}
 		return &c
 	}
-	return &Error{Message: err.Error(), Exit: ExitTempFail}
+	return &api.Error{Message: err.Error(), Exit: api.ExitTempFail}
 }
 
 // httpStatus is for whoever asks with something else than etrnctl, which goes
 // by the exit code alone.
 func httpStatus(exit int) int {
 	switch exit {
-	case ExitUsage:
+	case api.ExitUsage:
 		return http.StatusBadRequest
-	case ExitUnavailable:
+	case api.ExitUnavailable:
 		return http.StatusBadGateway
-	case ExitNoPerm:
+	case api.ExitNoPerm:
 		return http.StatusForbidden
-	case ExitConfig:
+	case api.ExitConfig:
 		return http.StatusUnprocessableEntity
 	}
 	return http.StatusServiceUnavailable
@@ -437,19 +438,19 @@ func httpStatus(exit int) int {
 func checkName(what, name string) error {
 	switch {
 	case name == "":
-		return Errorf(ExitUsage, "", "no %s is named", what)
+		return api.Errorf(api.ExitUsage, "", "no %s is named", what)
 	case len(name) > maxName:
-		return Errorf(ExitUsage, "", "the name of the %s is %d bytes long, but at most %d can be", what, len(name), maxName)
+		return api.Errorf(api.ExitUsage, "", "the name of the %s is %d bytes long, but at most %d can be", what, len(name), maxName)
 	}
 	return nil
 }
 
-func checkLink(ev LinkEvent) error {
+func checkLink(ev api.LinkEvent) error {
 	if ev.Link == "" && ev.Interface == "" {
-		return Errorf(ExitUsage, "", "neither a link nor an interface is named")
+		return api.Errorf(api.ExitUsage, "", "neither a link nor an interface is named")
 	}
 	if len(ev.Link) > maxName || len(ev.Interface) > maxName {
-		return Errorf(ExitUsage, "", "the name of the link or interface is longer than %d bytes", maxName)
+		return api.Errorf(api.ExitUsage, "", "the name of the link or interface is longer than %d bytes", maxName)
 	}
 	return nil
 }

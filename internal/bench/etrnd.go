@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/scenario"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -123,7 +124,7 @@ func (etrnd) held(ctx context.Context, w *world, n int) error {
 // watches the call that comes of it.
 func (etrnd) request(ctx context.Context, w *world) (m moments, end func(context.Context) (time.Time, error), err error) {
 	c := control.NewClient(control.ClientOptions{Socket: w.site.Path(control.DefaultSocket)})
-	calls, err := c.LinkUp(ctx, control.LinkEvent{Link: "isp", Interface: "ppp0"})
+	calls, err := c.LinkUp(ctx, api.LinkEvent{Link: "isp", Interface: "ppp0"})
 	if err != nil {
 		return m, nil, err
 	}
@@ -133,7 +134,7 @@ func (etrnd) request(ctx context.Context, w *world) (m moments, end func(context
 	asked := make(chan struct{})
 	var (
 		once    sync.Once
-		result  *control.CallResult
+		result  *api.CallResult
 		watched error
 		done    = make(chan struct{})
 		phases  []string
@@ -141,14 +142,14 @@ func (etrnd) request(ctx context.Context, w *world) (m moments, end func(context
 	go func() {
 		defer close(done)
 		defer c.Close()
-		watched = c.Watch(ctx, []string{calls[0].Call}, func(ev control.CallEvent) error {
+		watched = c.Watch(ctx, []string{calls[0].Call}, func(ev api.CallEvent) error {
 			if p := string(ev.Phase); len(phases) == 0 || phases[len(phases)-1] != p {
 				phases = append(phases, p)
 			}
 			switch {
-			case ev.Phase == control.PhaseConnecting && m.connect.IsZero():
+			case ev.Phase == api.PhaseConnecting && m.connect.IsZero():
 				m.connect = ev.Time
-			case slices.Contains([]control.Phase{control.PhaseRequest, control.PhaseReceiving}, ev.Phase) && m.request.IsZero():
+			case slices.Contains([]api.Phase{api.PhaseRequest, api.PhaseReceiving}, ev.Phase) && m.request.IsZero():
 				m.request = ev.Time
 				once.Do(func() { close(asked) })
 			}

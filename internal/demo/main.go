@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/scenario"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -91,7 +91,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	took := time.Since(up)
-	var history []control.CallResult
+	var history []api.CallResult
 	if err := testbed.Until(ctx, "the call to be in the history", func() (bool, error) {
 		err := w.Site.CtlJSON(ctx, &history, "history")
 		return len(history) > 0, err

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -115,7 +115,7 @@ func TestEximHub(t *testing.T) {
 	}{
 		// As it comes: behind "#" stands a part of an address, which it hands
 		// to exim -R, and it has TLS, with a certificate of its own making.
-		{"default", "", `"#acme.example"`, control.ExitOK, "", false},
+		{"default", "", `"#acme.example"`, api.ExitOK, "", false},
 		// As those set it who serve clients that ask for domains. What a client
 		// sends may not get into a command (it is "tainted"): the names are
 		// looked up. With neither TLS nor PIPECONNECT it insists on one ETRN at
@@ -123,10 +123,10 @@ func TestEximHub(t *testing.T) {
 		// out, and begins again.
 		{"command", "smtp_banner = $smtp_active_hostname ESMTP\ntls_advertise_hosts =\npipelining_connect_advertise_hosts =\n" +
 			"smtp_etrn_command = /usr/local/sbin/exim4 -R ${lookup{$domain}lsearch,ret=key{/etc/exim4/etrn}}",
-			`"acme.example", "sub.acme.example"`, control.ExitOK, "", true},
+			`"acme.example", "sub.acme.example"`, api.ExitOK, "", true},
 		// A name that it does not take is no reason not to ask for the next,
 		// but one to tell. This time the greeting says who it is.
-		{"refused name", "tls_advertise_hosts =", `"acme.example", "#acme.example"`, control.ExitUnavailable, "501", false},
+		{"refused name", "tls_advertise_hosts =", `"acme.example", "#acme.example"`, api.ExitUnavailable, "501", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

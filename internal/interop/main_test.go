@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/scenario"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -259,9 +259,9 @@ func asksForMail(ctx context.Context, t *testing.T, p *pair, hub *scenario.Daemo
 }
 
 // lastCall is the latest call of a site.
-func lastCall(ctx context.Context, t *testing.T, site *scenario.Daemons) control.CallResult {
+func lastCall(ctx context.Context, t *testing.T, site *scenario.Daemons) api.CallResult {
 	t.Helper()
-	var results []control.CallResult
+	var results []api.CallResult
 	must(t, site.CtlJSON(ctx, &results, "history"))
 	if len(results) == 0 {
 		t.Fatal("the site has made no call")
@@ -291,7 +291,7 @@ push = ["*"]
 
 // callsForMail has mail wait on both sides, calls, and looks at what came of
 // it. waits waits until n messages are in the queue of the hub.
-func callsForMail(ctx context.Context, t *testing.T, p *pair, site *scenario.Daemons, waits func(n int)) control.CallResult {
+func callsForMail(ctx context.Context, t *testing.T, p *pair, site *scenario.Daemons, waits func(n int)) api.CallResult {
 	t.Helper()
 	in := send(ctx, t, p.hub, 5, 2000, "a@acme.example")
 	in = append(in, send(ctx, t, p.hub, 1, 500_000, "a@acme.example")...)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -27,7 +27,7 @@ func TestPostfixHub(t *testing.T) {
 	must(t, err)
 	site := ourSite(ctx, t, p.site, fmt.Sprintf(callConfig, `"acme.example"`))
 	r := callsForMail(ctx, t, p, site, func(n int) { must(t, p.hub.WaitQueue(ctx, n)) })
-	if r.Exit != control.ExitOK {
+	if r.Exit != api.ExitOK {
 		t.Errorf("result of the call: %+v", r)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -119,7 +119,7 @@ func TestSendmailHub(t *testing.T) {
 	sendmail(ctx, t, p.hub, []string{"online.example"}, []string{"acme.example", "beta.example"})
 	site := ourSite(ctx, t, p.site, fmt.Sprintf(callConfig, `"acme.example", "@acme.example"`))
 	r := callsForMail(ctx, t, p, site, func(n int) { sendmailWaits(ctx, t, p.hub, n) })
-	if r.Exit != control.ExitOK {
+	if r.Exit != api.ExitOK {
 		t.Errorf("result of the call: %+v", r)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -85,7 +85,7 @@ func (e *evil) call(ctx context.Context, t *testing.T) *peer {
 }
 
 // end waits for the end of the call.
-func (e *evil) end(ctx context.Context, t *testing.T) control.CallResult {
+func (e *evil) end(ctx context.Context, t *testing.T) api.CallResult {
 	t.Helper()
 	return waitCalls(within(ctx, t, 20*time.Second), t, e.World, e.calls)[0]
 }
@@ -413,7 +413,7 @@ func TestATRNBadChunks(t *testing.T) {
 				t.Errorf("the dialogue goes on: %q", rest)
 			}
 			p.conn.Close()
-			if r := e.end(ctx, t); r.Exit != control.ExitTempFail || r.In.Messages != 0 {
+			if r := e.end(ctx, t); r.Exit != api.ExitTempFail || r.In.Messages != 0 {
 				t.Errorf("result of the call: %+v", r)
 			}
 		})
@@ -499,7 +499,7 @@ func TestATRNPostfixStops(t *testing.T) {
 	p.expect("421")
 	p.conn.Close()
 	r := e.end(ctx, t)
-	if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "local mail server") || r.In.Messages != 0 {
+	if r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "local mail server") || r.In.Messages != 0 {
 		t.Errorf("result of the call: %+v", r)
 	}
 	must(t, e.SiteMTA.Start(ctx))
@@ -513,7 +513,7 @@ func TestATRNPostfixStops(t *testing.T) {
 	must(t, e.SiteMTA.Stop(ctx))
 	p.ask("MAIL FROM:<x@online.example>", "421")
 	p.conn.Close()
-	if r = e.end(ctx, t); r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "local mail server") || r.In.Messages != 1 {
+	if r = e.end(ctx, t); r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "local mail server") || r.In.Messages != 1 {
 		t.Errorf("result of the call: %+v", r)
 	}
 	must(t, e.SiteMTA.Start(ctx))
@@ -547,7 +547,7 @@ func TestATRNProviderFails(t *testing.T) {
 	for _, how := range []string{"DATA", "BDAT"} {
 		t.Run("cut in "+how, func(t *testing.T) {
 			begin(t, how).conn.Close()
-			if r := e.end(ctx, t); r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "without QUIT") || r.In.Messages != 0 {
+			if r := e.end(ctx, t); r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "without QUIT") || r.In.Messages != 0 {
 				t.Errorf("result of the call: %+v", r)
 			}
 		})
@@ -557,7 +557,7 @@ func TestATRNProviderFails(t *testing.T) {
 			// Postfix says nothing about DATA that has no end, so this is ours.
 			p.expect("421")
 			r := e.end(ctx, t)
-			if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "quiet") || r.In.Messages != 0 {
+			if r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "quiet") || r.In.Messages != 0 {
 				t.Errorf("result of the call: %+v", r)
 			}
 			if took := time.Since(start); took > 15*time.Second {
@@ -577,7 +577,7 @@ func TestATRNProviderFails(t *testing.T) {
 				break
 			}
 		}
-		if r := e.end(ctx, t); r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "does not read") {
+		if r := e.end(ctx, t); r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "does not read") {
 			t.Errorf("result of the call: %+v", r)
 		}
 	})
@@ -608,7 +608,7 @@ func TestCallATRNCut(t *testing.T) {
 		}
 		must(t, w.Line.Disconnect(ctx))
 		r := waitCalls(ctx, t, w, i+1)[0]
-		if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "link went down") {
+		if r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "link went down") {
 			t.Errorf("call %d: %+v", i+1, r)
 		}
 		w.Line.Restore()

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -190,29 +190,29 @@ func TestATRNAnswers(t *testing.T) {
 		code       int // of the only reply
 		talk       func(net.Conn, *bufio.Reader)
 	}{
-		{"empty", "", control.ExitOK, nil, 453, answers(plain, "453 You have no mail", "", nil)},
-		{"quits", "", control.ExitOK, nil, 250, answers(plain, "250 OK now reversing the connection", "", quit)},
-		{"forbids", "", control.ExitUnavailable, []string{"450", "request"}, 450, answers(plain, "450 ATRN request refused", "", nil)},
-		{"not-now", "", control.ExitTempFail, []string{"451"}, 451, answers(plain, "451 Unable to process ATRN request now", "", nil)},
-		{"without", "", control.ExitUnavailable, []string{"ATRN", "502", "auto"}, 502, answers("", "502 Command not implemented", "", nil)},
-		{"auth-first", "", control.ExitUnavailable, []string{"530", "user and password-file"}, 530, answers(plain, "530 Authentication required", "", nil)},
-		{"ahead", "", control.ExitUnavailable, []string{"ahead of our greeting"}, 250, answers(plain, "250 OK\r\nEHLO hub.example.net", "", func(c net.Conn, in *bufio.Reader) { in.ReadString('\n') })},
+		{"empty", "", api.ExitOK, nil, 453, answers(plain, "453 You have no mail", "", nil)},
+		{"quits", "", api.ExitOK, nil, 250, answers(plain, "250 OK now reversing the connection", "", quit)},
+		{"forbids", "", api.ExitUnavailable, []string{"450", "request"}, 450, answers(plain, "450 ATRN request refused", "", nil)},
+		{"not-now", "", api.ExitTempFail, []string{"451"}, 451, answers(plain, "451 Unable to process ATRN request now", "", nil)},
+		{"without", "", api.ExitUnavailable, []string{"ATRN", "502", "auto"}, 502, answers("", "502 Command not implemented", "", nil)},
+		{"auth-first", "", api.ExitUnavailable, []string{"530", "user and password-file"}, 530, answers(plain, "530 Authentication required", "", nil)},
+		{"ahead", "", api.ExitUnavailable, []string{"ahead of our greeting"}, 250, answers(plain, "250 OK\r\nEHLO hub.example.net", "", func(c net.Conn, in *bufio.Reader) { in.ReadString('\n') })},
 		// The provider says nothing after our greeting: wait bounds it.
-		{"silent", "", control.ExitTempFail, []string{"gone quiet", "0 messages"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { io.Copy(io.Discard, in) })},
-		{"hangs-up", "", control.ExitTempFail, []string{"without QUIT"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { in.ReadString('\n') })},
-		{"babbles", "", control.ExitTempFail, []string{"does not behave"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) {
+		{"silent", "", api.ExitTempFail, []string{"gone quiet", "0 messages"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { io.Copy(io.Discard, in) })},
+		{"hangs-up", "", api.ExitTempFail, []string{"without QUIT"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) { in.ReadString('\n') })},
+		{"babbles", "", api.ExitTempFail, []string{"does not behave"}, 250, answers(plain, "250 OK", "", func(c net.Conn, in *bufio.Reader) {
 			in.ReadString('\n')
 			fmt.Fprint(c, strings.Repeat("GET / HTTP/1.1\r\n", 200))
 			io.Copy(io.Discard, in)
 		})},
 		// auto: ATRN where it is offered and there is a user.
-		{"auto-turns", "protocol = \"auto\"\n" + withUser, control.ExitOK, nil, 453, answers(login, "453 no mail", "250 started", nil)},
-		{"auto-etrn", "protocol = \"auto\"\n" + withUser, control.ExitOK, nil, 251, answers(etrn, "250 no", "251 OK, no messages waiting", nil)},
-		{"auto-nobody", "protocol = \"auto\"", control.ExitOK, nil, 251, answers(both, "250 no", "251 OK, no messages waiting", nil)},
+		{"auto-turns", "protocol = \"auto\"\n" + withUser, api.ExitOK, nil, 453, answers(login, "453 no mail", "250 started", nil)},
+		{"auto-etrn", "protocol = \"auto\"\n" + withUser, api.ExitOK, nil, 251, answers(etrn, "250 no", "251 OK, no messages waiting", nil)},
+		{"auto-nobody", "protocol = \"auto\"", api.ExitOK, nil, 251, answers(both, "250 no", "251 OK, no messages waiting", nil)},
 		// It lists ATRN and does not have it: ETRN on the same connection.
-		{"auto-liar", "protocol = \"auto\"\n" + withUser, control.ExitOK, nil, 251, answers(both, "502 Command not implemented", "251 OK, no messages waiting", nil)},
+		{"auto-liar", "protocol = \"auto\"\n" + withUser, api.ExitOK, nil, 251, answers(both, "502 Command not implemented", "251 OK, no messages waiting", nil)},
 		// A refusal is no reason to try ETRN.
-		{"auto-forbids", "protocol = \"auto\"\n" + withUser, control.ExitUnavailable, []string{"450"}, 450, answers(both, "450 refused", "251 OK", nil)},
+		{"auto-forbids", "protocol = \"auto\"\n" + withUser, api.ExitUnavailable, []string{"450"}, 450, answers(both, "450 refused", "251 OK", nil)},
 	}
 	var config strings.Builder
 	config.WriteString("hostname = \"mail.acme.example\"\n\n[[link]]\nname = \"isp\"\ninterfaces = [\"ppp0\"]\ndial = [\"pon\", \"isp\"]\nhang-up = [\"poff\", \"isp\"]\n")

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -115,7 +115,7 @@ func TestCutInMidMessage(t *testing.T) {
 		// runs its hooks.
 		must(t, w.Line.Disconnect(ctx))
 		r := waitCalls(ctx, t, w, i+1)[0]
-		if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "link went down") {
+		if r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "link went down") {
 			t.Errorf("call %d: %+v", i+1, r)
 		}
 		must(t, w.Hub.WaitQueue(within(ctx, t, time.Minute), "acme", 1+pending(t, w, ids[1:])))
@@ -176,14 +176,14 @@ hang-up = ["poff", "isp"]
 		says []string
 		talk func(net.Conn, *bufio.Reader)
 	}{
-		{"without-etrn", 2501, control.ExitUnavailable, []string{"ETRN", "2501"}, smtpTalk(map[string]string{"EHLO": "250 hub.example.net", "ETRN": "502 5.5.1 Command not implemented"})},
-		{"busy", 2502, control.ExitOK, nil, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "458 Unable to queue messages"})},
-		{"refuses", 2503, control.ExitUnavailable, []string{"459", "list this host"}, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "459 Node not allowed: go away"})},
-		{"hangs", 2504, control.ExitTempFail, []string{"quiet", "request-timeout"}, func(c net.Conn, in *bufio.Reader) { in.ReadString(0) }},
-		{"closes", 2505, control.ExitTempFail, []string{"closed"}, func(net.Conn, *bufio.Reader) {}},
-		{"nobody", 2506, control.ExitTempFail, []string{"refused", "probe"}, nil},
-		{"not-now", 2507, control.ExitTempFail, []string{"421"}, func(c net.Conn, in *bufio.Reader) { fmt.Fprint(c, "421 too busy\r\n") }},
-		{"garbage", 2508, control.ExitUnavailable, []string{"SMTP"}, func(c net.Conn, in *bufio.Reader) { fmt.Fprint(c, "\x00\x01\x02 hello\r\n") }},
+		{"without-etrn", 2501, api.ExitUnavailable, []string{"ETRN", "2501"}, smtpTalk(map[string]string{"EHLO": "250 hub.example.net", "ETRN": "502 5.5.1 Command not implemented"})},
+		{"busy", 2502, api.ExitOK, nil, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "458 Unable to queue messages"})},
+		{"refuses", 2503, api.ExitUnavailable, []string{"459", "list this host"}, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "459 Node not allowed: go away"})},
+		{"hangs", 2504, api.ExitTempFail, []string{"quiet", "request-timeout"}, func(c net.Conn, in *bufio.Reader) { in.ReadString(0) }},
+		{"closes", 2505, api.ExitTempFail, []string{"closed"}, func(net.Conn, *bufio.Reader) {}},
+		{"nobody", 2506, api.ExitTempFail, []string{"refused", "probe"}, nil},
+		{"not-now", 2507, api.ExitTempFail, []string{"421"}, func(c net.Conn, in *bufio.Reader) { fmt.Fprint(c, "421 too busy\r\n") }},
+		{"garbage", 2508, api.ExitUnavailable, []string{"SMTP"}, func(c net.Conn, in *bufio.Reader) { fmt.Fprint(c, "\x00\x01\x02 hello\r\n") }},
 	}
 	for _, r := range remotes {
 		fmt.Fprintf(&config, "\n[[remote]]\nname = %q\nlink = \"isp\"\nhost = \"hub.example.net:%d\"\nrouter-type = \"pull-only\"\nrequest = [\"acme.example\"]\nrequest-timeout = \"3s\"\nconnect-timeout = \"3s\"\nwait = \"2s\"\n", r.name, r.port)

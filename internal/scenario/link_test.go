@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -27,7 +27,7 @@ func TestLinkFlaps(t *testing.T) {
 	must(t, w.Line.Connect(ctx))
 	must(t, w.Line.Connect(ctx)) // hooks fire twice, for IPv4 and IPv6
 	must(t, w.Line.Disconnect(ctx))
-	if r := waitCalls(ctx, t, w, 1)[0]; r.Exit != control.ExitTempFail {
+	if r := waitCalls(ctx, t, w, 1)[0]; r.Exit != api.ExitTempFail {
 		t.Errorf("the first call: %+v", r)
 	}
 	must(t, w.Line.Connect(ctx))
@@ -42,7 +42,7 @@ func TestLinkFlaps(t *testing.T) {
 	if len(results) != 2 {
 		t.Errorf("%d calls, want 2: %+v", len(results), results)
 	}
-	if r := results[0]; r.Exit != control.ExitOK {
+	if r := results[0]; r.Exit != api.ExitOK {
 		t.Errorf("the second call: %+v", r)
 	}
 }
@@ -95,7 +95,7 @@ func TestCommandsFail(t *testing.T) {
 		t.Error("etrnctl call --wait: no error although dialling failed")
 	}
 	r := waitCalls(ctx, t, w, 1)[0]
-	if r.Exit != control.ExitTempFail || !strings.Contains(r.Error, "no carrier") {
+	if r.Exit != api.ExitTempFail || !strings.Contains(r.Error, "no carrier") {
 		t.Errorf("dialling fails: %+v", r)
 	}
 	if hangUps.Load() == 0 {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -90,9 +90,9 @@ func delivered(ctx context.Context, t *testing.T, h *testbed.Host, ids []string)
 }
 
 // waitCalls waits until n calls have ended at the site.
-func waitCalls(ctx context.Context, t *testing.T, w *World, n int) []control.CallResult {
+func waitCalls(ctx context.Context, t *testing.T, w *World, n int) []api.CallResult {
 	t.Helper()
-	var results []control.CallResult
+	var results []api.CallResult
 	must(t, testbed.Until(ctx, fmt.Sprintf("%d calls of the site to end", n), func() (bool, error) {
 		results = nil
 		err := w.Site.CtlJSON(ctx, &results, "history")

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -64,9 +64,9 @@ func TestRouterTypes(t *testing.T) {
 			if c.out != (r.Out.Messages == 3) || !c.out && r.Out.Messages != 0 {
 				t.Errorf("out: %+v", r)
 			}
-			wantExit := control.ExitOK
+			wantExit := api.ExitOK
 			if strings.Contains(c.name, "not asked") {
-				wantExit = control.ExitTempFail
+				wantExit = api.ExitTempFail
 			}
 			if r.Exit != wantExit {
 				t.Errorf("exit %d, want %d: %s", r.Exit, wantExit, r.Error)
@@ -120,14 +120,14 @@ func TestAuthenticatedCall(t *testing.T) {
 		must(t, err)
 	}
 	write("/etc/etrnd/password", "wrong\n")
-	call("a wrong password", control.ExitUnavailable, "password")
+	call("a wrong password", api.ExitUnavailable, "password")
 	write("/etc/etrnd/password", "correct horse\n")
 	other, _ := certificate(t, "other.example.net")
 	write("/etc/etrnd/ca.pem", other)
-	call("an unknown certificate", control.ExitUnavailable, "tls-ca")
+	call("an unknown certificate", api.ExitUnavailable, "tls-ca")
 	write("/etc/etrnd/ca.pem", cert)
 	unmoved(ctx, t, w, 3)
-	call("all in order", control.ExitOK, "")
+	call("all in order", api.ExitOK, "")
 	delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids)
 
 	// A stranger sees no PLAIN without TLS, and is refused without AUTH.
@@ -172,7 +172,7 @@ func TestReload(t *testing.T) {
 	write(bad)
 	c := w.HubHost.Command(ctx, "etrnctl", "reload")
 	text, err := c.CombinedOutput()
-	if err == nil || c.ProcessState.ExitCode() != control.ExitConfig {
+	if err == nil || c.ProcessState.ExitCode() != api.ExitConfig {
 		t.Errorf("etrnctl reload of a bad file: %v, exit %d", err, c.ProcessState.ExitCode())
 	}
 	for _, want := range []string{"etrnd.toml:", "acme..example", "carrier-pigeon", "client", "old one stays"} {
@@ -182,7 +182,7 @@ func TestReload(t *testing.T) {
 	}
 	for _, program := range []string{"etrnd", "etrn-milter"} {
 		c := w.HubHost.Command(ctx, program, "-check")
-		if out, err := c.CombinedOutput(); err == nil || c.ProcessState.ExitCode() != control.ExitConfig || !strings.Contains(string(out), "acme..example") {
+		if out, err := c.CombinedOutput(); err == nil || c.ProcessState.ExitCode() != api.ExitConfig || !strings.Contains(string(out), "acme..example") {
 			t.Errorf("%s -check: %v, exit %d: %s", program, err, c.ProcessState.ExitCode(), out)
 		}
 	}
@@ -191,7 +191,7 @@ func TestReload(t *testing.T) {
 	if q, err := w.Hub.Queue(ctx, "acme"); err != nil || q.Messages != 2 {
 		t.Errorf("after a bad reload: %+v, %v", q, err)
 	}
-	var status control.Status
+	var status api.Status
 	must(t, w.Hub.CtlJSON(ctx, &status, "status"))
 	if status.Config.Rejected == nil || len(status.Config.Problems) < 3 {
 		t.Errorf("status after a bad reload: %+v", status.Config)

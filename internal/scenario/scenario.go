@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -184,22 +184,22 @@ func (d *Daemons) CtlJSON(ctx context.Context, v any, args ...string) error {
 }
 
 // Queue asks etrnd for one queue.
-func (d *Daemons) Queue(ctx context.Context, name string) (control.Queue, error) {
-	var list []control.Queue
+func (d *Daemons) Queue(ctx context.Context, name string) (api.Queue, error) {
+	var list []api.Queue
 	if err := d.CtlJSON(ctx, &list, "queues"); err != nil {
-		return control.Queue{}, err
+		return api.Queue{}, err
 	}
 	for _, q := range list {
 		if q.Name == name {
 			return q, nil
 		}
 	}
-	return control.Queue{}, fmt.Errorf("etrnd on %s has no queue %q", d.Host.Name, name)
+	return api.Queue{}, fmt.Errorf("etrnd on %s has no queue %q", d.Host.Name, name)
 }
 
 // WaitQueue waits until etrnd's index has n messages in a queue.
 func (d *Daemons) WaitQueue(ctx context.Context, name string, n int) error {
-	var last control.Queue
+	var last api.Queue
 	err := testbed.Until(ctx, fmt.Sprintf("queue %s on %s to have %d messages", name, d.Host.Name, n), func() (bool, error) {
 		q, err := d.Queue(ctx, name)
 		if err != nil {
