@@ -115,21 +115,6 @@ func (d *Daemon) isLocal(domain string) bool {
 	return local
 }
 
-// asker lets the ETRN listener ask the hold.Manager. The listener logs what the peer
-// was told, the asker what it need not know.
-type asker struct {
-	hold *hold.Manager
-	log  *slog.Logger
-}
-
-func (a asker) Ask(_ context.Context, who odmr.Identity, name string) odmr.Answer {
-	answer := a.hold.Ask(hold.Identity{Addr: who.Addr, User: who.User, Certificates: who.Certificates, TLS: who.TLS, Session: who.Session}, name)
-	if answer.Log != "" {
-		a.log.Info("ETRN not granted", "session", who.Session, "name", name, "code", answer.Code, "reason", answer.Log)
-	}
-	return odmr.Answer{Code: answer.Code, Count: answer.Count, Text: answer.Text}
-}
-
 // service is something that serves on a listener until its context ends.
 type service struct {
 	name  string // in the status, and of a socket that systemd passes
@@ -148,7 +133,7 @@ func (d *Daemon) services(cfg *config.Config) ([]service, error) {
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
-			Hostname: cfg.Hostname, Asker: asker{d.hold, d.log}, Turner: d.turner(cfg), Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
+			Hostname: cfg.Hostname, Asker: d.hold, Turner: d.turner(cfg), Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Certificate: d.cert, Logger: d.log,
 			MaxConnections: cfg.ODMR.MaxConns, MaxConnectionsPerClient: cfg.ODMR.MaxConnsPerClient,
 			CommandTimeout: cfg.ODMR.CommandTimeout, SessionTimeout: cfg.ODMR.SessionTimeout,
 		})

@@ -22,6 +22,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -305,7 +306,7 @@ func TestCheck(t *testing.T) {
 
 type asker struct{}
 
-func (asker) Ask(context.Context, odmr.Identity, string) odmr.Answer { return odmr.Answer{Code: 459} }
+func (asker) Ask(context.Context, etrn.Identity, string) etrn.Answer { return etrn.Answer{Code: 459} }
 
 // probe tells what a listener of our own offers, what a server without ETRN
 // lacks, and what is no mail server at all.

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/etrnd/etrnd/internal/api"
 	"io"
 	"io/fs"
 	"net"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // DefaultSocket is where etrnd listens when the configuration says nothing.

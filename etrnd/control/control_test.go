@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/etrnd/etrnd/internal/api"
 	"io"
 	"log/slog"
 	"net"
@@ -24,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // childSocket makes the test binary a client of that socket, to be run as

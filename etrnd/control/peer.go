@@ -14,8 +14,9 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/etrnd/etrnd/internal/api"
 	"golang.org/x/sys/unix"
+
+	"github.com/etrnd/etrnd/internal/api"
 )
 
 // peer is who is at the other end of a connection, as the kernel noted it at

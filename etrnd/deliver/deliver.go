@@ -29,6 +29,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -104,7 +105,7 @@ func New(o Options) *Agent {
 func Socket(dir, queue string) string { return filepath.Join(dir, "turn-"+queue+".sock") }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (c *Agent) Turn(_ context.Context, who odmr.Identity, domains []string) (odmr.Answer, func(context.Context, net.Conn) error) {
+func (c *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
 	sels, answer := c.selections(who, domains)
 	if sels == nil {
 		return answer, nil
@@ -113,34 +114,30 @@ func (c *Agent) Turn(_ context.Context, who odmr.Identity, domains []string) (od
 	for _, name := range queuesOf(sels) {
 		s, ok := c.o.Hold.State(name)
 		if !ok || !s.Known {
-			return odmr.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
+			return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 		}
 		messages += s.Messages - s.OnHold
 	}
 	if messages <= 0 {
-		return odmr.Answer{Code: 453, Text: "you have no mail"}, nil
+		return etrn.Answer{Code: 453, Text: "you have no mail"}, nil
 	}
 	for _, name := range queuesOf(sels) {
 		if t := c.holder(name); t != nil && t.alive(c.o.Dead) {
-			return odmr.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
+			return etrn.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
 		}
 	}
-	return odmr.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
+	return etrn.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
 		return c.run(ctx, conn, who, sels)
 	}
 }
 
 // selections are the parts of queues that an ATRN is about; nil with the answer
 // if it is refused.
-//
-// A queue is a user's when it lists the user. Its networks and certificates are
-// for ETRN, where the mail goes to the host that the queue names: here it goes
-// to whoever asks.
-func (c *Agent) selections(who odmr.Identity, domains []string) ([]queue.Selection, odmr.Answer) {
+func (c *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
 	set := c.o.Hold.Queues()
 	may := func(name string) bool {
 		q, ok := set.ByName(name)
-		return ok && q.Deliver.Turn && who.User != "" && slices.Contains(q.Users, who.User)
+		return ok && q.MayTurn(who)
 	}
 	var sels []queue.Selection
 	if len(domains) == 0 {
@@ -155,7 +152,7 @@ func (c *Agent) selections(who odmr.Identity, domains []string) ([]queue.Selecti
 		if len(found) == 0 || !may(found[0].Queue) {
 			// One that is forbidden refuses all (RFC 2645, section 5.2.1). What
 			// does not exist and what is another's look the same.
-			return nil, odmr.Answer{Code: 450, Text: "not permitted for at least one of the domains"}
+			return nil, etrn.Answer{Code: 450, Text: "not permitted for at least one of the domains"}
 		}
 		for _, sel := range found {
 			if may(sel.Queue) && !slices.Contains(sels, sel) {
@@ -164,9 +161,9 @@ func (c *Agent) selections(who odmr.Identity, domains []string) ([]queue.Selecti
 		}
 	}
 	if sels == nil {
-		return nil, odmr.Answer{Code: 450, Text: "no queue of yours is delivered this way"}
+		return nil, etrn.Answer{Code: 450, Text: "no queue of yours is delivered this way"}
 	}
-	return sels, odmr.Answer{}
+	return sels, etrn.Answer{}
 }
 
 // queuesOf names the queues of selections, each once.
@@ -187,7 +184,7 @@ func (c *Agent) holder(name string) *turn {
 }
 
 // run owns a connection that was turned around.
-func (c *Agent) run(ctx context.Context, conn net.Conn, who odmr.Identity, sels []queue.Selection) error {
+func (c *Agent) run(ctx context.Context, conn net.Conn, who etrn.Identity, sels []queue.Selection) error {
 	t := newTurn(c, conn, sels, c.log.With("session", who.Session, "user", who.User))
 	if !c.claim(ctx, t) {
 		t.log.Info("turned connection given up: another one was faster")

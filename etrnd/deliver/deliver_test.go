@@ -17,7 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
-	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -126,7 +126,7 @@ func newBench(t testing.TB, o Options) *bench {
 // turn turns a connection for a user. The channel has the end of it.
 func (b *bench) turn(ctx context.Context, conn net.Conn, user string, domains ...string) <-chan error {
 	b.t.Helper()
-	a, turned := b.c.Turn(ctx, odmr.Identity{User: user, Session: "s"}, domains)
+	a, turned := b.c.Turn(ctx, etrn.Identity{User: user, Session: "s"}, domains)
 	if a.Code != 250 {
 		b.t.Fatalf("ATRN %v of %s: %d %s", domains, user, a.Code, a.Text)
 	}
@@ -551,7 +551,7 @@ func TestTurn(t *testing.T) {
 		{"nobody", nil, 450},
 		{"", nil, 450}, // the listener does not let that happen
 	} {
-		a, turned := b.c.Turn(t.Context(), odmr.Identity{User: c.user}, c.domains)
+		a, turned := b.c.Turn(t.Context(), etrn.Identity{User: c.user}, c.domains)
 		if a.Code != c.code || (turned != nil) != (c.code == 250) {
 			t.Errorf("ATRN %v of %q: %+v, want %d", c.domains, c.user, a, c.code)
 		}
@@ -643,7 +643,7 @@ func TestTakeover(t *testing.T) {
 	l := letter{from: "s@x.example", to: []string{"a@acme.example"}, body: lines("x", 100)}
 	go func() { told <- b.deliver("acme", l) }()
 	<-held
-	if a, _ := b.c.Turn(t.Context(), odmr.Identity{User: "acme"}, nil); a.Code != 450 {
+	if a, _ := b.c.Turn(t.Context(), etrn.Identity{User: "acme"}, nil); a.Code != 450 {
 		t.Errorf("while the first one lives: %+v", a)
 	}
 	until(t, "the first one to look dead", func() bool { return !b.c.holder("acme").alive(b.c.o.Dead) })

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
 	"github.com/etrnd/etrnd/internal/listen"
 )
 

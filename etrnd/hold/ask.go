@@ -1,70 +1,35 @@
 package hold
 
 import (
+	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/queue"
 )
-
-// Identity is what a client has proved of itself.
-type Identity struct {
-	Addr netip.Addr
-	User string // as authenticated by SASL; empty: not authenticated
-	// Certificates are SHA-256 fingerprints, of the client's certificate and
-	// of its public key: lower-case hex, no colons.
-	Certificates []string
-	TLS          bool
-	Session      string // id of the session in the log
-}
-
-// Answer is the reply to an ETRN, with the codes of RFC 1985, section 5.
-type Answer struct {
-	Code  int
-	Count int    // messages started, with 253
-	Text  string // with 458 and 459: the reason, as the peer may know it
-	Log   string // with 458 and 459: the reason, for the log
-}
-
-// May reports whether a client may ask for a queue: by network, by user or by
-// certificate. A queue that lists none of them is nobody's.
-func May(who Identity, q queue.Queue) bool {
-	if who.Addr.IsValid() {
-		addr := who.Addr.Unmap()
-		for _, p := range q.Clients {
-			if p.Contains(addr) {
-				return true
-			}
-		}
-	}
-	if who.User != "" && slices.Contains(q.Users, who.User) {
-		return true
-	}
-	return slices.ContainsFunc(who.Certificates, func(c string) bool { return slices.Contains(q.Certificates, c) })
-}
 
 // Ask answers an ETRN for a name as the client sent it: a domain, "@domain"
 // or "#queue". The release that it starts goes on by itself: the answer is at
 // hand however many messages wait.
-func (k *Manager) Ask(who Identity, name string) Answer {
+func (k *Manager) Ask(_ context.Context, who etrn.Identity, name string) etrn.Answer {
 	return k.ask(who, name, k.Queues().Resolve(name))
 }
 
 // AskStripped is Ask for a name that has lost its "@" or "#" on the way, as
 // in Postfix's policy protocol.
-func (k *Manager) AskStripped(who Identity, name string) Answer {
+func (k *Manager) AskStripped(who etrn.Identity, name string) etrn.Answer {
 	return k.ask(who, name, k.Queues().ResolveStripped(name))
 }
 
-func (k *Manager) ask(who Identity, name string, sels []queue.Selection) Answer {
+func (k *Manager) ask(who etrn.Identity, name string, sels []queue.Selection) etrn.Answer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
 	// The peer hears the same of a queue that does not exist and of one that
 	// is another's: the difference is nobody's business.
-	denied := Answer{Code: 459, Text: "no queue of yours goes by that name"}
+	denied := etrn.Answer{Code: 459, Text: "no queue of yours goes by that name"}
 	if len(sels) == 0 {
 		denied.Log = "no queue goes by that name"
 		return denied
@@ -73,7 +38,7 @@ func (k *Manager) ask(who Identity, name string, sels []queue.Selection) Answer 
 	var interval, length time.Duration
 	for i, sel := range sels {
 		q, ok := k.set.ByName(sel.Queue)
-		if !ok || !May(who, q) {
+		if !ok || !q.MayAsk(who) {
 			if i == 0 {
 				denied.Log = fmt.Sprintf("queue %s lists neither this address, nor this user, nor this certificate", sel.Queue)
 				return denied
@@ -86,13 +51,13 @@ func (k *Manager) ask(who Identity, name string, sels []queue.Selection) Answer 
 
 	if k.listErr != nil {
 		// What is held now nobody knows, and it could not be let go.
-		return Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}
+		return etrn.Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}
 	}
 	key := fmt.Sprint(allowed, who.User, who.Addr)
 	k.forget(now)
 	if until, ok := k.recent[key]; ok && now.Before(until) || len(k.recent) >= maxRecent {
 		wait := max(until.Sub(now), time.Second)
-		return Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}
+		return etrn.Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}
 	}
 	k.recent[key] = now.Add(interval)
 
@@ -120,15 +85,15 @@ func (k *Manager) ask(who Identity, name string, sels []queue.Selection) Answer 
 	k.touched()
 	switch {
 	case unknown:
-		return Answer{Code: 250}
+		return etrn.Answer{Code: 250}
 	case started == 0 && underWay > 0:
-		return Answer{Code: 458, Text: fmt.Sprintf("already under way, %d pending", underWay), Log: "already under way"}
+		return etrn.Answer{Code: 458, Text: fmt.Sprintf("already under way, %d pending", underWay), Log: "already under way"}
 	case started == 0:
-		return Answer{Code: 251}
+		return etrn.Answer{Code: 251}
 	}
 	// What is under way from an earlier request comes as well, to a client
 	// that has not been told of it: it may have lost its line meanwhile.
-	return Answer{Code: 253, Count: started + others}
+	return etrn.Answer{Code: 253, Count: started + others}
 }
 
 // tell counts what a selection has under way that the client of a session has

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
@@ -83,41 +84,14 @@ func (k *Manager) must(t *testing.T, name string) State {
 	return s
 }
 
-var owner = Identity{Addr: netip.MustParseAddr("192.0.2.7")}
-
-func TestMay(t *testing.T) {
-	k := manager(t)
-	acme, _ := k.set.ByName("acme")
-	nobody, _ := k.set.ByName("nobody")
-	for _, c := range []struct {
-		who  Identity
-		want bool
-	}{
-		{Identity{}, false}, // nothing proved
-		{owner, true},
-		{Identity{Addr: netip.MustParseAddr("::ffff:192.0.2.7")}, true}, // the same, as a dual-stack socket sees it
-		{Identity{Addr: netip.MustParseAddr("192.0.3.7")}, false},
-		{Identity{User: "acme"}, true},
-		{Identity{User: "ACME"}, false}, // user names are not host names
-		{Identity{User: "beta"}, false},
-		{Identity{Certificates: []string{strings.Repeat("ab", 32)}}, true},
-		{Identity{Certificates: []string{strings.Repeat("cd", 32)}}, false},
-	} {
-		if got := May(c.who, acme); got != c.want {
-			t.Errorf("May(%+v) = %v", c.who, got)
-		}
-		if May(c.who, nobody) {
-			t.Errorf("May(%+v) for a queue that lists nobody", c.who)
-		}
-	}
-}
+var owner = etrn.Identity{Addr: netip.MustParseAddr("192.0.2.7")}
 
 func TestAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := manager(t)
-		ask := func(who Identity, name string, code, count int) {
+		ask := func(who etrn.Identity, name string, code, count int) {
 			t.Helper()
-			if a := k.Ask(who, name); a.Code != code || a.Count != count {
+			if a := k.Ask(t.Context(), who, name); a.Code != code || a.Count != count {
 				t.Errorf("Ask(%s) = %+v, want %d, %d", name, a, code, count)
 			}
 		}
@@ -148,7 +122,7 @@ func TestAsk(t *testing.T) {
 		if s := k.must(t, "beta"); s.UnderWay != 0 || s.Open {
 			t.Errorf("beta moved: %+v", s)
 		}
-		ask(Identity{User: "beta"}, "#BETA", 253, 2)
+		ask(etrn.Identity{User: "beta"}, "#BETA", 253, 2)
 	})
 }
 
@@ -259,7 +233,7 @@ func TestArrivals(t *testing.T) {
 			t.Errorf("never listed: %+v", s)
 		}
 		// Open for one domain: what comes for it goes, the rest does not.
-		k.Ask(owner, "acme.example")
+		k.Ask(t.Context(), owner, "acme.example")
 		arrive("B", "a@acme.example")
 		arrive("C", "a@sub.acme.example")
 		time.Sleep(arrivalDelays[0])
@@ -406,7 +380,7 @@ func TestOffHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := manager(t)
 		k.listing(msg("A", "hold", "", "a@acme.example"))
-		k.Ask(owner, "#acme")
+		k.Ask(t.Context(), owner, "#acme")
 		if s := k.must(t, "acme"); s.OnHold != 1 || s.UnderWay != 0 {
 			t.Errorf("on hold: %+v", s)
 		}
@@ -425,24 +399,24 @@ func TestAskAgain(t *testing.T) {
 		first, second := owner, owner
 		first.Session, second.Session = "s1", "s2"
 		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
-		if a := k.Ask(first, "#acme"); a.Code != 253 || a.Count != 2 {
+		if a := k.Ask(t.Context(), first, "#acme"); a.Code != 253 || a.Count != 2 {
 			t.Errorf("first: %+v", a)
 		}
 		k.flushedNow()
 		time.Sleep(10 * time.Second)
 		// A is still being tried over the dead line, B has failed.
 		k.listing(msg("A", "active", "", "a@acme.example"), msg("B", "deferred", "lost connection", "a@acme.example"))
-		if a := k.Ask(second, "#acme"); a.Code != 253 || a.Count != 2 {
+		if a := k.Ask(t.Context(), second, "#acme"); a.Code != 253 || a.Count != 2 {
 			t.Errorf("second: %+v", a)
 		}
-		if a := k.Ask(second, "acme.example"); a.Code != 458 {
+		if a := k.Ask(t.Context(), second, "acme.example"); a.Code != 458 {
 			t.Errorf("another name for the same: %+v", a)
 		}
 		// While the MTA cannot be asked, no count is made up.
 		k.mu.Lock()
 		k.listErr = mta.ErrDown
 		k.mu.Unlock()
-		if a := k.Ask(second, "@acme.example"); a.Code != 458 {
+		if a := k.Ask(t.Context(), second, "@acme.example"); a.Code != 458 {
 			t.Errorf("while the MTA is down: %+v", a)
 		}
 	})
@@ -454,7 +428,7 @@ func TestManyNames(t *testing.T) {
 		k := manager(t)
 		k.listing()
 		for i := range 20000 {
-			k.Ask(owner, fmt.Sprintf("x%d.acme.example", i))
+			k.Ask(t.Context(), owner, fmt.Sprintf("x%d.acme.example", i))
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -32,48 +33,48 @@ const hostname = "hub.example.net"
 // askers of the tests answer by the name that is asked for.
 type asker struct{}
 
-func (asker) Ask(ctx context.Context, who Identity, name string) Answer {
+func (asker) Ask(ctx context.Context, who etrn.Identity, name string) etrn.Answer {
 	switch strings.ToLower(name) {
 	case "acme.example":
-		return Answer{Code: 250}
+		return etrn.Answer{Code: 250}
 	case "some.example":
-		return Answer{Code: 252}
+		return etrn.Answer{Code: 252}
 	case "@many.example":
-		return Answer{Code: 253, Count: 14}
+		return etrn.Answer{Code: 253, Count: 14}
 	case "#zero":
-		return Answer{Code: 253}
+		return etrn.Answer{Code: 253}
 	case "busy.example":
-		return Answer{Code: 458, Text: "the same release is under way"}
+		return etrn.Answer{Code: 458, Text: "the same release is under way"}
 	case "other.example":
-		return Answer{Code: 459, Text: "not from your network"}
+		return etrn.Answer{Code: 459, Text: "not from your network"}
 	case "@com":
-		return Answer{Code: 459}
+		return etrn.Answer{Code: 459}
 	case "away.example":
-		return Answer{Code: 451, Text: "line one\r\nline two\x00\xff"}
+		return etrn.Answer{Code: 451, Text: "line one\r\nline two\x00\xff"}
 	case "odd.example":
-		return Answer{Code: 550}
+		return etrn.Answer{Code: 550}
 	case "whoami.example":
-		return Answer{Code: 459, Text: fmt.Sprintf("user %q, TLS %v, certificates %d", who.User, who.TLS, len(who.Certificates))}
+		return etrn.Answer{Code: 459, Text: fmt.Sprintf("user %q, certificates %d", who.User, len(who.Certificates))}
 	case "panic.example":
 		panic("a bug")
 	case "slow.example":
 		<-ctx.Done()
-		return Answer{Code: 451, Text: ctx.Err().Error()}
+		return etrn.Answer{Code: 451, Text: ctx.Err().Error()}
 	}
-	return Answer{Code: 251}
+	return etrn.Answer{Code: 251}
 }
 
 // turner greets as a provider does.
 type turner struct{}
 
-func (turner) Turn(_ context.Context, who Identity, domains []string) (Answer, func(context.Context, net.Conn) error) {
+func (turner) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
 	if who.User == "" || len(domains) != 1 {
-		return Answer{Code: 451, Text: "not expected"}, nil
+		return etrn.Answer{Code: 451, Text: "not expected"}, nil
 	}
 	if domains[0] == "empty.example" {
-		return Answer{Code: 453, Text: "You have no mail"}, nil
+		return etrn.Answer{Code: 453, Text: "You have no mail"}, nil
 	}
-	return Answer{Code: 250}, func(_ context.Context, conn net.Conn) error {
+	return etrn.Answer{Code: 250}, func(_ context.Context, conn net.Conn) error {
 		line, err := bufio.NewReader(conn).ReadString('\n')
 		if err != nil || line != "220 site.acme.example\r\n" {
 			return fmt.Errorf("%q, %w", line, err)

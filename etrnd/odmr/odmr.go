@@ -18,17 +18,9 @@ package odmr
 import (
 	"context"
 	"net"
-	"net/netip"
-)
 
-// Identity is what is known of the peer of a session.
-type Identity struct {
-	Addr         netip.Addr // unmapped, without zone; invalid when the peer has no IP address
-	User         string     // as authenticated; empty when not
-	Certificates []string   // SHA-256 of the client certificate and of its public key (SPKI), lower-case hex; nobody has verified the chain
-	TLS          bool
-	Session      string // id of the session in the log
-}
+	"github.com/etrnd/etrnd/internal/etrn"
+)
 
 // Asker decides about one ETRN and has done what it answers: when it says 253,
 // the messages are on their way. It is called from many sessions at once, and
@@ -36,14 +28,7 @@ type Identity struct {
 type Asker interface {
 	// Ask gets the name as sent: "acme.example", "@acme.example" or "#acme".
 	// Its syntax has been checked.
-	Ask(ctx context.Context, who Identity, name string) Answer
-}
-
-// Answer to an ETRN.
-type Answer struct {
-	Code  int    // 250 to 253, 451, 458 or 459
-	Count int    // messages, with 253
-	Text  string // with 451, 458 and 459: the reason, as the peer is told it
+	Ask(ctx context.Context, who etrn.Identity, name string) etrn.Answer
 }
 
 // Ahead is an extension between two etrnds that saves a round trip where it is
@@ -62,5 +47,5 @@ type Turner interface {
 	// reply has left, and owns the session until it returns; conn has its
 	// deadlines cleared, and is closed by the server. When ctx ends, turned has
 	// ServerOptions.DrainTimeout to come to an end.
-	Turn(ctx context.Context, who Identity, domains []string) (a Answer, turned func(ctx context.Context, conn net.Conn) error)
+	Turn(ctx context.Context, who etrn.Identity, domains []string) (a etrn.Answer, turned func(ctx context.Context, conn net.Conn) error)
 }

@@ -2,6 +2,7 @@ package odmr
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -18,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -38,7 +40,8 @@ type session struct {
 	out  *bufio.Writer
 	stop <-chan struct{} // closed when the server shuts down
 
-	who      Identity
+	who      etrn.Identity
+	secure   bool // TLS is on
 	hello    bool // HELO or EHLO was sent
 	ends     time.Time
 	errors   int
@@ -63,7 +66,7 @@ func newSession(s *Server, conn net.Conn, addr netip.Addr, stop <-chan struct{})
 		in:   bufio.NewReaderSize(conn, maxLine),
 		out:  bufio.NewWriterSize(conn, maxLine),
 		stop: stop,
-		who:  Identity{Addr: addr, Session: id},
+		who:  etrn.Identity{Addr: addr, Session: id},
 	}
 }
 
@@ -240,7 +243,7 @@ func (s *session) ehlo(verb, arg string) error {
 	if s.srv.o.Turner != nil {
 		lines = append(lines, "ATRN", Ahead) // ATRN also before AUTH: RFC 2645, section 4
 	}
-	if s.srv.o.Certificate != nil && !s.who.TLS {
+	if s.srv.o.Certificate != nil && !s.secure {
 		lines = append(lines, "STARTTLS")
 	}
 	if mechanisms := s.mechanisms(); len(mechanisms) > 0 {
@@ -256,7 +259,7 @@ func (s *session) mechanisms() []string {
 		return nil
 	}
 	all := []string{users.ScramSHA256}
-	if s.who.TLS {
+	if s.secure {
 		all = append(all, users.Plain, users.Login)
 	}
 	if s.srv.o.CramMD5 {
@@ -269,7 +272,7 @@ func (s *session) starttls(ctx context.Context, arg string) error {
 	switch {
 	case s.srv.o.Certificate == nil:
 		return s.refuse(502, []byte("STARTTLS"), "TLS is not set up here")
-	case s.who.TLS:
+	case s.secure:
 		return s.refuse(503, []byte("STARTTLS"), "TLS is on already")
 	case arg != "":
 		return s.refuse(501, []byte("STARTTLS "+arg), "STARTTLS has no parameter")
@@ -305,7 +308,7 @@ func (s *session) starttls(ctx context.Context, arg string) error {
 	// What was learnt without TLS is forgotten (RFC 3207, section 4.2).
 	s.hello = false
 	s.who.User = ""
-	s.who.TLS = true
+	s.secure = true
 	if len(state.PeerCertificates) > 0 {
 		leaf := state.PeerCertificates[0]
 		s.who.Certificates = []string{fingerprint(leaf), keyFingerprint(leaf)}
@@ -351,7 +354,7 @@ func (s *session) auth(ctx context.Context, arg string) error {
 		if done {
 			s.who.User = exchange.User()
 			s.log = s.log.With("user", s.who.User)
-			s.log.Info("authenticated", "mechanism", name, "tls", s.who.TLS)
+			s.log.Info("authenticated", "mechanism", name, "tls", s.secure)
 			s.reply(235, "authenticated")
 			return nil
 		}
@@ -461,7 +464,7 @@ func (s *session) etrn(ctx context.Context, name string) error {
 	if a.Code >= 400 {
 		level = slog.LevelWarn
 	}
-	s.log.Log(ctx, level, "etrn", "name", name, "code", a.Code, "messages", a.Count, "reason", text)
+	s.log.Log(ctx, level, "etrn", "name", name, "code", a.Code, "messages", a.Count, "reason", cmp.Or(a.Log, text))
 	return nil
 }
 

@@ -25,12 +25,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/etrn"
 )
 
 // Asker decides about an ETRN and starts what it allows.
 type Asker interface {
-	AskStripped(who hold.Identity, name string) hold.Answer
+	AskStripped(who etrn.Identity, name string) etrn.Answer
 }
 
 // Server answers policy requests.
@@ -140,7 +140,7 @@ func (s *Server) answer(attrs map[string]string) (action string) {
 			action = "451 Local error, try again later"
 		}
 	}()
-	who := hold.Identity{User: attrs["sasl_username"], TLS: attrs["encryption_protocol"] != "", Session: attrs["instance"]}
+	who := etrn.Identity{User: attrs["sasl_username"], Session: attrs["instance"]}
 	who.Addr, _ = netip.ParseAddr(attrs["client_address"])
 	for _, key := range []string{"ccert_fingerprint", "ccert_pubkey_fingerprint"} {
 		// Postfix says "AB:CD:..."; only SHA-256 is long enough to match.

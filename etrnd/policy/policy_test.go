@@ -9,17 +9,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/etrn"
 )
 
 type asker struct {
-	answer hold.Answer
-	who    hold.Identity
+	answer etrn.Answer
+	who    etrn.Identity
 	name   string
 	panics bool
 }
 
-func (a *asker) AskStripped(who hold.Identity, name string) hold.Answer {
+func (a *asker) AskStripped(who etrn.Identity, name string) etrn.Answer {
 	if a.panics {
 		panic("on purpose")
 	}
@@ -27,7 +27,7 @@ func (a *asker) AskStripped(who hold.Identity, name string) hold.Answer {
 	return a.answer
 }
 
-const etrn = "request=smtpd_access_policy\nprotocol_state=ETRN\nprotocol_name=ESMTP\nclient_address=192.0.2.7\netrn_domain=acme.example\nsasl_username=acme\nencryption_protocol=TLSv1.3\nccert_fingerprint=AA:BB\nccert_pubkey_fingerprint=" +
+const request = "request=smtpd_access_policy\nprotocol_state=ETRN\nprotocol_name=ESMTP\nclient_address=192.0.2.7\netrn_domain=acme.example\nsasl_username=acme\nencryption_protocol=TLSv1.3\nccert_fingerprint=AA:BB\nccert_pubkey_fingerprint=" +
 	"00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF\n\n"
 
 func TestAnswers(t *testing.T) {
@@ -36,17 +36,17 @@ func TestAnswers(t *testing.T) {
 		in    string
 		want  string
 	}{
-		"accepted":      {asker{answer: hold.Answer{Code: 253, Count: 3}}, etrn, "action=OK\n\n"},
-		"nothing there": {asker{answer: hold.Answer{Code: 251}}, etrn, "action=OK\n\n"},
-		"refused":       {asker{answer: hold.Answer{Code: 459, Text: "no queue of yours"}}, etrn, "action=459 Node acme.example not allowed: no queue of yours\n\n"},
-		"put off":       {asker{answer: hold.Answer{Code: 458, Text: "already under way"}}, etrn, "action=458 Unable to queue messages for node acme.example: already under way\n\n"},
+		"accepted":      {asker{answer: etrn.Answer{Code: 253, Count: 3}}, request, "action=OK\n\n"},
+		"nothing there": {asker{answer: etrn.Answer{Code: 251}}, request, "action=OK\n\n"},
+		"refused":       {asker{answer: etrn.Answer{Code: 459, Text: "no queue of yours"}}, request, "action=459 Node acme.example not allowed: no queue of yours\n\n"},
+		"put off":       {asker{answer: etrn.Answer{Code: 458, Text: "already under way"}}, request, "action=458 Unable to queue messages for node acme.example: already under way\n\n"},
 		// What nobody has judged must not pass.
-		"panic": {asker{panics: true}, etrn, "action=451 Local error, try again later\n\n"},
+		"panic": {asker{panics: true}, request, "action=451 Local error, try again later\n\n"},
 		// This is no general policy service.
-		"other state":   {asker{}, strings.Replace(etrn, "ETRN", "RCPT", 1), "action=DUNNO\n\n"},
+		"other state":   {asker{}, strings.Replace(request, "ETRN", "RCPT", 1), "action=DUNNO\n\n"},
 		"other request": {asker{}, "request=junk\n\n", "action=DUNNO\n\n"},
 		// One connection serves many requests.
-		"two": {asker{answer: hold.Answer{Code: 250}}, etrn + etrn, "action=OK\n\naction=OK\n\n"},
+		"two": {asker{answer: etrn.Answer{Code: 250}}, request + request, "action=OK\n\naction=OK\n\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, done := serve(t, &c.asker)
@@ -61,7 +61,7 @@ func TestAnswers(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
-			if who := c.asker.who; c.asker.name != "" && (who.User != "acme" || who.Addr.String() != "192.0.2.7" || !who.TLS || len(who.Certificates) != 1 || who.Certificates[0][:4] != "0011") {
+			if who := c.asker.who; c.asker.name != "" && (who.User != "acme" || who.Addr.String() != "192.0.2.7" || len(who.Certificates) != 1 || who.Certificates[0][:4] != "0011") {
 				t.Errorf("identity %+v", who)
 			}
 		})
@@ -119,7 +119,7 @@ func serve(t *testing.T, a *asker) (net.Conn, chan error) {
 }
 
 func FuzzReadRequest(f *testing.F) {
-	f.Add(etrn)
+	f.Add(request)
 	f.Add("a=b\r\n\r\n")
 	f.Add("\n")
 	f.Add("=\n\n")
