@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -41,12 +42,12 @@ type ServerOptions struct {
 	DrainTimeout   time.Duration // for sessions that are busy when Serve ends, default 10 s
 }
 
-// Limits of a session that nobody needs to set.
+// Limits of a dialogue that nobody needs to set.
 const (
 	maxErrors       = 10   // commands that are refused for their syntax or order
 	maxAuthFailures = 3    // RFC 4954, section 4, suggests a limit
 	maxCommands     = 1000 // of any kind; a site with more names than this connects again
-	maxRounds       = 8    // messages of one AUTH
+	maxRounds       = 8    // challenges of one AUTH
 )
 
 // Server is the listener of the hub.
@@ -61,8 +62,8 @@ type Server struct {
 
 // NewServer checks the options.
 func NewServer(o ServerOptions) (*Server, error) {
-	if err := checkDomain(o.Hostname, 1); err != nil {
-		return nil, fmt.Errorf("hostname %q: %w", o.Hostname, err)
+	if err := esmtp.CheckDomain(o.Hostname); err != nil {
+		return nil, fmt.Errorf("hostname %q is not a domain: %w", o.Hostname, err)
 	}
 	if o.Asker == nil {
 		return nil, errors.New("nobody to answer ETRN: Asker is nil")
@@ -92,42 +93,42 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return &Server{o: o, log: o.Logger, perClient: make(map[netip.Prefix]int)}, nil
 }
 
-// Serve answers on l until ctx ends, then closes l, says 421 to sessions that
+// Serve answers on l until ctx ends, then closes l, says 421 to dialogues that
 // are idle, lets those that are busy finish within DrainTimeout, and returns nil
 // when the last one is gone. It may be called for several listeners at once; the
 // limits hold for all of them together.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	// What sessions do outlives ctx by DrainTimeout.
+	// What dialogues do outlives ctx by DrainTimeout.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var (
-		mu       sync.Mutex
-		sessions = make(map[*session]struct{})
-		wg       sync.WaitGroup
+		mu   sync.Mutex
+		open = make(map[*dialogue]struct{})
+		wg   sync.WaitGroup
 	)
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	err := s.accept(ctx, l, func(conn net.Conn, addr netip.Addr) {
-		ss := newSession(s, conn, addr, ctx.Done())
+		d := newDialogue(s, conn, addr, ctx.Done())
 		mu.Lock()
-		sessions[ss] = struct{}{}
+		open[d] = struct{}{}
 		mu.Unlock()
 		wg.Go(func() {
 			defer func() {
 				mu.Lock()
-				delete(sessions, ss)
+				delete(open, d)
 				mu.Unlock()
 				s.release(addr)
 			}()
-			ss.run(work)
+			d.run(work)
 		})
 	})
 	l.Close()
 
-	// All sessions are known by now, as accept has returned.
+	// All dialogues are known by now, as accept has returned.
 	mu.Lock()
-	for ss := range sessions {
-		ss.drain()
+	for d := range open {
+		d.drain()
 	}
 	mu.Unlock()
 	gone := make(chan struct{})
@@ -139,8 +140,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-timer.C:
 		cancel()
 		mu.Lock()
-		for ss := range sessions {
-			ss.raw.Close()
+		for d := range open {
+			d.raw.Close()
 		}
 		mu.Unlock()
 		<-gone
