@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
 )

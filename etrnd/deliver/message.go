@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/emersion/go-smtp"
+
 	"github.com/etrnd/etrnd/internal/esmtp"
 )
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/emersion/go-smtp"
+
 	"github.com/etrnd/etrnd/internal/esmtp"
 )
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
 	"github.com/etrnd/etrnd/internal/esmtp"
 )
 

@@ -142,7 +142,7 @@ func TestLost(t *testing.T) {
 				h.send(good + good + "QUIT\r\n")
 				h.expect("250", "250", "250", "250", "250", "250", "221")
 				h.end(nil)
-				if c := h.g.Counts(); c.Messages != 2 || len(m.messages) != 2 {
+				if c := h.srv.Counts(); c.Messages != 2 || len(m.messages) != 2 {
 					t.Errorf("%d messages counted, and the MTA has %d, want 2", c.Messages, len(m.messages))
 				}
 			})
@@ -195,13 +195,16 @@ func TestStale(t *testing.T) {
 
 // Addresses that are taken on MAIL and not on RCPT, and parameters.
 func TestAddresses(t *testing.T) {
-	g := New(Options{Domains: []string{"acme.example"}})
+	srv := New(Options{Domains: []string{"acme.example"}})
 	for path, want := range map[string]bool{
 		`"a,b"@x.example`:       true,
 		`"a b;c:d(e)@f"@x.test`: true,
 		`"a\"b\\"@x.example`:    true,
 		`"a%b!c"@x.example`:     true,
 		`a%b@x.example`:         true,
+		// A host that does not know its name, whose mail is mail all the same.
+		`a@192.0.2.1`:   true,
+		`a@[192.0.2.1]`: true,
 		// Some MTAs would see the end of the path here.
 		`"a> SIZE=1"@x.example`: false,
 		`"a<b"@x.example`:       false,
@@ -217,7 +220,7 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 	for _, path := range []string{`"a,b"@acme.example`, `"a@b"@acme.example`, `a%b@acme.example`, `a!b@acme.example`} {
-		if _, _, no := g.recipient("TO:<" + path + ">"); no != badRecipient {
+		if _, _, no := srv.recipient("TO:<" + path + ">"); no != badRecipient {
 			t.Errorf("RCPT TO:<%s>: %q", path, no)
 		}
 	}
@@ -229,8 +232,50 @@ func TestAddresses(t *testing.T) {
 		`ORCPT=rfc822;x\x{2B}t@acme.example`: false,
 		`NOTIFY=utf-8;\x{2B}`:                false,
 	} {
-		if line, _, no := g.recipient("TO:<x@acme.example> " + rest); (no == "") != want || want && !strings.HasSuffix(line, rest[6:]) {
+		if line, _, no := srv.recipient("TO:<x@acme.example> " + rest); (no == "") != want || want && !strings.HasSuffix(line, rest[6:]) {
 			t.Errorf("RCPT with %s: %q, %q", rest, line, no)
 		}
 	}
+}
+
+// A reply with two codes is none: nobody knows which of them was meant, and the
+// provider must not take one for a success.
+func TestMixedCodes(t *testing.T) {
+	m := newMTA(t)
+	m.rcpt = func(string) string { return "550-5.1.1 no such user\r\n250 2.1.5 Ok" }
+	h := begin(t, t.Context(), Options{Dial: m.dial})
+	h.expect("220")
+	h.send(hello + "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 3 LAST\r\nx\r\n")
+	h.expect("250", "250", "421 4.3.2")
+	h.end(ErrMTA)
+	if c := h.srv.Counts(); c.Messages != 0 {
+		t.Errorf("counts: %+v", c)
+	}
+}
+
+// What is told to the provider is what the MTA said, all of its lines and its
+// letters.
+func TestRepliesArePassedOn(t *testing.T) {
+	m := newMTA(t)
+	m.rcpt = func(string) string { return "450-4.2.0 b\u00fccher@acme.example\r\n450 4.2.0 later" }
+	h := begin(t, t.Context(), Options{Dial: m.dial})
+	h.expect("220")
+	h.send(hello + "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@acme.example>\r\n")
+	h.expect("250", "250")
+	if got, want := h.reply(), "450-4.2.0 b\u00fccher@acme.example\r\n450 4.2.0 later\r\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	h.send("QUIT\r\n")
+	h.expect("221")
+	h.end(nil)
+}
+
+// A provider that believes in TLS from the first byte is not waited for.
+func TestTLSHello(t *testing.T) {
+	m := newMTA(t)
+	h := begin(t, t.Context(), Options{Dial: m.dial})
+	h.expect("220")
+	h.send("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+	h.expect("421 4.7.0")
+	h.end(ErrAbuse)
 }

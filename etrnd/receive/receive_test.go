@@ -218,7 +218,7 @@ func (m *fakeMTA) dial(ctx context.Context) (net.Conn, error) {
 // turned is a Server under test and the provider's side of it.
 type turned struct {
 	t    testing.TB
-	g    *Server
+	srv  *Server
 	conn *net.TCPConn
 	in   *bufio.Reader
 	done chan error
@@ -243,8 +243,8 @@ func begin(t testing.TB, ctx context.Context, o Options) *turned {
 		o.Domains = []string{"acme.example"}
 	}
 	o.Hostname = "mail.acme.example"
-	h := &turned{t: t, g: New(o), conn: hub.(*net.TCPConn), in: bufio.NewReader(hub), done: make(chan error, 1)}
-	go func() { h.done <- h.g.Serve(ctx, site) }()
+	h := &turned{t: t, srv: New(o), conn: hub.(*net.TCPConn), in: bufio.NewReader(hub), done: make(chan error, 1)}
+	go func() { h.done <- h.srv.Serve(ctx, site) }()
 	t.Cleanup(func() { hub.Close() })
 	hub.SetDeadline(time.Now().Add(30 * time.Second))
 	return h
@@ -318,11 +318,11 @@ func TestServe(t *testing.T) {
 	h.send("two\r\n..\r\n.\r\nRSET\r\nNOOP\r\nMAIL FROM:<a@x.example>\r\nRSET\r\nQUIT\r\n")
 	h.expect("250", "250", "250", "250", "250", "221")
 	h.end(nil)
-	c := h.g.Counts()
+	c := h.srv.Counts()
 	if c.Messages != 2 || c.Bytes != 5+12 || c.Rejected != 2 || c.Refused != 0 || c.Busy != 0 {
 		t.Errorf("counts: %+v", c)
 	}
-	if !h.g.Took("ID00000") || !h.g.Took("ID00001") || h.g.Took("ID00002") {
+	if !h.srv.Took("ID00000") || !h.srv.Took("ID00001") || h.srv.Took("ID00002") {
 		t.Error("Took does not know the messages by their names")
 	}
 	if want := []string{"one\r\n", "two\n.\n"}; len(m.messages) != 2 || m.messages[0] != want[0] || m.messages[1] != want[1] {
@@ -512,10 +512,10 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
-// FuzzGate: whatever a provider sends, an MTA that believes everything gets no
+// FuzzServe: whatever a provider sends, an MTA that believes everything gets no
 // command but those that are allowed, no recipient but those that were asked
 // for, and as many messages as the server has counted.
-func FuzzGate(f *testing.F) {
+func FuzzServe(f *testing.F) {
 	for _, s := range []string{
 		"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 5 LAST\r\none\r\nQUIT\r\n",
 		"MAIL FROM:<>\r\nRCPT TO:<b@acme.example>\r\nDATA\r\none\n.\nRCPT TO:<c@other.example>\r\n.\r\nQUIT\r\n",
@@ -542,7 +542,7 @@ func FuzzGate(f *testing.F) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("the server does not end")
 		}
-		c := h.g.Counts()
+		c := h.srv.Counts()
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if len(m.messages) < c.Messages {

@@ -118,13 +118,13 @@ func LocalPart(s string) bool {
 }
 
 // DomainOrLiteral reports whether what stands behind "@" is a domain name or an
-// address in brackets (RFC 5321, section 4.1.3).
+// address in brackets (RFC 5321, section 4.1.3), which some hosts leave out.
 func DomainOrLiteral(s string) bool {
 	if strings.HasPrefix(s, "[") {
 		return strings.HasSuffix(s, "]") && strings.Trim(s[1:len(s)-1], "0123456789abcdefABCDEFipvIPV.:") == ""
 	}
 	_, err := Domain(s)
-	return err == nil
+	return err == nil || errors.Is(err, ErrAddress)
 }
 
 // QuoteLocalPart puts the local part of an address into quotes where it needs

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// patient is the turned connection with the deadlines that belong to it. The
+// providerConn is the turned connection with the deadlines that belong to it. The
 // provider may be silent while it waits for an answer: the time begins when the
 // last one has gone.
-type patient struct {
+type providerConn struct {
 	conn    net.Conn
 	silence time.Duration
 
@@ -23,7 +23,7 @@ type patient struct {
 }
 
 // owe notes that an answer is due, or with -1 that one has gone.
-func (p *patient) owe(n int) {
+func (p *providerConn) owe(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.due += n
@@ -31,7 +31,7 @@ func (p *patient) owe(n int) {
 }
 
 // inText notes that the provider is sending a message, or has sent it.
-func (p *patient) inText(yes bool) {
+func (p *providerConn) inText(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.text = yes
@@ -39,20 +39,20 @@ func (p *patient) inText(yes bool) {
 }
 
 // stop ends reading.
-func (p *patient) stop() {
+func (p *providerConn) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
 	p.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
-func (p *patient) over() bool {
+func (p *providerConn) over() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stopped
 }
 
-func (p *patient) arm() error {
+func (p *providerConn) arm() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wait := p.silence
@@ -68,7 +68,7 @@ func (p *patient) arm() error {
 	return p.conn.SetReadDeadline(time.Now().Add(wait))
 }
 
-func (p *patient) Read(b []byte) (int, error) {
+func (p *providerConn) Read(b []byte) (int, error) {
 	for {
 		if err := p.arm(); err != nil {
 			return 0, err
@@ -86,7 +86,7 @@ func (p *patient) Read(b []byte) (int, error) {
 
 // Write bounds what one write takes: a provider that does not read its replies
 // ends there.
-func (p *patient) Write(b []byte) (int, error) {
+func (p *providerConn) Write(b []byte) (int, error) {
 	p.conn.SetWriteDeadline(time.Now().Add(p.silence))
 	n, err := p.conn.Write(b)
 	if n > 0 {
