@@ -17,7 +17,7 @@ func (d *dialogue) command(ctx context.Context) error {
 	var bad esmtp.LineError
 	if err != nil && !errors.As(err, &bad) {
 		if decided(err) {
-			d.log.Warn("session refused", "reason", err.Error(), "line", d.shown(line))
+			d.log.Warn("session refused", "error", err, "line", d.shown(line))
 		}
 		return err
 	}
