@@ -469,7 +469,7 @@ func TestBadSites(t *testing.T) {
 		code int    // what the MTA is told; 0: the connection is closed without
 	}{
 		"greets with 554":        {&site{greet: "554 not now"}, "554", 0},
-		"greets with garbage":    {&site{greet: "\x00\xff\x01 hello"}, "not a reply", 0},
+		"greets with garbage":    {&site{greet: "\x00\xff\x01 hello"}, "not an SMTP reply", 0},
 		"does not greet":         {&site{greet: "220-wait"}, "quiet", 0},
 		"closes at EHLO":         {&site{offers: all, reply: reply("EHLO", "hang up")}, "closed", 0},
 		"refuses EHLO and HELO":  {&site{reply: reply("HELO", "550 no")}, "550", 0},
@@ -477,7 +477,7 @@ func TestBadSites(t *testing.T) {
 		"closes at MAIL":         {&site{offers: all, reply: reply("MAIL", "hang up")}, "closed", 451},
 		"closes at the end":      {&site{offers: all, reply: reply("BDAT", "hang up")}, "closed", 451},
 		"two replies to one":     {&site{offers: all, reply: reply("RCPT", "250 ok\r\n250 ok")}, "no reply was due", 250}, // it said so
-		"garbage for a reply":    {&site{offers: all, reply: reply("RCPT", "yes, thank you")}, "not a reply", 451},
+		"garbage for a reply":    {&site{offers: all, reply: reply("RCPT", "yes, thank you")}, "not an SMTP reply", 451},
 		"long line":              {&site{offers: all, reply: reply("RCPT", "550 "+strings.Repeat("x", 9000))}, "", 550},
 		"endless line":           {&site{offers: all, reply: reply("RCPT", "250 "+strings.Repeat("x", 200_000))}, "without an end", 451},
 		"endless reply":          {&site{offers: all, reply: reply("RCPT", strings.Repeat("250-x\r\n", 200)+"250 x")}, "more than", 451},

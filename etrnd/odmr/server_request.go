@@ -25,7 +25,7 @@ func (d *dialogue) etrn(ctx context.Context, name string) error {
 		return d.refuse(503, line, "send EHLO first")
 	case name == "":
 		return d.refuse(500, line, "ETRN needs a name: domain, @domain or #queue") // erratum 4130
-	case strings.ContainsAny(name, " \t"):
+	case strings.Contains(name, " "):
 		return d.refuse(501, line, "ETRN takes one name")
 	}
 	if err := etrn.CheckName(name); err != nil {

@@ -27,7 +27,7 @@ const (
 
 // ErrReply is wrapped by the errors of ReadReply that are the peer's: what it
 // sent is no reply. The others are those of the connection.
-var ErrReply = errors.New("not a reply of SMTP")
+var ErrReply = errors.New("not an SMTP reply")
 
 // Reply is a reply (RFC 5321, section 4.2).
 type Reply struct {
