@@ -385,7 +385,17 @@ func (sel Selection) Covers(recipient string) bool {
 	if err != nil {
 		return false
 	}
-	return d == sel.Domain || sel.Below && strings.HasSuffix(d, "."+sel.Domain)
+	return sel.CoversDomain(d)
+}
+
+// CoversDomain is Covers for all recipients in a domain, which is in the form
+// that Domain gives it.
+func (sel Selection) CoversDomain(domain string) bool {
+	if sel.Domain == "" || domain == sel.Domain {
+		return true
+	}
+	above, ok := strings.CutSuffix(domain, sel.Domain)
+	return ok && sel.Below && strings.HasSuffix(above, ".")
 }
 
 // Resolve finds what a name in ETRN stands for: "#queue", "@domain" (the
