@@ -115,7 +115,7 @@ func (m *Manager) untoldLocked(sel queue.Selection, session string) (n int) {
 // toldLocked notes that the client of a session has been told of a selection.
 func (m *Manager) toldLocked(sel queue.Selection, session string) {
 	for msg := range m.index.covered(sel) {
-		if msg.attempt != nil {
+		if msg.wanted() {
 			msg.attempt.session = session
 		}
 	}

@@ -58,6 +58,7 @@ type Manager struct {
 
 	mu       sync.Mutex
 	set      *queue.Set
+	setAge   uint8 // changes with set
 	index    index
 	open     map[*queueIndex]struct{} // those with a window
 	requests map[string]time.Time     // until when one must not come again
@@ -69,7 +70,6 @@ type Manager struct {
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once
 	moving    bool      // a release was under way in the last listing
-	resort    bool      // the queues are others than in the last good listing
 	total     int       // messages in the last good listing, of any queue or none
 	listed    time.Time // when the last good listing began; zero: never
 	listTook  time.Duration
@@ -126,7 +126,8 @@ func New(o Options) *Manager {
 func (m *Manager) SetQueues(set *queue.Set) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.set, m.resort = set, true
+	m.set = set
+	m.setAge++
 	// A reload may go with new tables of the MTA.
 	m.noDomains = false
 	for q := range m.open {

@@ -15,10 +15,9 @@ import (
 	"github.com/etrnd/etrnd/internal/report"
 )
 
-// manager is a Manager whose listings the test hands in; Run is not started, so
-// no MTA is asked. What crosses to Postfix is tested with Postfix, in
-// internal/scenario.
-func manager(t *testing.T) *Manager {
+// testSet is three queues: acme may be asked for by owner, beta by its user,
+// nobody by nobody.
+func testSet(t testing.TB) *queue.Set {
 	t.Helper()
 	q := func(name string, domains ...string) queue.Queue {
 		q := queue.Queue{Name: name, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
@@ -40,7 +39,17 @@ func manager(t *testing.T) *Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Options{Queues: set, Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+	return set
+}
+
+// manager is a Manager whose listings the test hands in; Run is not started, so
+// no MTA is asked. What crosses to Postfix is tested with Postfix, in
+// internal/scenario.
+func manager(t *testing.T) *Manager {
+	t.Helper()
+	m := New(Options{Queues: testSet(t), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { m.check(t) })
+	return m
 }
 
 // listing feeds a listing that begins now.
@@ -289,35 +298,30 @@ func TestPin(t *testing.T) {
 // A flush by domain moves whatever the MTA has noted for it, so it is used only
 // when everything that the MTA has is to go.
 func TestPlan(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := manager(t)
-		var list []mta.Message
-		for i := range 300 {
-			list = append(list, msg(fmt.Sprintf("A%03d", i), "deferred", mta.ReasonHeld, "a@acme.example"))
-		}
-		plan := func(list []mta.Message) (domains, ids []string, chunk []*message) {
-			m.listing(list...)
+	plan := func(t *testing.T, others ...mta.Message) (domains, ids []string, due []*message) {
+		synctest.Test(t, func(t *testing.T) {
+			m := manager(t)
+			m.listing(append(heldFor(300, "a@acme.example"), others...)...)
 			m.Release(queue.Selection{Queue: "acme"})
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return m.planLocked()
+			domains, ids, due = m.takeDue(time.Now())
+		})
+		return domains, ids, due
+	}
+	domains, ids, due := plan(t)
+	if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(due) != 300 {
+		t.Errorf("all of it: %v, %d ids, %d messages", domains, len(ids), len(due))
+	}
+	// One that is not to go, for whatever reason, spoils it.
+	for _, other := range []mta.Message{
+		msg("H", "hold", mta.ReasonHeld, "h@acme.example"),
+		msg("B", "deferred", mta.ReasonHeld, "b@beta.example"),
+		msg("X", "deferred", "host down", "x@elsewhere.example"),
+	} {
+		domains, ids, due := plan(t, other)
+		if len(domains) != 0 || len(ids) != flushChunk || len(due) != flushChunk {
+			t.Errorf("with %s: %v, %d ids, %d messages", other.ID, domains, len(ids), len(due))
 		}
-		domains, ids, chunk := plan(list)
-		if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(chunk) != 300 {
-			t.Errorf("all of it: %v, %d ids, %d messages", domains, len(ids), len(chunk))
-		}
-		// One that is not to go, for whatever reason, spoils it.
-		for _, other := range []mta.Message{
-			msg("H", "hold", mta.ReasonHeld, "h@acme.example"),
-			msg("B", "deferred", mta.ReasonHeld, "b@beta.example"),
-			msg("X", "deferred", "host down", "x@elsewhere.example"),
-		} {
-			domains, ids, chunk := plan(append(list, other))
-			if len(domains) != 0 || len(ids) != flushChunk || len(chunk) != flushChunk {
-				t.Errorf("with %s: %v, %d ids, %d messages", other.ID, domains, len(ids), len(chunk))
-			}
-		}
-	})
+	}
 }
 
 // The id of a message that is gone may be given to a new one.
@@ -372,6 +376,36 @@ func TestOffHold(t *testing.T) {
 		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
 		if ids := m.flushNow(); len(ids) != 1 {
 			t.Errorf("flushed %v", ids)
+		}
+	})
+}
+
+// A message that was put on hold is not told of, and when it comes off again
+// it is not as if somebody had asked for it.
+func TestOnHoldIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := manager(t)
+		who := owner
+		who.Session = "s"
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "hold", "", "a@acme.example"))
+		if a := m.Ask(t.Context(), who, "#acme"); a.Code != 253 || a.Count != 1 {
+			t.Errorf("with one on hold: %+v", a)
+		}
+		m.flushNow()
+		time.Sleep(time.Second)
+		// A has failed, B goes because the queue is open.
+		m.listing(msg("A", "deferred", "connection refused", "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if a := m.Ask(t.Context(), who, "acme.example"); a.Code != 253 || a.Count != 2 {
+			t.Errorf("when it is off again: %+v", a)
+		}
+
+		m.listing(msg("C", "deferred", mta.ReasonHeld, "b@beta.example"))
+		m.Release(queue.Selection{Queue: "beta"})
+		m.listing(msg("C", "hold", "", "b@beta.example"))
+		m.listing(msg("C", "deferred", mta.ReasonHeld, "b@beta.example"))
+		m.Pin(queue.Selection{Queue: "beta"})()
+		if s := m.must(t, "beta"); s.Messages != 1 || s.UnderWay != 0 {
+			t.Errorf("after a call has ended: %+v", s)
 		}
 	})
 }

@@ -25,7 +25,10 @@ func (m *Manager) Arrived(ev report.Event) {
 	for i, address := range ev.Recipients {
 		rcpts[i].Address = address
 	}
-	groups := newSorter(m.Queues()).sort(rcpts)
+	m.mu.Lock()
+	set, setAge := m.set, m.setAge
+	m.mu.Unlock()
+	groups := newSorter(set).sort(rcpts)
 	if !ours(groups) {
 		return
 	}
@@ -50,7 +53,7 @@ func (m *Manager) Arrived(ev report.Event) {
 	}
 	// An id may be used again: the MTA has just given this one to a new
 	// message, so what was known under it is gone.
-	msg := &message{id: ev.QueueID, since: ev.Time}
+	msg := &message{id: ev.QueueID, since: ev.Time, setAge: setAge}
 	m.index.put(msg, groups, ev.Time.UnixMicro(), ev.Size, now)
 	m.openLocked(msg, now)
 	m.index.settle(msg, now)
@@ -263,7 +266,7 @@ func (m *Manager) endListing(set *queue.Set, start time.Time, total int, moved b
 		m.listAt = time.Time{} // the queues have changed meanwhile: once more
 		return before
 	default:
-		m.total, m.listed, m.resort = total, start, false
+		m.total, m.listed = total, start
 		if moved {
 			m.quiet = 0
 		} else {
@@ -331,8 +334,10 @@ func (m *Manager) compareLocked(l mta.Message, groups []group, start, now time.T
 		msg.since = now
 	}
 	msg.place, msg.missing, msg.listing = placeOf(l), false, m.listings
+	resorted := msg.setAge != m.setAge
+	msg.setAge = m.setAge
 	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.Size {
-		m.replaceLocked(msg, groups, arrived, l.Size, now)
+		m.replaceLocked(msg, groups, arrived, l.Size, resorted, now)
 	}
 	msg.judge(start)
 	// Not only what is new: a message may come off hold, or get under an open
@@ -349,8 +354,9 @@ func (m *Manager) compareLocked(l mta.Message, groups []group, start, now time.T
 }
 
 // replaceLocked changes what is known of a message, and counts what has left
-// a queue by that.
-func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int64, now time.Time) {
+// a queue by that. resorted says that the queues have changed since the
+// message was last sorted into them.
+func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int64, resorted bool, now time.Time) {
 	before := slices.Collect(msg.queues())
 	was := msg.parts
 	m.index.put(msg, groups, arrived, size, now)
@@ -358,7 +364,7 @@ func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int6
 		return
 	}
 	for _, q := range before {
-		if !msg.in(q) && !(m.resort && msg.inheritsFrom(was, q)) {
+		if !msg.in(q) && !(resorted && msg.inheritsFrom(was, q)) {
 			q.left.add(msg)
 		}
 	}

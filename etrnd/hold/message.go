@@ -25,6 +25,7 @@ type message struct {
 	place   place
 	missing bool  // absent from the last listing; a second absence means gone
 	tallied uint8 // the marks that the index has counted
+	setAge  uint8 // the Manager's when its recipients were sorted into queues
 }
 
 // place is the MTA's queue that a message is in.
@@ -114,7 +115,7 @@ type attempt struct {
 
 // over reports whether nothing is left to remember.
 func (a *attempt) over() bool {
-	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0
+	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && a.session == ""
 }
 
 // stop ends a release.
