@@ -48,13 +48,15 @@ func (m *Manager) flushed(due []*message, err error, now time.Time) (before int)
 	m.quiet = 0
 	m.listByLocked(now.Add(300 * time.Millisecond))
 	before = m.flushErrs
-	if err == nil {
+	m.flushErrs++
+	again := now.Add(flushDelay(m.flushErrs))
+	switch {
+	case err == nil:
 		m.flushErrs = 0
-	} else {
-		m.flushErrs++
-		// Messages one by one do what a domain that the MTA has no list for
-		// does not.
-		m.noDomains = m.noDomains || errors.Is(err, mta.ErrNotFlushable)
+	case errors.Is(err, mta.ErrNotFlushable) && !m.noDomains:
+		// The MTA has no list for a domain, and is well otherwise: messages
+		// go one by one, now.
+		m.noDomains, again = true, now
 	}
 	for _, msg := range due {
 		a := msg.attempt
@@ -68,7 +70,7 @@ func (m *Manager) flushed(due []*message, err error, now time.Time) (before int)
 			// Some may have gone, and which ones is not known: all are asked
 			// for again, which does no harm to those that went.
 			a.flushes = max(a.flushes-1, 0)
-			a.due = now.Add(flushDelay(m.flushErrs))
+			a.due = again
 		}
 		m.index.settle(msg, now)
 	}

@@ -171,7 +171,7 @@ func TestFlushByDomainRefused(t *testing.T) {
 			}
 		})
 		m.Release(queue.Selection{Queue: "acme"})
-		time.Sleep(20 * time.Second)
+		time.Sleep(2 * time.Second)
 		if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != n {
 			t.Errorf("at the end: %+v", s)
 		}
@@ -300,6 +300,27 @@ func TestEndWhileFlushing(t *testing.T) {
 	if n := log.lines("level=ERROR"); n != 0 {
 		t.Errorf("%d errors in the log", n)
 	}
+}
+
+// While nothing moves, the MTA is listed once in a reconcile and asked for
+// nothing else.
+func TestIdle(t *testing.T) {
+	run(t, testSet(t), heldFor(1000, "a@acme.example"), func(t *testing.T, m *running) {
+		lists := 0
+		m.mta.set(func() {
+			m.mta.list = func(context.Context) error {
+				m.mta.set(func() { lists++ })
+				return nil
+			}
+		})
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		m.mta.set(func() {
+			if lists != 60 || len(m.mta.calls) != 0 {
+				t.Errorf("%d listings and %d flushes in an hour", lists, len(m.mta.calls))
+			}
+		})
+	})
 }
 
 // A panic costs neither the index nor what is known of releases.
