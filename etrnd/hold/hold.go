@@ -66,7 +66,7 @@ type Manager struct {
 	changed  chan struct{}            // closed and replaced at every change
 	watchers int                      // who wait for changes
 
-	listings  uint32    // begun
+	listings  uint32    // compared; of the goroutine that lists
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once
 	moving    bool      // a release was under way in the last listing

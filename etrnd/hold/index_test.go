@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -248,6 +249,66 @@ func (w *walk) quiet() {
 		if one, ok := w.m.State(s.Queue); !ok || one != s {
 			w.Errorf("State says %+v, States %+v", one, s)
 		}
+	}
+}
+
+// Others get at the index in the middle of a comparison, and may change it.
+func TestQuestionsWhileListing(t *testing.T) {
+	m := manager(t)
+	const n = 10 * compareChunk
+	var list []mta.Message
+	for i := range n {
+		rcpts := []string{fmt.Sprintf("u@d%d.acme.example", i%7)}
+		if i%3 == 0 {
+			rcpts = append(rcpts, "b@beta.example")
+		}
+		list = append(list, msg(number(i), "deferred", mta.ReasonHeld, rcpts...))
+	}
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for _, do := range []func(i int){
+		func(i int) { m.Ask(t.Context(), owner, []string{"#acme", "d3.acme.example", "@acme.example"}[i%3]) },
+		func(i int) {
+			m.Pin(queue.Selection{Queue: "beta"}, queue.Selection{Queue: "acme", Domain: "d1.acme.example"})()
+		},
+		func(i int) {
+			m.Arrived(report.Event{Time: time.Now(), QueueID: number(i % (2 * n)), Recipients: []string{"x@acme.example"}})
+		},
+		func(i int) { m.flushNow() },
+		func(i int) {
+			m.State("acme")
+			m.States()
+			if i%100 == 0 {
+				m.SetQueues(testSet(t))
+			}
+		},
+	} {
+		others.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					do(i)
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		m.compare(m.Queues(), list[i%2*n/2:], time.Now())
+	}
+	close(stop)
+	others.Wait()
+	m.check(t)
+	// Long after that, what the MTA has is what counts.
+	later := time.Now().Add(believed)
+	m.compare(m.Queues(), list, later)
+	m.compare(m.Queues(), list, later)
+	if s := m.must(t, "acme"); s.Messages != n {
+		t.Errorf("acme: %+v", s)
+	}
+	if s := m.must(t, "beta"); s.Messages != (n+2)/3 {
+		t.Errorf("beta: %+v", s)
 	}
 }
 

@@ -86,6 +86,9 @@ func newSorter(set *queue.Set) *sorter { return &sorter{set: set, at: map[group]
 // the MTA.
 func (s *sorter) sort(rcpts []mta.Recipient) []group {
 	groups := make([]group, 0, min(len(rcpts), 4))
+	if len(s.at) > 50 {
+		s.at = map[group]int{} // clearing takes as long as there is room in it
+	}
 	clear(s.at)
 	for _, r := range rcpts {
 		name, _ := s.set.Match(r.Address)
