@@ -121,25 +121,25 @@ func (m *Manager) toldLocked(sel queue.Selection, session string) {
 	}
 }
 
-// maxRequests bounds the requests that are remembered. They are forgotten as
+// maxRecent bounds the requests that are remembered. They are forgotten as
 // soon as they may come again, so that only a flood gets there.
-const maxRequests = 10000
+const maxRecent = 10000
 
 // tooSoonLocked is how long somebody has to wait before he may make a request
 // again; zero: he may make it now, and it is remembered.
 func (m *Manager) tooSoonLocked(who etrn.Identity, sels []queue.Selection, interval time.Duration, now time.Time) time.Duration {
 	if now.Sub(m.forgot) >= time.Second {
 		m.forgot = now
-		for key, until := range m.requests {
+		for key, until := range m.recent {
 			if !now.Before(until) {
-				delete(m.requests, key)
+				delete(m.recent, key)
 			}
 		}
 	}
 	key := fmt.Sprint(sels, who.User, who.Addr)
-	if until, ok := m.requests[key]; ok && now.Before(until) || len(m.requests) >= maxRequests {
+	if until, ok := m.recent[key]; ok && now.Before(until) || len(m.recent) >= maxRecent {
 		return max(until.Sub(now), time.Second)
 	}
-	m.requests[key] = now.Add(interval)
+	m.recent[key] = now.Add(interval)
 	return 0
 }

@@ -61,8 +61,8 @@ type Manager struct {
 	setAge   uint8 // changes with set
 	index    index
 	open     map[*queueIndex]struct{} // those with a window
-	requests map[string]time.Time     // until when one must not come again
-	forgot   time.Time                // when requests was last tidied
+	recent   map[string]time.Time     // until when one must not come again
+	forgot   time.Time                // when recent was last tidied
 	changed  chan struct{}            // closed and replaced at every change
 	watchers int                      // who wait for changes
 
@@ -117,7 +117,7 @@ func New(o Options) *Manager {
 	return &Manager{
 		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
 		poke: make(chan struct{}, 1), changed: make(chan struct{}),
-		index: newIndex(), open: map[*queueIndex]struct{}{}, requests: map[string]time.Time{},
+		index: newIndex(), open: map[*queueIndex]struct{}{}, recent: map[string]time.Time{},
 	}
 }
 

@@ -454,7 +454,7 @@ func TestManyNames(t *testing.T) {
 		if n := len(m.index.queue("acme").window.asked); n > maxAsked {
 			t.Errorf("%d parts are open", n)
 		}
-		if n := len(m.requests); n > maxRequests {
+		if n := len(m.recent); n > maxRecent {
 			t.Errorf("%d requests are remembered", n)
 		}
 	})

@@ -306,8 +306,8 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 // it is deferred.
 var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 900 * time.Millisecond, 2 * time.Second, 4 * time.Second}
 
-// maxFlushes bounds the flushes of one release that have no effect.
-const maxFlushes = 12
+// maxTries bounds the flushes of one release that have no effect.
+const maxTries = 12
 
 // judge looks at a message whose release is under way, as a listing that began
 // at listed shows it.
@@ -345,7 +345,7 @@ func (msg *message) judge(listed time.Time) {
 	case a.last:
 		// Not tried after all, and not wanted any more.
 		a.stop()
-	case a.flushes >= maxFlushes:
+	case a.flushes >= maxTries:
 		a.end(msg, "the MTA does not let it go", listed)
 	case a.due.IsZero():
 		// Deferred, and for no other reason than its transport: the flush
