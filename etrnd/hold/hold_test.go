@@ -15,10 +15,9 @@ import (
 	"github.com/etrnd/etrnd/internal/report"
 )
 
-// manager is a Manager whose listings the test hands in; Run is not started, so
-// no MTA is asked. What crosses to Postfix is tested with Postfix, in
-// internal/scenario.
-func manager(t *testing.T) *Manager {
+// testSet is three queues: acme may be asked for by owner, beta by its user,
+// nobody by nobody.
+func testSet(t testing.TB) *queue.Set {
 	t.Helper()
 	q := func(name string, domains ...string) queue.Queue {
 		q := queue.Queue{Name: name, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
@@ -40,44 +39,49 @@ func manager(t *testing.T) *Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Options{Queues: set, Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+	return set
+}
+
+// manager is a Manager whose listings the test hands in; Run is not started, so
+// no MTA is asked. What crosses to Postfix is tested with Postfix, in
+// internal/scenario.
+func manager(t *testing.T) *Manager {
+	t.Helper()
+	m := New(Options{Queues: testSet(t), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { m.check(t) })
+	return m
 }
 
 // listing feeds a listing that begins now.
-func (k *Manager) listing(msgs ...mta.Message) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (m *Manager) listing(msgs ...mta.Message) {
 	start := time.Now()
-	k.apply(msgs, sortIn(k.set, msgs), start)
-	k.listed, k.total, k.inListing = start, len(msgs), len(k.entries)
+	m.compare(m.Queues(), msgs, start)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed, m.total = start, len(msgs)
 }
 
-// flushed notes that everything due was flushed now.
-func (k *Manager) flushedNow() (ids []string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	now := time.Now()
-	for _, e := range k.entries {
-		if e.want != nil && !e.flushAt.IsZero() && !e.flushAt.After(now) {
-			e.flushed, e.flushAt = now, time.Time{}
-			e.tries++
-			ids = append(ids, e.id)
-		}
+// flushNow notes that everything due was flushed now.
+func (m *Manager) flushNow() (ids []string) {
+	_, _, due := m.takeDue(time.Now())
+	m.flushed(due, nil, time.Now())
+	for _, msg := range due {
+		ids = append(ids, msg.id)
 	}
 	return ids
 }
 
 func msg(id, where, reason string, rcpts ...string) mta.Message {
-	m := mta.Message{ID: id, Queue: where, Arrived: time.Unix(1e9, 0), Size: 1000}
+	l := mta.Message{ID: id, Queue: where, Arrived: time.Unix(1e9, 0), Size: 1000}
 	for _, r := range rcpts {
-		m.Recipients = append(m.Recipients, mta.Recipient{Address: r, Reason: reason})
+		l.Recipients = append(l.Recipients, mta.Recipient{Address: r, Reason: reason})
 	}
-	return m
+	return l
 }
 
-func (k *Manager) must(t *testing.T, name string) State {
+func (m *Manager) must(t *testing.T, name string) State {
 	t.Helper()
-	s, ok := k.State(name)
+	s, ok := m.State(name)
 	if !ok {
 		t.Fatalf("no queue %s", name)
 	}
@@ -88,17 +92,17 @@ var owner = etrn.Identity{Addr: netip.MustParseAddr("192.0.2.7")}
 
 func TestAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
+		m := manager(t)
 		ask := func(who etrn.Identity, name string, code, count int) {
 			t.Helper()
-			if a := k.Ask(t.Context(), who, name); a.Code != code || a.Count != count {
+			if a := m.Ask(t.Context(), who, name); a.Code != code || a.Count != count {
 				t.Errorf("Ask(%s) = %+v, want %d, %d", name, a, code, count)
 			}
 		}
 		// Before the first listing nothing can be counted.
 		ask(owner, "acme.example", 250, 0)
 		time.Sleep(time.Minute)
-		k.listing(
+		m.listing(
 			msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"),
 			msg("B", "deferred", mta.ReasonHeld, "a@sub.acme.example"),
 			msg("C", "deferred", mta.ReasonHeld, "b@beta.example"),
@@ -106,7 +110,7 @@ func TestAsk(t *testing.T) {
 			msg("E", "deferred", "host down", "x@elsewhere.example"),
 		)
 		// The window of the question before the first listing is open.
-		if s := k.must(t, "acme"); s.Messages != 3 || s.UnderWay != 1 || s.OnHold != 1 || s.Bytes != 3000 {
+		if s := m.must(t, "acme"); s.Messages != 3 || s.UnderWay != 1 || s.OnHold != 1 || s.Bytes != 3000 {
 			t.Errorf("acme: %+v", s)
 		}
 		ask(owner, "sub.acme.example", 253, 1)
@@ -119,7 +123,7 @@ func TestAsk(t *testing.T) {
 		for _, name := range []string{"beta.example", "#beta", "#nobody", "nobody.example", "@com", "@example", "com", "unknown.example", "#unknown"} {
 			ask(owner, name, 459, 0)
 		}
-		if s := k.must(t, "beta"); s.UnderWay != 0 || s.Open {
+		if s := m.must(t, "beta"); s.UnderWay != 0 || s.Open {
 			t.Errorf("beta moved: %+v", s)
 		}
 		ask(etrn.Identity{User: "beta"}, "#BETA", 253, 2)
@@ -128,61 +132,61 @@ func TestAsk(t *testing.T) {
 
 func TestReleaseIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
+		m := manager(t)
 		held := msg("A", "deferred", mta.ReasonHeld, "a@acme.example")
-		k.listing(held)
-		if st := k.Release(queue.Selection{Queue: "acme"}); st.Messages != 1 || st.Bytes != 1000 {
+		m.listing(held)
+		if st := m.Release(queue.Selection{Queue: "acme"}); st.Messages != 1 || st.Bytes != 1000 {
 			t.Fatalf("Release: %+v", st)
 		}
 		// A listing from before the flush says nothing.
-		k.listing(held)
-		if s := k.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
+		m.listing(held)
+		if s := m.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
 			t.Errorf("before the flush: %+v", s)
 		}
 		step := func() { time.Sleep(time.Second) }
 		step()
-		if ids := k.flushedNow(); len(ids) != 1 {
+		if ids := m.flushNow(); len(ids) != 1 {
 			t.Fatalf("flushed %v", ids)
 		}
 		step()
 		// Still deferred for the transport alone: the flush came too early.
-		k.listing(held)
-		if ids := k.flushedNow(); len(ids) != 1 {
+		m.listing(held)
+		if ids := m.flushNow(); len(ids) != 1 {
 			t.Errorf("not flushed again: %v", ids)
 		}
 		step()
-		k.listing(msg("A", "active", "", "a@acme.example"))
-		if s := k.must(t, "acme"); s.UnderWay != 1 {
+		m.listing(msg("A", "active", "", "a@acme.example"))
+		if s := m.must(t, "acme"); s.UnderWay != 1 {
 			t.Errorf("while active: %+v", s)
 		}
 		// Asked for once more while it is tried, it is tried again at once
 		// when it comes back.
-		k.Release(queue.Selection{Queue: "acme"})
+		m.Release(queue.Selection{Queue: "acme"})
 		step()
-		k.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
-		if s := k.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
+		m.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
+		if s := m.must(t, "acme"); s.UnderWay != 1 || s.Failed != 0 {
 			t.Errorf("failed, but asked for again: %+v", s)
 		}
 		step()
-		k.flushedNow()
+		m.flushNow()
 		step()
-		k.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
-		if s := k.must(t, "acme"); s.UnderWay != 0 || s.Failed != 1 || s.Reason != "connection refused" {
+		m.listing(msg("A", "deferred", "connection refused", "a@acme.example"))
+		if s := m.must(t, "acme"); s.UnderWay != 0 || s.Failed != 1 || s.Reason != "connection refused" {
 			t.Errorf("failed: %+v", s)
 		}
-		if ids := k.flushedNow(); len(ids) != 0 {
+		if ids := m.flushNow(); len(ids) != 0 {
 			t.Errorf("flushed without being asked: %v", ids)
 		}
-		k.Release(queue.Selection{Queue: "acme"})
-		k.flushedNow()
+		m.Release(queue.Selection{Queue: "acme"})
+		m.flushNow()
 		step()
 		// One absence proves nothing, two do.
-		k.listing()
-		if s := k.must(t, "acme"); s.Messages != 1 {
+		m.listing()
+		if s := m.must(t, "acme"); s.Messages != 1 {
 			t.Errorf("after one absence: %+v", s)
 		}
-		k.listing()
-		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 || s.Left.Bytes != 1000 {
+		m.listing()
+		if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 || s.Left.Bytes != 1000 {
 			t.Errorf("after two: %+v", s)
 		}
 	})
@@ -192,17 +196,17 @@ func TestReleaseIsFollowed(t *testing.T) {
 // recipients of that one have it.
 func TestReleaseOfOneOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
-		k.Release(queue.Selection{Queue: "acme"})
+		m := manager(t)
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
+		m.Release(queue.Selection{Queue: "acme"})
 		time.Sleep(time.Second)
-		k.flushedNow()
+		m.flushNow()
 		time.Sleep(time.Second)
-		k.listing(msg("A", "deferred", "connection timed out", "b@beta.example"))
-		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 {
+		m.listing(msg("A", "deferred", "connection timed out", "b@beta.example"))
+		if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 1 {
 			t.Errorf("acme: %+v", s)
 		}
-		if s := k.must(t, "beta"); s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 0 {
+		if s := m.must(t, "beta"); s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 0 {
 			t.Errorf("beta: %+v", s)
 		}
 	})
@@ -210,46 +214,46 @@ func TestReleaseOfOneOfTwo(t *testing.T) {
 
 func TestArrivals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing()
+		m := manager(t)
+		m.listing()
 		arrive := func(id, rcpt string) {
-			k.Arrived(report.Event{Kind: report.Message, Time: time.Now(), QueueID: id, Recipients: []string{rcpt}, Size: 500})
+			m.Arrived(report.Event{Kind: report.Message, Time: time.Now(), QueueID: id, Recipients: []string{rcpt}, Size: 500})
 		}
 		// Shut: counted, not released.
 		arrive("A", "a@acme.example")
 		arrive("X", "a@elsewhere.example")
-		if s := k.must(t, "acme"); s.Messages != 1 || s.Bytes != 500 || s.UnderWay != 0 {
+		if s := m.must(t, "acme"); s.Messages != 1 || s.Bytes != 500 || s.UnderWay != 0 {
 			t.Errorf("acme: %+v", s)
 		}
 		// A report alone does not make a message: the MTA may have refused it
 		// after all. It is believed for a while.
-		k.listing()
-		if s := k.must(t, "acme"); s.Messages != 1 {
+		m.listing()
+		if s := m.must(t, "acme"); s.Messages != 1 {
 			t.Errorf("just after the report: %+v", s)
 		}
-		time.Sleep(unlisted)
-		k.listing()
-		if s := k.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 0 {
+		time.Sleep(believed)
+		m.listing()
+		if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 0 {
 			t.Errorf("never listed: %+v", s)
 		}
 		// Open for one domain: what comes for it goes, the rest does not.
-		k.Ask(t.Context(), owner, "acme.example")
+		m.Ask(t.Context(), owner, "acme.example")
 		arrive("B", "a@acme.example")
 		arrive("C", "a@sub.acme.example")
 		time.Sleep(arrivalDelays[0])
-		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "B" {
+		if ids := m.flushNow(); len(ids) != 1 || ids[0] != "B" {
 			t.Errorf("flushed %v", ids)
 		}
 		// Mail that the milter did not see goes out when a listing shows it.
-		k.listing(msg("B", "active", "", "a@acme.example"), msg("C", "deferred", mta.ReasonHeld, "a@sub.acme.example"), msg("D", "deferred", mta.ReasonHeld, "a@acme.example"))
-		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "D" {
+		m.listing(msg("B", "active", "", "a@acme.example"), msg("C", "deferred", mta.ReasonHeld, "a@sub.acme.example"), msg("D", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if ids := m.flushNow(); len(ids) != 1 || ids[0] != "D" {
 			t.Errorf("flushed %v", ids)
 		}
 		// The window ends.
 		time.Sleep(5 * time.Minute)
 		arrive("E", "a@acme.example")
 		time.Sleep(time.Minute)
-		if ids := k.flushedNow(); len(ids) != 0 {
+		if ids := m.flushNow(); len(ids) != 0 {
 			t.Errorf("flushed %v after the window", ids)
 		}
 	})
@@ -257,41 +261,35 @@ func TestArrivals(t *testing.T) {
 
 func TestPin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "b@beta.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
-		unpin := k.Pin(queue.Selection{Queue: "beta"})
-		if ids := k.flushedNow(); len(ids) != 2 {
+		m := manager(t)
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "b@beta.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
+		unpin := m.Pin(queue.Selection{Queue: "beta"})
+		if ids := m.flushNow(); len(ids) != 2 {
 			t.Fatalf("flushed %v", ids)
 		}
 		time.Sleep(time.Second)
 		// One goes, one fails, and is tried again a little later.
-		k.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
-		if s := k.must(t, "beta"); s.UnderWay != 1 || s.Failed != 1 || s.Retry != 1 || !s.Pinned {
+		m.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
+		if s := m.must(t, "beta"); s.UnderWay != 1 || s.Failed != 1 || s.Retry != 1 || !s.Pinned {
 			t.Errorf("beta: %+v", s)
 		}
 		time.Sleep(retryDelay(1))
-		k.mu.Lock()
-		k.retry(time.Now())
-		k.mu.Unlock()
-		if ids := k.flushedNow(); len(ids) != 1 || ids[0] != "B" {
+		if ids := m.flushNow(); len(ids) != 1 || ids[0] != "B" {
 			t.Errorf("flushed %v", ids)
 		}
 		time.Sleep(time.Second)
-		k.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
-		if s := k.must(t, "beta"); s.Failed != 1 || s.Retry != 0 {
+		m.listing(msg("A", "active", "", "b@beta.example"), msg("B", "deferred", "no route to host", "b@beta.example"))
+		if s := m.must(t, "beta"); s.Failed != 1 || s.Retry != 0 {
 			t.Errorf("beta after the second failure: %+v", s)
 		}
 		// When the call ends, nothing more is flushed.
 		unpin()
 		unpin()
 		time.Sleep(time.Hour)
-		k.mu.Lock()
-		k.retry(time.Now())
-		k.mu.Unlock()
-		if ids := k.flushedNow(); len(ids) != 0 {
+		if ids := m.flushNow(); len(ids) != 0 {
 			t.Errorf("flushed %v after the call", ids)
 		}
-		if s := k.must(t, "beta"); s.Open {
+		if s := m.must(t, "beta"); s.Open {
 			t.Errorf("still open: %+v", s)
 		}
 	})
@@ -300,53 +298,44 @@ func TestPin(t *testing.T) {
 // A flush by domain moves whatever the MTA has noted for it, so it is used only
 // when everything that the MTA has is to go.
 func TestPlan(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		var list []mta.Message
-		for i := range 300 {
-			list = append(list, msg(fmt.Sprintf("A%03d", i), "deferred", mta.ReasonHeld, "a@acme.example"))
+	plan := func(t *testing.T, others ...mta.Message) (domains, ids []string, due []*message) {
+		synctest.Test(t, func(t *testing.T) {
+			m := manager(t)
+			m.listing(append(heldFor(300, "a@acme.example"), others...)...)
+			m.Release(queue.Selection{Queue: "acme"})
+			domains, ids, due = m.takeDue(time.Now())
+		})
+		return domains, ids, due
+	}
+	domains, ids, due := plan(t)
+	if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(due) != 300 {
+		t.Errorf("all of it: %v, %d ids, %d messages", domains, len(ids), len(due))
+	}
+	// One that is not to go, for whatever reason, spoils it.
+	for _, other := range []mta.Message{
+		msg("H", "hold", mta.ReasonHeld, "h@acme.example"),
+		msg("B", "deferred", mta.ReasonHeld, "b@beta.example"),
+		msg("X", "deferred", "host down", "x@elsewhere.example"),
+	} {
+		domains, ids, due := plan(t, other)
+		if len(domains) != 0 || len(ids) != flushChunk || len(due) != flushChunk {
+			t.Errorf("with %s: %v, %d ids, %d messages", other.ID, domains, len(ids), len(due))
 		}
-		plan := func(list []mta.Message) (domains, ids []string, chunk []*entry) {
-			k.listing(list...)
-			k.Release(queue.Selection{Queue: "acme"})
-			var due []*entry
-			for _, e := range k.entries {
-				if e.want != nil {
-					due = append(due, e)
-				}
-			}
-			return k.plan(due)
-		}
-		domains, ids, chunk := plan(list)
-		if len(domains) != 1 || domains[0] != "acme.example" || len(ids) != 0 || len(chunk) != 300 {
-			t.Errorf("all of it: %v, %d ids, %d messages", domains, len(ids), len(chunk))
-		}
-		// One that is not to go, for whatever reason, spoils it.
-		for _, other := range []mta.Message{
-			msg("H", "hold", mta.ReasonHeld, "h@acme.example"),
-			msg("B", "deferred", mta.ReasonHeld, "b@beta.example"),
-			msg("X", "deferred", "host down", "x@elsewhere.example"),
-		} {
-			domains, ids, chunk := plan(append(list, other))
-			if len(domains) != 0 || len(ids) != flushChunk || len(chunk) != flushChunk {
-				t.Errorf("with %s: %v, %d ids, %d messages", other.ID, domains, len(ids), len(chunk))
-			}
-		}
-	})
+	}
 }
 
 // The id of a message that is gone may be given to a new one.
 func TestReusedID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
-		k.Release(queue.Selection{Queue: "acme"})
-		k.flushedNow()
+		m := manager(t)
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
+		m.Release(queue.Selection{Queue: "acme"})
+		m.flushNow()
 		time.Sleep(time.Second)
 		fresh := msg("A", "deferred", mta.ReasonHeld, "a@acme.example")
 		fresh.Arrived = fresh.Arrived.Add(time.Hour)
-		k.listing(fresh)
-		s := k.must(t, "acme")
+		m.listing(fresh)
+		s := m.must(t, "acme")
 		if s.Messages != 1 || s.UnderWay != 0 || s.Left.Messages != 1 {
 			t.Errorf("acme: %+v", s)
 		}
@@ -356,20 +345,20 @@ func TestReusedID(t *testing.T) {
 // A message that two calls want is not given up when one of them ends.
 func TestUnpinOneOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
-		one, two := k.Pin(queue.Selection{Queue: "acme"}), k.Pin(queue.Selection{Queue: "beta"})
+		m := manager(t)
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example", "b@beta.example"))
+		one, two := m.Pin(queue.Selection{Queue: "acme"}), m.Pin(queue.Selection{Queue: "beta"})
 		one()
-		if ids := k.flushedNow(); len(ids) != 1 {
+		if ids := m.flushNow(); len(ids) != 1 {
 			t.Fatalf("flushed %v after the first call ended", ids)
 		}
 		time.Sleep(time.Second)
-		k.listing(msg("A", "deferred", "no route to host", "a@acme.example", "b@beta.example"))
-		if s := k.must(t, "beta"); s.Retry != 1 {
+		m.listing(msg("A", "deferred", "no route to host", "a@acme.example", "b@beta.example"))
+		if s := m.must(t, "beta"); s.Retry != 1 {
 			t.Errorf("beta: %+v", s)
 		}
 		two()
-		if s := k.must(t, "beta"); s.UnderWay != 0 || s.Open {
+		if s := m.must(t, "beta"); s.UnderWay != 0 || s.Open {
 			t.Errorf("beta after both: %+v", s)
 		}
 	})
@@ -378,15 +367,45 @@ func TestUnpinOneOfTwo(t *testing.T) {
 // A message that comes off hold under an open window goes.
 func TestOffHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing(msg("A", "hold", "", "a@acme.example"))
-		k.Ask(t.Context(), owner, "#acme")
-		if s := k.must(t, "acme"); s.OnHold != 1 || s.UnderWay != 0 {
+		m := manager(t)
+		m.listing(msg("A", "hold", "", "a@acme.example"))
+		m.Ask(t.Context(), owner, "#acme")
+		if s := m.must(t, "acme"); s.OnHold != 1 || s.UnderWay != 0 {
 			t.Errorf("on hold: %+v", s)
 		}
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
-		if ids := k.flushedNow(); len(ids) != 1 {
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if ids := m.flushNow(); len(ids) != 1 {
 			t.Errorf("flushed %v", ids)
+		}
+	})
+}
+
+// A message that was put on hold is not told of, and when it comes off again
+// it is not as if somebody had asked for it.
+func TestOnHoldIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := manager(t)
+		who := owner
+		who.Session = "s"
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "hold", "", "a@acme.example"))
+		if a := m.Ask(t.Context(), who, "#acme"); a.Code != 253 || a.Count != 1 {
+			t.Errorf("with one on hold: %+v", a)
+		}
+		m.flushNow()
+		time.Sleep(time.Second)
+		// A has failed, B goes because the queue is open.
+		m.listing(msg("A", "deferred", "connection refused", "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if a := m.Ask(t.Context(), who, "acme.example"); a.Code != 253 || a.Count != 2 {
+			t.Errorf("when it is off again: %+v", a)
+		}
+
+		m.listing(msg("C", "deferred", mta.ReasonHeld, "b@beta.example"))
+		m.Release(queue.Selection{Queue: "beta"})
+		m.listing(msg("C", "hold", "", "b@beta.example"))
+		m.listing(msg("C", "deferred", mta.ReasonHeld, "b@beta.example"))
+		m.Pin(queue.Selection{Queue: "beta"})()
+		if s := m.must(t, "beta"); s.Messages != 1 || s.UnderWay != 0 {
+			t.Errorf("after a call has ended: %+v", s)
 		}
 	})
 }
@@ -395,28 +414,28 @@ func TestOffHold(t *testing.T) {
 // under way from before, once.
 func TestAskAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
+		m := manager(t)
 		first, second := owner, owner
 		first.Session, second.Session = "s1", "s2"
-		k.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
-		if a := k.Ask(t.Context(), first, "#acme"); a.Code != 253 || a.Count != 2 {
+		m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "a@acme.example"))
+		if a := m.Ask(t.Context(), first, "#acme"); a.Code != 253 || a.Count != 2 {
 			t.Errorf("first: %+v", a)
 		}
-		k.flushedNow()
+		m.flushNow()
 		time.Sleep(10 * time.Second)
 		// A is still being tried over the dead line, B has failed.
-		k.listing(msg("A", "active", "", "a@acme.example"), msg("B", "deferred", "lost connection", "a@acme.example"))
-		if a := k.Ask(t.Context(), second, "#acme"); a.Code != 253 || a.Count != 2 {
+		m.listing(msg("A", "active", "", "a@acme.example"), msg("B", "deferred", "lost connection", "a@acme.example"))
+		if a := m.Ask(t.Context(), second, "#acme"); a.Code != 253 || a.Count != 2 {
 			t.Errorf("second: %+v", a)
 		}
-		if a := k.Ask(t.Context(), second, "acme.example"); a.Code != 458 {
+		if a := m.Ask(t.Context(), second, "acme.example"); a.Code != 458 {
 			t.Errorf("another name for the same: %+v", a)
 		}
 		// While the MTA cannot be asked, no count is made up.
-		k.mu.Lock()
-		k.listErr = mta.ErrDown
-		k.mu.Unlock()
-		if a := k.Ask(t.Context(), second, "@acme.example"); a.Code != 458 {
+		m.mu.Lock()
+		m.listErr = mta.ErrDown
+		m.mu.Unlock()
+		if a := m.Ask(t.Context(), second, "@acme.example"); a.Code != 458 {
 			t.Errorf("while the MTA is down: %+v", a)
 		}
 	})
@@ -425,17 +444,17 @@ func TestAskAgain(t *testing.T) {
 // A client that asks for any number of names opens its queue and no more.
 func TestManyNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := manager(t)
-		k.listing()
+		m := manager(t)
+		m.listing()
 		for i := range 20000 {
-			k.Ask(t.Context(), owner, fmt.Sprintf("x%d.acme.example", i))
+			m.Ask(t.Context(), owner, fmt.Sprintf("x%d.acme.example", i))
 		}
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if n := len(k.open["acme"].asked); n > maxAsked {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if n := len(m.index.queue("acme").window.asked); n > maxAsked {
 			t.Errorf("%d parts are open", n)
 		}
-		if n := len(k.recent); n > maxRecent {
+		if n := len(m.recent); n > maxRecent {
 			t.Errorf("%d requests are remembered", n)
 		}
 	})

@@ -1,195 +1,422 @@
 package hold
 
 import (
+	"cmp"
+	"container/heap"
+	"iter"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
-// Names of the MTA's queues that matter here.
+// index is what the MTA has for each queue: sums that are kept as messages
+// change, so that no question counts anything, and lists for each domain of a
+// queue, so that a release looks at what it moves and at nothing else.
+//
+// It is data only: it calls nobody, and the Manager's mu guards it. Whoever
+// changes a message's place, absence or attempt calls settle afterwards.
+type index struct {
+	messages map[string]*message // by the MTA's id
+	queues   map[string]*queueIndex
+	domains  map[domainKey]*domainIndex
+
+	later byDue  // what is to be flushed or tried again at a time to come
+	ready byTurn // what is to be flushed now
+
+	unlisted int // messages that no listing has shown yet
+	missing  int // messages that were absent from the last listing, once
+	underWay int // messages that are to go and have not gone
+
+	links uint32 // counts calls of link
+}
+
+// queueIndex is one queue. That of the name "" is of the recipients who are in
+// no queue of ours, next to others of the same message who are.
+type queueIndex struct {
+	name     string
+	messages byAge // one part for each message: the first in this queue
+	domains  []*domainIndex
+	failed   []*part // of those, what was tried and has come back
+	bytes    int64
+	count    [classes]int
+
+	window   *window // nil: shut
+	left     Left
+	released time.Time // the last release
+	linked   uint32    // the call of link that saw this queue last
+}
+
+// domainIndex is one domain of a queue. The empty domain stands for what no
+// request can name.
+type domainIndex struct {
+	queue *queueIndex
+	name  string
+	parts []*part // one for each message
+	at    int     // in queue.domains
+}
+
+// domainKey is the name of a domainIndex: one map for all queues, since most
+// have a domain or two.
+type domainKey struct {
+	queue  *queueIndex
+	domain string
+}
+
+// class is what a message counts as in a queue.
+type class uint8
+
 const (
-	deferred = "deferred"
-	onHold   = "hold"
+	classWaiting  class = iota
+	classUnderWay       // released, and neither gone nor back
+	classOnHold         // put on hold by an administrator
+	classFailed
+	classRetry // failed, and about to be tried a second time if the queue is pinned
+	classes    = iota
 )
 
-// entry is one message of the MTA's queue that has a recipient in a queue of
-// ours.
-type entry struct {
-	id      string
-	arrived time.Time
-	size    int64
-	where   string // the MTA's queue it was listed in; empty until a listing shows it
-	rcpts   []recipient
-	missing bool // absent from the last listing; a second absence means gone
-
-	reported time.Time // when the milter saw it; zero once a listing showed it
-	seen     time.Time // when the first listing that showed it had ended
-
-	// A release that was asked for and has not ended.
-	want    []string  // queues for which the message is to go; nil: none
-	flushAt time.Time // when to flush (again); zero: wait for what a listing shows
-	flushed time.Time // when the last flush was done
-	tries   int       // flushes of this release
-	again   bool      // asked for once more while under way: if it fails, try at once
-	asked   bool      // released by request, not only because a queue was open
-	last    bool      // nobody wants it any more: not to be flushed again
-	session string    // of the client that was last told of it in a count
-
-	// What became of the last release.
-	failed   string // the MTA's reason; empty: not tried, or under way
-	failures int
-	retryAt  time.Time // when to try again while a queue of it is pinned
+func newIndex() index {
+	return index{messages: map[string]*message{}, queues: map[string]*queueIndex{}, domains: map[domainKey]*domainIndex{}}
 }
 
-type recipient struct {
-	address string
-	queue   string // empty: no queue of ours
-	reason  string // why the MTA has not delivered; empty: no reason yet
+// queue returns a queue's index, and makes it at first.
+func (ix *index) queue(name string) *queueIndex {
+	q := ix.queues[name]
+	if q == nil {
+		q = &queueIndex{name: name}
+		ix.queues[name] = q
+	}
+	return q
 }
 
-func (e *entry) in(name string) bool {
-	for _, r := range e.rcpts {
-		if r.queue == name {
-			return true
+func (ix *index) domain(g group) *domainIndex {
+	q := ix.queue(g.queue)
+	d := ix.domains[domainKey{q, g.domain}]
+	if d == nil {
+		// The name may be a part of an address, which nobody needs to keep.
+		name := strings.Clone(g.domain)
+		d = &domainIndex{queue: q, name: name, at: len(q.domains)}
+		q.domains = append(q.domains, d)
+		ix.domains[domainKey{q, name}] = d
+	}
+	return d
+}
+
+// covered yields the messages of a selection, each once. They may be released
+// and taken back meanwhile, but not put in or taken out.
+func (ix *index) covered(sel queue.Selection) iter.Seq[*message] {
+	return func(yield func(*message) bool) {
+		q := ix.queues[sel.Queue]
+		switch {
+		case q == nil:
+		case sel.Domain == "":
+			for _, p := range q.messages {
+				if !yield(p.message) {
+					return
+				}
+			}
+		case !sel.Below:
+			if d := ix.domains[domainKey{q, sel.Domain}]; d != nil {
+				for _, p := range d.parts {
+					if !yield(p.message) {
+						return
+					}
+				}
+			}
+		default:
+			for _, d := range q.domains {
+				if !sel.CoversDomain(d.name) {
+					continue
+				}
+				for _, p := range d.parts {
+					if p.message.firstCovered(sel) == p && !yield(p.message) {
+						return
+					}
+				}
+			}
 		}
 	}
-	return false
 }
 
-func (e *entry) covered(sel queue.Selection) bool {
-	for _, r := range e.rcpts {
-		if r.queue == sel.Queue && sel.Covers(r.address) {
-			return true
+// put makes msg what the index knows under its id. The message may be there
+// already, or be new, and in the place of another.
+func (ix *index) put(msg *message, groups []group, arrived, size int64, now time.Time) {
+	switch old := ix.messages[msg.id]; old {
+	case nil:
+	case msg:
+		ix.unlink(msg)
+	default:
+		ix.remove(old)
+	}
+	was := msg.parts
+	msg.arrived, msg.size = arrived, size
+	msg.parts = make([]part, len(groups))
+	for i, g := range groups {
+		msg.parts[i] = part{message: msg, domain: ix.domain(g), reason: g.reason, n: g.n}
+	}
+	ix.messages[msg.id] = msg
+	ix.link(msg, now)
+	ix.prune(was)
+}
+
+// remove takes a message out.
+func (ix *index) remove(msg *message) {
+	ix.unlink(msg)
+	delete(ix.messages, msg.id)
+	ix.prune(msg.parts)
+}
+
+// has reports whether a message is still in the index: another may have come
+// in its place.
+func (ix *index) has(msg *message) bool { return ix.messages[msg.id] == msg }
+
+// link enters a message into all lists and sums.
+func (ix *index) link(msg *message, now time.Time) {
+	ix.links++
+	for i := range msg.parts {
+		p := &msg.parts[i]
+		d, q := p.domain, p.domain.queue
+		p.inDomain = int32(len(d.parts))
+		d.parts = append(d.parts, p)
+		p.inQueue, p.inFailed, p.class = -1, -1, classWaiting
+		if q.linked == ix.links {
+			continue // the message has a part in this queue already
+		}
+		q.linked = ix.links
+		heap.Push(&q.messages, p)
+		q.bytes += msg.size
+		q.count[classWaiting]++
+	}
+	ix.settle(msg, now)
+}
+
+// unlink takes it out of them.
+func (ix *index) unlink(msg *message) {
+	for i := range msg.parts {
+		p := &msg.parts[i]
+		d, q := p.domain, p.domain.queue
+		last := d.parts[len(d.parts)-1]
+		d.parts[p.inDomain], last.inDomain = last, p.inDomain
+		d.parts = cut(d.parts)
+		if p.first() {
+			q.classify(p, classWaiting)
+			q.count[classWaiting]--
+			q.bytes -= msg.size
+			heap.Remove(&q.messages, int(p.inQueue))
 		}
 	}
-	return false
+	ix.unfile(msg)
+	ix.tally(msg, 0)
 }
 
-// queues returns the names of the entry's queues, each once.
-func (e *entry) queues() []string {
-	var names []string
-	for _, r := range e.rcpts {
-		if r.queue != "" && !slices.Contains(names, r.queue) {
-			names = append(names, r.queue)
-		}
-	}
-	return names
-}
-
-// held reports whether an administrator has put the message on hold: such a
-// message is counted, and left alone.
-func (e *entry) held() bool { return e.where == onHold }
-
-// release asks for the entry to go for one queue, and reports whether that
-// was not under way already.
-func (e *entry) release(name string, now time.Time) bool {
-	if slices.Contains(e.want, name) {
-		e.again = true
-		return false
-	}
-	e.want = append(e.want, name)
-	e.flushAt, e.flushed, e.tries = now, time.Time{}, 0
-	e.failed, e.retryAt, e.again, e.last = "", time.Time{}, false, false
-	return true
-}
-
-// end closes a release; an empty reason means that nothing is left to go.
-func (e *entry) end(reason string, now time.Time) {
-	again := e.again && reason != ""
-	want := e.want
-	e.want, e.flushAt, e.again, e.asked, e.failed = nil, time.Time{}, false, false, reason
-	if reason == "" {
-		e.failures = 0
-		return
-	}
-	e.failures++
-	if again {
-		e.failures-- // the try that follows at once is not the second one
-		for _, name := range want {
-			e.release(name, now)
-		}
-		return
-	}
-	e.retryAt = now.Add(retryDelay(e.failures))
-}
-
-// retryDelay is how long a message that failed while its queue is pinned open
-// waits: short at first, since a link that has just come up may lack a route
-// for a moment, and longer each time, since line time is paid.
-func retryDelay(failures int) time.Duration {
-	return min(5*time.Second*time.Duration(1<<min(2*(failures-1), 10)), 5*time.Minute)
-}
-
-// drop takes back a release for one queue. What the MTA is trying at this
-// moment is followed to its end, but not flushed again. kept says that another
-// call or turn still wants the message.
-func (e *entry) drop(name string, kept bool) {
-	if !kept {
-		e.retryAt, e.again = time.Time{}, false
-	}
-	if !slices.Contains(e.want, name) {
-		return
-	}
-	begun := !e.flushed.IsZero() && e.where != deferred
-	if begun && len(e.want) == 1 {
-		e.flushAt, e.last = time.Time{}, true
-		return
-	}
-	e.want = slices.DeleteFunc(e.want, func(w string) bool { return w == name })
-	if len(e.want) == 0 {
-		e.want, e.flushAt = nil, time.Time{}
-	}
-}
-
-// Delays between the flushes of a message that has just arrived: it is in
-// Postfix's active queue for a moment, where a flush does not find it, before
-// it is deferred.
-var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 900 * time.Millisecond, 2 * time.Second, 4 * time.Second}
-
-// maxTries bounds the flushes of one release that have no effect.
-const maxTries = 12
-
-// judge looks at a message whose release is under way, as a listing that began
-// at listed shows it.
-func (e *entry) judge(listed time.Time) {
-	if e.want == nil {
-		return
-	}
-	var left, tried bool
-	var reason string
-	for _, r := range e.rcpts {
-		if !slices.Contains(e.want, r.queue) {
+// prune forgets domains of which nothing is left.
+func (ix *index) prune(parts []part) {
+	for i := range parts {
+		d := parts[i].domain
+		if len(d.parts) > 0 || d.at < 0 {
 			continue
 		}
-		left = true
-		if r.reason != "" && r.reason != mta.ReasonHeld {
-			tried, reason = true, r.reason
+		q := d.queue
+		last := q.domains[len(q.domains)-1]
+		q.domains[d.at], last.at = last, d.at
+		q.domains = cut(q.domains)
+		d.at = -1
+		delete(ix.domains, domainKey{q, d.name})
+	}
+}
+
+// cut takes the last element off, and gives memory back when most of it is
+// unused: a queue that has been emptied stays configured.
+func cut[E any](s []*E) []*E {
+	s[len(s)-1] = nil
+	s = s[:len(s)-1]
+	if cap(s) >= 32 && len(s) <= cap(s)/4 {
+		s = slices.Clone(s)
+	}
+	return s
+}
+
+// settle brings sums and time tables in line with a message whose place,
+// absence or attempt has changed.
+func (ix *index) settle(msg *message, now time.Time) {
+	for i := range msg.parts {
+		if p := &msg.parts[i]; p.first() {
+			p.domain.queue.classify(p, msg.classIn(p.domain.queue))
 		}
 	}
-	switch {
-	case !left:
-		// All recipients of the released queues have their mail.
-		e.end("", listed)
-	case e.held():
-		// An administrator's doing; it counts as such, not as a failure.
-		e.want, e.flushAt, e.again = nil, time.Time{}, false
-	case e.flushed.IsZero() || listed.Before(e.flushed):
-		// Not flushed yet, or the listing is older than the flush.
-	case e.where != deferred:
-		// Being tried, or about to be: a further flush would find nothing.
-		e.flushAt = time.Time{}
-	case tried:
-		e.end(reason, listed)
-	case e.last:
-		// Not tried after all, and not wanted any more.
-		e.want = nil
-	case e.tries >= maxTries:
-		e.end("the MTA does not let it go", listed)
-	case e.flushAt.IsZero():
-		// Deferred, and for no other reason than its transport: the flush
-		// came too early to find it.
-		e.flushAt = listed
+	ix.tally(msg, msg.marks())
+	if a := msg.attempt; a != nil && (!a.filed.Equal(a.due) || a.turn != a.flushes) {
+		ix.unfile(msg)
+		ix.file(msg, now)
 	}
+	if msg.attempt.over() {
+		msg.attempt = nil
+	}
+}
+
+func (q *queueIndex) classify(p *part, to class) {
+	if p.class == to {
+		return
+	}
+	q.count[p.class]--
+	q.count[to]++
+	p.class = to
+	switch back := to == classFailed || to == classRetry; {
+	case back && p.inFailed < 0:
+		p.inFailed = int32(len(q.failed))
+		q.failed = append(q.failed, p)
+	case !back && p.inFailed >= 0:
+		last := q.failed[len(q.failed)-1]
+		q.failed[p.inFailed], last.inFailed = last, p.inFailed
+		q.failed = cut(q.failed)
+		p.inFailed = -1
+	}
+}
+
+// Marks of a message that the sums over all queues count.
+const (
+	markUnlisted = 1 << iota
+	markMissing
+	markUnderWay
+)
+
+func (ix *index) tally(msg *message, marks uint8) {
+	if marks == msg.tallied {
+		return
+	}
+	count := func(n *int, mark uint8) { *n += int(marks&mark/mark) - int(msg.tallied&mark/mark) }
+	count(&ix.unlisted, markUnlisted)
+	count(&ix.missing, markMissing)
+	count(&ix.underWay, markUnderWay)
+	msg.tallied = marks
+}
+
+// file puts a message where its time will find it.
+func (ix *index) file(msg *message, now time.Time) {
+	a := msg.attempt
+	if a.due.IsZero() {
+		return
+	}
+	a.filed, a.turn = a.due, a.flushes
+	a.ready = a.want != nil && !a.due.After(now)
+	if a.ready {
+		heap.Push(&ix.ready, msg)
+	} else {
+		heap.Push(&ix.later, msg)
+	}
+}
+
+func (ix *index) unfile(msg *message) {
+	a := msg.attempt
+	switch {
+	case a == nil || a.filed.IsZero():
+		return
+	case a.ready:
+		heap.Remove(&ix.ready, int(a.at))
+	default:
+		heap.Remove(&ix.later, int(a.at))
+	}
+	a.filed = time.Time{}
+}
+
+// due takes the next message out of later if its time has come.
+func (ix *index) due(now time.Time) *message {
+	if ix.later.Len() == 0 || ix.later.filed[0].attempt.filed.After(now) {
+		return nil
+	}
+	msg := ix.later.filed[0]
+	ix.unfile(msg)
+	return msg
+}
+
+// next is when something is to be done again; zero: at no time.
+func (ix *index) next(now time.Time) time.Time {
+	switch {
+	case ix.ready.Len() > 0:
+		return now
+	case ix.later.Len() > 0:
+		return ix.later.filed[0].attempt.filed
+	}
+	return time.Time{}
+}
+
+// byAge is a heap of parts, the oldest message first.
+type byAge []*part
+
+func (h byAge) Len() int           { return len(h) }
+func (h byAge) Less(i, j int) bool { return h[i].message.arrived < h[j].message.arrived }
+func (h byAge) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].inQueue, h[j].inQueue = int32(i), int32(j)
+}
+func (h *byAge) Push(x any) {
+	p := x.(*part)
+	p.inQueue = int32(len(*h))
+	*h = append(*h, p)
+}
+func (h *byAge) Pop() any {
+	p := (*h)[len(*h)-1]
+	*h = cut(*h)
+	p.inQueue = -1
+	return p
+}
+
+// filed is the part of a heap of messages that all orders share.
+type filed []*message
+
+func (h filed) Len() int { return len(h) }
+func (h filed) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].attempt.at, h[j].attempt.at = int32(i), int32(j)
+}
+func (h *filed) Push(x any) {
+	msg := x.(*message)
+	msg.attempt.at = int32(len(*h))
+	*h = append(*h, msg)
+}
+func (h *filed) Pop() any {
+	msg := (*h)[len(*h)-1]
+	*h = cut(*h)
+	return msg
+}
+
+// byDue is a heap of messages, the next in time first.
+type byDue struct{ filed }
+
+func (h byDue) Less(i, j int) bool {
+	return h.filed[i].attempt.filed.Before(h.filed[j].attempt.filed)
+}
+
+// byTurn is a heap of messages in the order in which they are flushed.
+type byTurn struct{ filed }
+
+func (h byTurn) Less(i, j int) bool { return beforeInTurn(h.filed[i], h.filed[j]) < 0 }
+
+// beforeInTurn compares by the flushes a message has had, so that one that is
+// not found does not hold up the rest, and then by age.
+func beforeInTurn(a, b *message) int {
+	return cmp.Or(cmp.Compare(a.attempt.turn, b.attempt.turn), cmp.Compare(a.arrived, b.arrived), cmp.Compare(a.id, b.id))
+}
+
+// rebuilt is an index of the same messages whose sums and lists are made anew.
+func (ix *index) rebuilt(now time.Time) index {
+	fresh := newIndex()
+	for name, q := range ix.queues {
+		// The same place in memory: attempts know their queues by it.
+		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released}
+		fresh.queues[name] = q
+	}
+	for _, msg := range ix.messages {
+		groups := make([]group, len(msg.parts))
+		for i, p := range msg.parts {
+			groups[i] = group{queue: p.domain.queue.name, domain: p.domain.name, reason: p.reason, n: p.n}
+		}
+		msg.parts, msg.tallied = nil, 0
+		if msg.attempt != nil {
+			msg.attempt.filed = time.Time{}
+		}
+		fresh.put(msg, groups, msg.arrived, msg.size, now)
+	}
+	return fresh
 }

@@ -188,6 +188,11 @@ type Set struct {
 	addr   map[string]int
 	any    int // index of the queue of "*", or -1
 	env    Env
+
+	// Queues that own a part of a domain, in order and perhaps twice: single
+	// addresses in it, and names below it.
+	inside map[string][]int
+	under  map[string][]int
 }
 
 // Env is what the MTA knows and matching depends on. Its zero value stands
@@ -203,7 +208,7 @@ type Env struct {
 // NewSet builds a set. Its error names each clash: two queues of one name, a
 // pattern in two queues.
 func NewSet(queues []Queue) (*Set, error) {
-	s := &Set{queues: slices.Clone(queues), byName: map[string]int{}, exact: map[string]int{}, below: map[string]int{}, addr: map[string]int{}, any: -1}
+	s := &Set{queues: slices.Clone(queues), byName: map[string]int{}, exact: map[string]int{}, below: map[string]int{}, addr: map[string]int{}, any: -1, inside: map[string][]int{}, under: map[string][]int{}}
 	var clashes []string
 	for i, q := range s.queues {
 		name := strings.ToLower(q.Name)
@@ -227,6 +232,14 @@ func (s *Set) put(p Pattern, i int) (old int, taken bool) {
 	if p.kind == any {
 		old, s.any = s.any, i
 		return old, old >= 0
+	}
+	if p.kind == address {
+		s.inside[p.domain] = append(s.inside[p.domain], i)
+	}
+	for _, up, ok := strings.Cut(p.domain, "."); ok; _, up, ok = strings.Cut(up, ".") {
+		if owners := s.under[up]; len(owners) == 0 || owners[len(owners)-1] != i {
+			s.under[up] = append(owners, i)
+		}
 	}
 	m, key := s.exact, p.domain
 	switch p.kind {
@@ -351,7 +364,17 @@ func (sel Selection) Covers(recipient string) bool {
 	if err != nil {
 		return false
 	}
-	return d == sel.Domain || sel.Below && strings.HasSuffix(d, "."+sel.Domain)
+	return sel.CoversDomain(d)
+}
+
+// CoversDomain is Covers for all recipients in a domain, which is in the form
+// that Domain gives it.
+func (sel Selection) CoversDomain(domain string) bool {
+	if sel.Domain == "" || domain == sel.Domain {
+		return true
+	}
+	above, ok := strings.CutSuffix(domain, sel.Domain)
+	return ok && sel.Below && strings.HasSuffix(above, ".")
 }
 
 // Resolve finds what a name in ETRN stands for: "#queue", "@domain" (the
@@ -384,15 +407,15 @@ func (s *Set) Resolve(name string) []Selection {
 			return nil
 		}
 	}
-	// Queues that own parts: addresses in the domain, and with "@" names
-	// below it.
-	for i, q := range s.queues {
-		for _, p := range q.Domains {
-			part := p.kind == address && p.domain == d ||
-				isBelow && p.kind != any && strings.HasSuffix(p.domain, "."+d)
-			if part && !slices.Contains(owners, i) {
-				owners = append(owners, i)
-			}
+	parts := slices.Clone(s.inside[d])
+	if isBelow {
+		parts = append(parts, s.under[d]...)
+	}
+	slices.Sort(parts)
+	whole := owners
+	for _, i := range slices.Compact(parts) {
+		if !slices.Contains(whole, i) {
+			owners = append(owners, i)
 		}
 	}
 	var sels []Selection

@@ -1,9 +1,13 @@
 package queue
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func set(t testing.TB, queues ...[]string) *Set {
@@ -205,4 +209,79 @@ func FuzzMatch(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The tables that Resolve looks into find what a walk over all patterns does,
+// in the same order.
+func TestResolveFindsEveryPart(t *testing.T) {
+	labels := []string{"a", "b", "c"}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	name := func() string {
+		var s []string
+		for range 1 + rnd.IntN(4) {
+			s = append(s, labels[rnd.IntN(len(labels))])
+		}
+		return strings.Join(s, ".")
+	}
+	found := 0
+	for range 300 {
+		var queues []Queue
+		taken := map[Pattern]bool{}
+		for i := range 8 {
+			q := Queue{Name: fmt.Sprint("q", i)}
+			for range 4 {
+				p, err := ParsePattern([]string{"", ".", "u@", "v@"}[rnd.IntN(4)] + name())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !taken[p] {
+					taken[p] = true
+					q.Domains = append(q.Domains, p)
+				}
+			}
+			queues = append(queues, q)
+		}
+		set, err := NewSet(queues)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 30 {
+			d := name()
+			for _, below := range []bool{false, true} {
+				ask := d
+				var want []string
+				if i := set.owner(d); i >= 0 {
+					want = append(want, queues[i].Name)
+				}
+				if below {
+					ask = "@" + d
+					if i, ok := set.below[d]; ok && !slices.Contains(want, queues[i].Name) {
+						want = append(want, queues[i].Name)
+					}
+				}
+				if len(want) > 0 || !below {
+					for _, q := range queues {
+						if !slices.Contains(want, q.Name) && slices.ContainsFunc(q.Domains, func(p Pattern) bool {
+							return p.Address() && p.domain == d || below && strings.HasSuffix(p.domain, "."+d)
+						}) {
+							want = append(want, q.Name)
+						}
+					}
+				}
+				var got []string
+				for _, sel := range set.Resolve(ask) {
+					got = append(got, sel.Queue)
+				}
+				if !slices.Equal(got, want) {
+					t.Fatalf("Resolve(%s) = %v, not %v, of %v", ask, got, want, queues)
+				}
+				found += len(got)
+			}
+		}
+	}
+	if found < 1000 {
+		t.Errorf("only %d selections", found)
+	}
 }

@@ -1,0 +1,355 @@
+package hold
+
+import (
+	"iter"
+	"slices"
+	"time"
+	"unique"
+
+	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/queue"
+)
+
+// message is one message of the MTA's queue that has a recipient in a queue of
+// ours. There may be a hundred thousand: what most of them lack is in attempt.
+type message struct {
+	id      string
+	arrived int64 // microseconds since 1970: a time.Time takes three times the room
+	size    int64
+	// since is when the milter reported the message, until a listing shows it;
+	// from there on when the first listing that showed it had ended.
+	since   time.Time
+	parts   []part
+	attempt *attempt // what a release has made of it; nil: nothing
+	listing uint32   // the number of the last listing that showed it
+	place   place
+	missing bool  // absent from the last listing; a second absence means gone
+	tallied uint8 // the marks that the index has counted
+	setAge  uint8 // the Manager's when its recipients were sorted into queues
+}
+
+// place is the MTA's queue that a message is in.
+type place uint8
+
+const (
+	unlisted place = iota // no listing has shown it yet
+	incoming
+	active
+	deferred
+	onHold
+	elsewhere
+)
+
+var places = map[string]place{"incoming": incoming, "active": active, "deferred": deferred, "hold": onHold}
+
+func placeOf(m mta.Message) place {
+	if p, ok := places[m.Queue]; ok {
+		return p
+	}
+	return elsewhere
+}
+
+// part is the recipients of a message who are in one domain of one queue.
+type part struct {
+	message *message
+	domain  *domainIndex
+	reason  unique.Handle[string] // why the MTA has not delivered, see group
+	n       int32                 // recipients
+
+	inDomain int32 // where it is in domain.parts
+	inQueue  int32 // in domain.queue.messages; -1: an earlier part stands for the message
+	inFailed int32 // in domain.queue.failed; -1: not
+	class    class
+}
+
+// first reports whether the part is the first of its message in its queue,
+// and so stands for it there.
+func (p *part) first() bool { return p.inQueue >= 0 }
+
+// group is a part before the index has it.
+type group struct {
+	queue, domain string // queue is empty for recipients in no queue of ours
+	// reason of one that was tried, if any was; mta.ReasonHeld, or empty
+	// while there is none.
+	reason unique.Handle[string]
+	n      int32
+}
+
+func recipients(groups []group) (n int) {
+	for _, g := range groups {
+		n += int(g.n)
+	}
+	return n
+}
+
+var (
+	noReason = unique.Make("")
+	held     = unique.Make(mta.ReasonHeld) // waits for its release, and for nothing else
+)
+
+func tried(reason unique.Handle[string]) bool { return reason != noReason && reason != held }
+
+// attempt is a release of a message and what became of it.
+type attempt struct {
+	want []*queueIndex // for which the message is to go; nil: none, or it has ended
+	// due is when to flush (again) what is wanted, and when to try again what
+	// failed, if a queue of it is pinned then. Zero: what a listing shows
+	// will tell.
+	due     time.Time
+	flushed time.Time // when the last flush was done
+	flushes int32     // of this release
+	again   bool      // asked for once more while under way: if it fails, try at once
+	asked   bool      // released by request, not only because a queue was open
+	last    bool      // nobody wants it any more: not to be flushed again
+	session string    // of the client that was last told of it in a count
+
+	failed   string // the MTA's reason; empty: not tried, or under way
+	failures int32
+
+	// Of the index.
+	filed time.Time // the due time under which it is in a heap; zero: in none
+	turn  int32     // the flushes under which it is in one
+	at    int32
+	ready bool // in the heap of what is ready
+}
+
+// over reports whether nothing is left to remember.
+func (a *attempt) over() bool {
+	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && a.session == ""
+}
+
+// stop ends a release.
+func (a *attempt) stop() {
+	a.want, a.due, a.again, a.asked = nil, time.Time{}, false, false
+}
+
+func (msg *message) wanted() bool { return msg.attempt != nil && msg.attempt.want != nil }
+
+func (msg *message) wantedFor(q *queueIndex) bool {
+	return msg.attempt != nil && slices.Contains(msg.attempt.want, q)
+}
+
+// flushed is when the last flush was done; zero: never.
+func (msg *message) flushed() time.Time {
+	if msg.attempt == nil {
+		return time.Time{}
+	}
+	return msg.attempt.flushed
+}
+
+// classIn is what the message counts as in a queue.
+func (msg *message) classIn(q *queueIndex) class {
+	a := msg.attempt
+	switch {
+	case msg.wantedFor(q):
+		return classUnderWay
+	case msg.place == onHold:
+		return classOnHold
+	case a == nil || a.failed == "":
+		return classWaiting
+	case a.failures == 1 && !a.due.IsZero():
+		return classRetry
+	}
+	return classFailed
+}
+
+func (msg *message) marks() (marks uint8) {
+	if msg.place == unlisted {
+		marks |= markUnlisted
+	}
+	if msg.missing {
+		marks |= markMissing
+	}
+	if msg.wanted() {
+		marks |= markUnderWay
+	}
+	return marks
+}
+
+// queues yields the message's queues, each once.
+func (msg *message) queues() iter.Seq[*queueIndex] {
+	return func(yield func(*queueIndex) bool) {
+		for i := range msg.parts {
+			if p := &msg.parts[i]; p.first() && p.domain.queue.name != "" && !yield(p.domain.queue) {
+				return
+			}
+		}
+	}
+}
+
+// domains yields the domains of its recipients. One may come twice, if it is
+// in two queues.
+func (msg *message) domains() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range msg.parts {
+			if !yield(msg.parts[i].domain.name) {
+				return
+			}
+		}
+	}
+}
+
+// in reports whether the message has a recipient in a queue.
+func (msg *message) in(q *queueIndex) bool {
+	return slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.queue == q })
+}
+
+// inheritsFrom reports whether recipients that were in a queue are in another
+// one now, as after a reload that has moved their domain.
+func (msg *message) inheritsFrom(was []part, q *queueIndex) bool {
+	return slices.ContainsFunc(was, func(old part) bool {
+		return old.domain.queue == q && slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.name == old.domain.name })
+	})
+}
+
+// recipients is how many it has.
+func (msg *message) recipients() (n int) {
+	for i := range msg.parts {
+		n += int(msg.parts[i].n)
+	}
+	return n
+}
+
+// consistsOf reports whether the message has just these parts.
+func (msg *message) consistsOf(groups []group) bool {
+	return slices.EqualFunc(msg.parts, groups, func(p part, g group) bool {
+		return p.n == g.n && p.reason == g.reason && p.domain.name == g.domain && p.domain.queue.name == g.queue
+	})
+}
+
+func (msg *message) covered(sel queue.Selection) bool { return msg.firstCovered(sel) != nil }
+
+// firstCovered is the first part that a selection means.
+func (msg *message) firstCovered(sel queue.Selection) *part {
+	for i := range msg.parts {
+		if d := msg.parts[i].domain; d.queue.name == sel.Queue && sel.CoversDomain(d.name) {
+			return &msg.parts[i]
+		}
+	}
+	return nil
+}
+
+// release asks for the message to go for one queue, and reports whether that
+// was not under way already.
+func (msg *message) release(q *queueIndex, now time.Time) bool {
+	if msg.attempt == nil {
+		msg.attempt = &attempt{}
+	}
+	a := msg.attempt
+	if slices.Contains(a.want, q) {
+		a.again = true
+		return false
+	}
+	a.want = append(a.want, q)
+	a.due, a.flushed, a.flushes = now, time.Time{}, 0
+	a.failed, a.again, a.last = "", false, false
+	return true
+}
+
+// end closes a release; an empty reason means that nothing is left to go.
+func (a *attempt) end(msg *message, reason string, now time.Time) {
+	again, want := a.again && reason != "", a.want
+	a.stop()
+	a.failed = reason
+	if reason == "" {
+		a.failures = 0
+		return
+	}
+	if again {
+		// The try that follows at once is not the second one.
+		for _, q := range want {
+			msg.release(q, now)
+		}
+		return
+	}
+	a.failures++
+	a.due = now.Add(retryDelay(int(a.failures)))
+}
+
+// retryDelay is how long a message that failed while its queue is pinned open
+// waits: short at first, since a link that has just come up may lack a route
+// for a moment, and longer each time, since line time is paid.
+func retryDelay(failures int) time.Duration {
+	return min(5*time.Second*time.Duration(1<<min(2*(failures-1), 10)), 5*time.Minute)
+}
+
+// drop takes back a release for one queue. What the MTA is trying at this
+// moment is followed to its end, but not flushed again. kept says that another
+// call or turn still wants the message.
+func (msg *message) drop(q *queueIndex, kept bool) {
+	a := msg.attempt
+	if a == nil {
+		return
+	}
+	if !kept {
+		a.again = false
+		if a.want == nil {
+			a.due = time.Time{} // not tried again
+		}
+	}
+	if !slices.Contains(a.want, q) {
+		return
+	}
+	begun := !a.flushed.IsZero() && msg.place != deferred
+	if begun && len(a.want) == 1 {
+		a.due, a.last = time.Time{}, true
+		return
+	}
+	a.want = slices.DeleteFunc(a.want, func(w *queueIndex) bool { return w == q })
+	if len(a.want) == 0 {
+		a.stop()
+	}
+}
+
+// Delays between the flushes of a message that has just arrived: it is in
+// Postfix's active queue for a moment, where a flush does not find it, before
+// it is deferred.
+var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 900 * time.Millisecond, 2 * time.Second, 4 * time.Second}
+
+// maxTries bounds the flushes of one release that have no effect.
+const maxTries = 12
+
+// judge looks at a message whose release is under way, as a listing that began
+// at listed shows it.
+func (msg *message) judge(listed time.Time) {
+	if !msg.wanted() {
+		return
+	}
+	a := msg.attempt
+	var left bool
+	var reason string
+	for i := range msg.parts {
+		p := &msg.parts[i]
+		if !slices.Contains(a.want, p.domain.queue) {
+			continue
+		}
+		left = true
+		if tried(p.reason) {
+			reason = p.reason.Value()
+		}
+	}
+	switch {
+	case !left:
+		// All recipients of the released queues have their mail.
+		a.end(msg, "", listed)
+	case msg.place == onHold:
+		// An administrator's doing; it counts as such, not as a failure.
+		a.stop()
+	case a.flushed.IsZero() || listed.Before(a.flushed):
+		// Not flushed yet, or the listing is older than the flush.
+	case msg.place != deferred:
+		// Being tried, or about to be: a further flush would find nothing.
+		a.due = time.Time{}
+	case reason != "":
+		a.end(msg, reason, listed)
+	case a.last:
+		// Not tried after all, and not wanted any more.
+		a.stop()
+	case a.flushes >= maxTries:
+		a.end(msg, "the MTA does not let it go", listed)
+	case a.due.IsZero():
+		// Deferred, and for no other reason than its transport: the flush
+		// came too early to find it.
+		a.due = listed
+	}
+}
