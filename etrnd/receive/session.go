@@ -13,7 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 const (
@@ -549,19 +549,8 @@ func (s *session) due() (*answer, bool) {
 // connection: nothing next to its round trip. A packet costs 52 bytes each way,
 // as its acknowledgement often goes alone, and the reply to MAIL has 14.
 func lingering(conn net.Conn) time.Duration {
-	c, ok := raw(conn).(*net.TCPConn)
-	if !ok {
-		return 0
-	}
-	var rtt time.Duration
-	if sc, err := c.SyscallConn(); err == nil {
-		sc.Control(func(fd uintptr) {
-			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				rtt = time.Duration(info.Rtt) * time.Microsecond
-			}
-		})
-	}
-	return min(rtt/30, 20*time.Millisecond)
+	line, _ := socket.InfoOf(conn)
+	return min(line.RTT/30, 20*time.Millisecond)
 }
 
 // bring reads a reply of the MTA and passes it on.
@@ -665,11 +654,11 @@ func (s *session) note(a *answer, code int, text string) {
 func (s *session) farewell() {
 	conn := s.hub.conn
 	conn.SetDeadline(time.Now().Add(time.Second))
-	for _, c := range []net.Conn{conn, raw(conn)} {
+	for _, c := range []net.Conn{conn, socket.Raw(conn)} {
 		half, ok := c.(interface{ CloseWrite() error })
 		if !ok || half.CloseWrite() != nil {
 			return
 		}
 	}
-	io.CopyN(io.Discard, raw(conn), 1<<20)
+	io.CopyN(io.Discard, socket.Raw(conn), 1<<20)
 }
