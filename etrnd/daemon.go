@@ -129,7 +129,7 @@ func (d *Daemon) services(cfg *config.Config) ([]service, error) {
 		{"report", cfg.Milter.Report, reportSocket(), report.NewServer(report.ServerOptions{Handle: d.report, UIDs: milterUIDs(), Logger: d.log}).Serve},
 	}
 	if cfg.Policy.Listen != "" {
-		list = append(list, service{"policy", cfg.Policy.Listen, listen.Options{Mode: 0o666, Max: 1000}, (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
+		list = append(list, service{"policy", cfg.Policy.Listen, listen.Options{Mode: 0o666}, (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
@@ -164,23 +164,23 @@ const milterUser = "etrn-milter"
 // could write to it could make a call wait for mail that is not coming, but
 // neither read nor lose any.
 func reportSocket() listen.Options {
-	o := listen.Options{Mode: 0o660, Max: 16}
+	o := listen.Options{Mode: 0o660}
 	if g, err := user.LookupGroup(milterUser); err == nil {
 		o.Group = g.Gid
 	}
 	return o
 }
 
-func milterUIDs() []uint32 {
+func milterUIDs() []int {
 	u, err := user.Lookup(milterUser)
 	if err != nil {
 		return nil
 	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	uid, err := strconv.Atoi(u.Uid)
 	if err != nil {
 		return nil
 	}
-	return []uint32{uint32(uid)}
+	return []int{uid}
 }
 
 // Run serves until ctx ends. When it returns nil, everything that it started

@@ -33,11 +33,6 @@ const (
 	exitConfig   = 78 // systemd does not
 )
 
-// maxConnections bounds the milter connections. There is one for each smtpd
-// and cleanup process of Postfix, of which default_process_limit allows 100
-// each. Beyond it Postfix goes on without tags.
-const maxConnections = 4000
-
 var version = "unknown" // set by the linker
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -136,7 +131,7 @@ func (d *milterd) serve(ctx context.Context, hup <-chan os.Signal) error {
 	}
 	// Whoever can reach the socket may connect; the directory decides who can.
 	ln, err := listen.Listen(ctx, cfg.Milter.Listen, listen.Options{
-		Name: "milter", Sockets: sockets, Mode: 0o666, Max: maxConnections, Logger: d.log,
+		Name: "milter", Sockets: sockets, Mode: 0o666, Logger: d.log,
 	})
 	if err != nil {
 		return err
