@@ -101,7 +101,7 @@ func (s *session) protect(stage string, f func()) {
 		if p := recover(); p != nil {
 			s.broken = true
 			s.m.log.Error("panic in the milter; this message gets a temporary failure",
-				"conn", s.id, "stage", stage, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				"session", s.id, "stage", stage, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	f()
@@ -281,7 +281,7 @@ func (s *session) EndOfMessage(mod gomilter.Modifier) (resp *gomilter.Response, 
 func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	tx := s.tx
 	id := mod.Get(gomilter.MacroQueueId)
-	log := s.m.log.With("conn", s.id, "id", id)
+	log := s.m.log.With("session", s.id, "queue_id", id)
 	if tx.forged+tx.marks > maxForged {
 		log.Warn("message refused: too many tag headers", "header", tx.settings.Header, "count", tx.forged+tx.marks, "client", s.client.String())
 		return gomilter.RejectWithCodeAndReason(554, "5.6.0 too many "+tx.settings.Header+" headers")
