@@ -105,14 +105,14 @@ func New(o Options) *Agent {
 func Socket(dir, queue string) string { return filepath.Join(dir, "turn-"+queue+".sock") }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (c *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
-	sels, answer := c.selections(who, domains)
+func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
+	sels, answer := a.selections(who, domains)
 	if sels == nil {
 		return answer, nil
 	}
 	messages := 0
 	for _, name := range queuesOf(sels) {
-		s, ok := c.o.Hold.State(name)
+		s, ok := a.o.Hold.State(name)
 		if !ok || !s.Known {
 			return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 		}
@@ -122,19 +122,19 @@ func (c *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (et
 		return etrn.Answer{Code: 453, Text: "you have no mail"}, nil
 	}
 	for _, name := range queuesOf(sels) {
-		if t := c.holder(name); t != nil && t.alive(c.o.Dead) {
+		if t := a.holder(name); t != nil && t.alive(a.o.Dead) {
 			return etrn.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
 		}
 	}
 	return etrn.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
-		return c.run(ctx, conn, who, sels)
+		return a.run(ctx, conn, who, sels)
 	}
 }
 
 // selections are the parts of queues that an ATRN is about; nil with the answer
 // if it is refused.
-func (c *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
-	set := c.o.Hold.Queues()
+func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
+	set := a.o.Hold.Queues()
 	may := func(name string) bool {
 		q, ok := set.ByName(name)
 		return ok && q.MayTurn(who)
@@ -177,44 +177,44 @@ func queuesOf(sels []queue.Selection) []string {
 	return names
 }
 
-func (c *Agent) holder(name string) *turn {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.turned[name]
+func (a *Agent) holder(name string) *turn {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.turned[name]
 }
 
 // run owns a connection that was turned around.
-func (c *Agent) run(ctx context.Context, conn net.Conn, who etrn.Identity, sels []queue.Selection) error {
-	t := newTurn(c, conn, sels, c.log.With("session", who.Session, "user", who.User))
-	if !c.claim(ctx, t) {
+func (a *Agent) run(ctx context.Context, conn net.Conn, who etrn.Identity, sels []queue.Selection) error {
+	t := newTurn(a, conn, sels, a.log.With("session", who.Session, "user", who.User))
+	if !a.claim(ctx, t) {
 		t.log.Info("turned connection given up: another one was faster")
 		return t.decline()
 	}
-	defer c.disclaim(t)
+	defer a.disclaim(t)
 	return t.run(ctx)
 }
 
 // claim makes t the turned connection of its queues. One that is there already
 // is ended first if it shows no sign of life: its mail is answered 4xx, and goes
 // again.
-func (c *Agent) claim(ctx context.Context, t *turn) bool {
+func (a *Agent) claim(ctx context.Context, t *turn) bool {
 	for {
-		c.mu.Lock()
+		a.mu.Lock()
 		var old *turn
 		for _, name := range t.queues {
-			if h := c.turned[name]; h != nil {
+			if h := a.turned[name]; h != nil {
 				old = h
 			}
 		}
 		if old == nil {
 			for _, name := range t.queues {
-				c.turned[name] = t
+				a.turned[name] = t
 			}
-			c.mu.Unlock()
+			a.mu.Unlock()
 			return true
 		}
-		c.mu.Unlock()
-		if old.alive(c.o.Dead) {
+		a.mu.Unlock()
+		if old.alive(a.o.Dead) {
 			return false
 		}
 		t.log.Warn("the turned connection before this one shows no sign of life and is dropped")
@@ -227,12 +227,12 @@ func (c *Agent) claim(ctx context.Context, t *turn) bool {
 	}
 }
 
-func (c *Agent) disclaim(t *turn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (a *Agent) disclaim(t *turn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, name := range t.queues {
-		if c.turned[name] == t {
-			delete(c.turned, name)
+		if a.turned[name] == t {
+			delete(a.turned, name)
 		}
 	}
 	close(t.gone)

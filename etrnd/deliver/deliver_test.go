@@ -106,10 +106,10 @@ func (k *counter) Relist() {
 
 // bench is an agent with a site of its own.
 type bench struct {
-	t    testing.TB
-	c    *Agent
-	hold *counter
-	dir  string
+	t     testing.TB
+	agent *Agent
+	hold  *counter
+	dir   string
 }
 
 func newBench(t testing.TB, o Options) *bench {
@@ -119,14 +119,14 @@ func newBench(t testing.TB, o Options) *bench {
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	b.c = New(o)
+	b.agent = New(o)
 	return b
 }
 
 // turn turns a connection for a user. The channel has the end of it.
 func (b *bench) turn(ctx context.Context, conn net.Conn, user string, domains ...string) <-chan error {
 	b.t.Helper()
-	a, turned := b.c.Turn(ctx, etrn.Identity{User: user, Session: "s"}, domains)
+	a, turned := b.agent.Turn(ctx, etrn.Identity{User: user, Session: "s"}, domains)
 	if a.Code != 250 {
 		b.t.Fatalf("ATRN %v of %s: %d %s", domains, user, a.Code, a.Text)
 	}
@@ -135,7 +135,7 @@ func (b *bench) turn(ctx context.Context, conn net.Conn, user string, domains ..
 		defer conn.Close()
 		end <- turned(ctx, conn)
 	}()
-	until(b.t, "the turn", func() bool { return b.c.holder("acme") != nil || b.c.holder("beta") != nil })
+	until(b.t, "the turn", func() bool { return b.agent.holder("acme") != nil || b.agent.holder("beta") != nil })
 	return end
 }
 
@@ -421,7 +421,7 @@ func TestOrder(t *testing.T) {
 	for _, l := range letters {
 		send(l)
 	}
-	turned := b.c.holder("acme")
+	turned := b.agent.holder("acme")
 	until(t, "the others to be there", func() bool {
 		turned.mu.Lock()
 		defer turned.mu.Unlock()
@@ -469,16 +469,17 @@ func TestBadSites(t *testing.T) {
 		code int    // what the MTA is told; 0: the connection is closed without
 	}{
 		"greets with 554":        {&site{greet: "554 not now"}, "554", 0},
-		"greets with garbage":    {&site{greet: "\x00\xff\x01 hello"}, "not a reply", 0},
+		"greets with garbage":    {&site{greet: "\x00\xff\x01 hello"}, "not an SMTP reply", 0},
 		"does not greet":         {&site{greet: "220-wait"}, "quiet", 0},
 		"closes at EHLO":         {&site{offers: all, reply: reply("EHLO", "hang up")}, "closed", 0},
 		"refuses EHLO and HELO":  {&site{reply: reply("HELO", "550 no")}, "550", 0},
 		"says 421 to MAIL":       {&site{offers: all, reply: reply("MAIL", "421 overloaded")}, "421", 451},
 		"closes at MAIL":         {&site{offers: all, reply: reply("MAIL", "hang up")}, "closed", 451},
 		"closes at the end":      {&site{offers: all, reply: reply("BDAT", "hang up")}, "closed", 451},
-		"two replies to one":     {&site{offers: all, reply: reply("RCPT", "250 ok\r\n250 ok")}, "to nothing", 250}, // it said so
-		"garbage for a reply":    {&site{offers: all, reply: reply("RCPT", "yes, thank you")}, "not a reply", 451},
-		"endless line":           {&site{offers: all, reply: reply("RCPT", "250 "+strings.Repeat("x", 9000))}, "without an end", 451},
+		"two replies to one":     {&site{offers: all, reply: reply("RCPT", "250 ok\r\n250 ok")}, "no reply was due", 250}, // it said so
+		"garbage for a reply":    {&site{offers: all, reply: reply("RCPT", "yes, thank you")}, "not an SMTP reply", 451},
+		"long line":              {&site{offers: all, reply: reply("RCPT", "550 "+strings.Repeat("x", 9000))}, "", 550},
+		"endless line":           {&site{offers: all, reply: reply("RCPT", "250 "+strings.Repeat("x", 200_000))}, "without an end", 451},
 		"endless reply":          {&site{offers: all, reply: reply("RCPT", strings.Repeat("250-x\r\n", 200)+"250 x")}, "more than", 451},
 		"two codes in one reply": {&site{offers: all, reply: reply("RCPT", "250-x\r\n550 x")}, "began with", 451},
 		"354 for the end":        {&site{offers: all, reply: reply("END", "354 more")}, "", 451},
@@ -551,7 +552,7 @@ func TestTurn(t *testing.T) {
 		{"nobody", nil, 450},
 		{"", nil, 450}, // the listener does not let that happen
 	} {
-		a, turned := b.c.Turn(t.Context(), etrn.Identity{User: c.user}, c.domains)
+		a, turned := b.agent.Turn(t.Context(), etrn.Identity{User: c.user}, c.domains)
 		if a.Code != c.code || (turned != nil) != (c.code == 250) {
 			t.Errorf("ATRN %v of %q: %+v, want %d", c.domains, c.user, a, c.code)
 		}
@@ -643,10 +644,10 @@ func TestTakeover(t *testing.T) {
 	l := letter{from: "s@x.example", to: []string{"a@acme.example"}, body: lines("x", 100)}
 	go func() { told <- b.deliver("acme", l) }()
 	<-held
-	if a, _ := b.c.Turn(t.Context(), etrn.Identity{User: "acme"}, nil); a.Code != 450 {
+	if a, _ := b.agent.Turn(t.Context(), etrn.Identity{User: "acme"}, nil); a.Code != 450 {
 		t.Errorf("while the first one lives: %+v", a)
 	}
-	until(t, "the first one to look dead", func() bool { return !b.c.holder("acme").alive(b.c.o.Dead) })
+	until(t, "the first one to look dead", func() bool { return !b.agent.holder("acme").alive(b.agent.o.Dead) })
 	far2, near2 := tcp(t)
 	second := &site{offers: []string{"PIPELINING", "CHUNKING"}}
 	go second.serve(far2)
@@ -692,7 +693,7 @@ func TestShutdown(t *testing.T) {
 	go func() { first <- b.deliver("acme", l) }()
 	<-held
 	go func() { second <- b.deliver("acme", l) }()
-	turned := b.c.holder("acme")
+	turned := b.agent.holder("acme")
 	until(t, "the second one to be there", func() bool {
 		turned.mu.Lock()
 		defer turned.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/socket"
 )
@@ -40,7 +41,7 @@ type endpoint struct {
 func newEndpoint(ctx context.Context, t *turn, queue string) (*endpoint, error) {
 	// Everybody who gets into the directory may write: the MTA delivers as a
 	// user of its own.
-	l, err := listen.Listen(ctx, "unix:"+Socket(t.c.o.Dir, queue), listen.Options{Mode: 0o666, Logger: t.log})
+	l, err := listen.Listen(ctx, "unix:"+Socket(t.agent.o.Dir, queue), listen.Options{Mode: 0o666, Logger: t.log})
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func (e *endpoint) serve() {
 		return &delivery{e: e, conn: conn}, nil
 	}))
 	s.LMTP = true
-	s.Domain = e.t.c.o.Hostname
+	s.Domain = e.t.agent.o.Hostname
 	s.EnableSMTPUTF8 = o.utf8
 	s.EnableDSN = o.dsn
 	if o.maxSize > 0 {
@@ -108,7 +109,7 @@ type delivery struct {
 var _ smtp.LMTPSession = (*delivery)(nil)
 
 func (d *delivery) Mail(from string, opts *smtp.MailOptions) error {
-	if err := checkAddress(from); err != nil {
+	if err := esmtp.CheckAddress(from); err != nil {
 		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 7}, Message: err.Error()}
 	}
 	d.m = &message{from: from, opts: *opts}
@@ -116,7 +117,7 @@ func (d *delivery) Mail(from string, opts *smtp.MailOptions) error {
 }
 
 func (d *delivery) Rcpt(to string, opts *smtp.RcptOptions) error {
-	if err := checkAddress(to); err != nil {
+	if err := esmtp.CheckAddress(to); err != nil {
 		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: err.Error()}
 	}
 	for _, sel := range d.e.t.sels {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/etrnd/etrnd/internal/esmtp"
 )
 
 // mtaListener gives every connection of the MTA its deadlines.
@@ -119,7 +121,7 @@ func mend(line []byte) []byte {
 	var b strings.Builder
 	b.Write(line[:at])
 	if utf8.Valid(raw) {
-		b.WriteString(" ORCPT=utf-8;" + utf8text(string(raw), false))
+		b.WriteString(" ORCPT=utf-8;" + esmtp.UTF8Text(string(raw), false))
 	}
 	b.Write(rest)
 	return []byte(b.String())

@@ -17,7 +17,7 @@ func quitting(t *testing.T, s *site) *turn {
 	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), Dir: t.TempDir(), ReplyTimeout: 5 * time.Second})
 	turn := newTurn(c, ours, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
 	turn.offers = offers{pipelining: true, chunking: true}
-	if r, err := readReply(turn.in); err != nil || r.code != 220 {
+	if r, err := turn.in.ReadReply(); err != nil || r.Code != 220 {
 		t.Fatalf("greeting: %v, %v", r, err)
 	}
 	return turn
@@ -118,7 +118,7 @@ func TestRepliesOutOfPlace(t *testing.T) {
 func TestSiteOwesAReply(t *testing.T) {
 	s := &site{offers: []string{"PIPELINING", "CHUNKING"}}
 	turn := quitting(t, s)
-	turn.c.o.ReplyTimeout = time.Second
+	turn.agent.o.ReplyTimeout = time.Second
 	turn.begin()
 	turn.mu.Lock()
 	turn.expect = append(turn.expect, expected{kind: isRset}) // never answered

@@ -20,17 +20,17 @@ func prepare(conn net.Conn) {
 
 // Bounds of how long a segment that is not full may wait for more.
 const (
-	leastLinger = 2 * time.Millisecond
-	mostLinger  = 500 * time.Millisecond
+	leastCork = 2 * time.Millisecond
+	mostCork  = 500 * time.Millisecond
 )
 
-// linger is how long what is written may wait for more to fill its packets,
+// corkTime is how long what is written may wait for more to fill its packets,
 // without the line running dry: half of the time for which what was sent before
 // waits on the way, as the round trips tell.
-func linger(conn net.Conn) time.Duration {
+func corkTime(conn net.Conn) time.Duration {
 	d := time.Duration(0)
 	if line, ok := socket.InfoOf(conn); ok && line.Unacked > 0 && line.RTT > line.MinRTT {
 		d = (line.RTT - line.MinRTT) / 2
 	}
-	return min(max(d, leastLinger), mostLinger)
+	return min(max(d, leastCork), mostCork)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/etrnd/etrnd/internal/esmtp"
 )
 
 // write sends messages until the turn ends.
@@ -44,7 +46,7 @@ func (t *turn) next() (*message, error) {
 			t.sending, t.current = true, m
 			return m, nil
 		case t.out.Buffered() > 0 && flushAt.IsZero():
-			d := linger(t.conn)
+			d := corkTime(t.conn)
 			flushAt = time.Now().Add(d)
 			timer := time.AfterFunc(d, func() {
 				t.mu.Lock()
@@ -103,7 +105,7 @@ func (t *turn) deliver(m *message) error {
 }
 
 // no8Bit is what RFC 6152, section 3, leaves to somebody who changes no mail.
-var no8Bit = &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site takes no 8-bit mail (8BITMIME)"}
+var no8Bit = &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site does not accept 8-bit mail (8BITMIME)"}
 
 // rest is what follows the head of a long message, as far as the site may get
 // it.
@@ -123,13 +125,6 @@ func (t *turn) brokenOff(m *message, err error) {
 	t.settle(m, res)
 }
 
-// settle is resolve for whoever does not hold mu.
-func (t *turn) settle(m *message, res *smtp.SMTPError) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.resolve(m, res)
-}
-
 // objection is why a message cannot go to this site at all, or not now.
 func (t *turn) objection(m *message) *smtp.SMTPError {
 	o := t.offers
@@ -139,11 +134,11 @@ func (t *turn) objection(m *message) *smtp.SMTPError {
 		return temporary("the MTA gave the delivery up")
 	case m.opts.UTF8 && !o.utf8:
 		// RFC 6531, section 3.5.
-		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "the site takes no internationalised mail (SMTPUTF8)"}
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "the site does not accept internationalised mail (SMTPUTF8)"}
 	case m.eightBit && !o.eightBit:
 		return no8Bit
 	case o.maxSize > 0 && m.size > o.maxSize:
-		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("the site takes no mail of more than %d bytes, and this has %d", o.maxSize, m.size)}
+		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("the site accepts at most %d bytes, and this message has %d", o.maxSize, m.size)}
 	}
 	return nil
 }
@@ -189,7 +184,7 @@ func (t *turn) envelope(m *message, ask bool) error {
 				open++
 			}
 		}
-		m.mailed, m.open, m.asking, m.closed, m.goAhead = reply{}, open, ask, false, false
+		m.mailed, m.open, m.asking, m.closed, m.goAhead = esmtp.Reply{}, open, ask, false, false
 		t.last = m
 	}()
 	for i, line := range lines {
@@ -202,8 +197,8 @@ func (t *turn) envelope(m *message, ask bool) error {
 		if err := t.sync(); err != nil {
 			return err
 		}
-		if expect[i].kind == isMail && !m.mailed.ok() {
-			t.settle(m, m.mailed.result())
+		if expect[i].kind == isMail && !m.mailed.OK() {
+			t.settle(m, result(m.mailed))
 			return nil
 		}
 	}
@@ -336,41 +331,4 @@ func (s *source) Read(b []byte) (int, error) {
 		s.err = err
 	}
 	return n, err
-}
-
-// dots doubles the dots at the beginnings of lines (RFC 5321, section 4.5.2).
-type dots struct {
-	w   io.Writer
-	bol bool // at the beginning of a line
-	cr  bool // behind a CR
-}
-
-func (d *dots) Write(b []byte) (int, error) {
-	from := 0
-	for i, c := range b {
-		if d.bol && c == '.' {
-			if _, err := d.w.Write(b[from:i]); err != nil {
-				return from, err
-			}
-			if _, err := d.w.Write([]byte{'.'}); err != nil {
-				return i, err
-			}
-			from = i
-		}
-		d.bol = c == '\n' && d.cr
-		d.cr = c == '\r'
-	}
-	if _, err := d.w.Write(b[from:]); err != nil {
-		return from, err
-	}
-	return len(b), nil
-}
-
-// end brings the message to the end of a line.
-func (d *dots) end() error {
-	if d.bol {
-		return nil
-	}
-	_, err := d.w.Write([]byte("\r\n"))
-	return err
 }

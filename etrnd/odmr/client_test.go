@@ -182,7 +182,7 @@ func TestTLSModes(t *testing.T) {
 		{"insecure, not offered", plain, TLSInsecure, password, ErrTLS, false, "does not offer STARTTLS"},
 		{"off, offered", valid, TLSOff, scram, nil, false, ""},
 		{"off, PLAIN", valid, TLSOff, password, ErrAuth, false, "allowed are PLAIN, LOGIN"},
-		{"no such mode", valid, "yes", scram, ErrTLS, false, "none of auto, require, insecure, off"},
+		{"no such mode", valid, "yes", scram, ErrTLS, false, "expected auto, require, insecure or off"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := Dial(t.Context(), test.addr, ClientOptions{
@@ -540,33 +540,14 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-func FuzzReply(f *testing.F) {
-	for _, seed := range []string{
-		"250 OK\r\n", "250-a\r\n250 b\r\n", "250-a\r\n251 b\r\n", "250\n", "25", "999 x\r\n", "253 2.0.0 OK, 14 x\r\n",
-		strings.Repeat("250-x\r\n", 200), "220 " + strings.Repeat("x", 5000) + "\r\n", "\x00\r\n", "421-\r\n",
-	} {
-		f.Add([]byte(seed))
+// Whatever the text of a reply is, it has a count or none.
+func FuzzCountOf(f *testing.F) {
+	for _, seed := range []string{"OK, 14 pending messages for node acme.example started", "2.0.0 OK, 14", "99999999999999999999 messages", "(3)", "2.0.0", "-4"} {
+		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		in := bufio.NewReaderSize(strings.NewReader(string(data)), 64)
-		for {
-			rep, err := readReply(in)
-			if err != nil {
-				if len(err.Error()) > 500 {
-					t.Fatalf("an error of %d bytes", len(err.Error()))
-				}
-				return
-			}
-			if rep.code < 200 || rep.code > 599 || len(rep.lines) == 0 || len(rep.lines) > maxReplyLines {
-				t.Fatalf("%+v", rep)
-			}
-			text := rep.text()
-			if len(text) > maxReplyText || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
-				t.Fatalf("%q", text)
-			}
-			if n := countOf(rep.code, text); n < -1 {
-				t.Fatalf("%d messages in %q", n, text)
-			}
+	f.Fuzz(func(t *testing.T, text string) {
+		if n := countOf(253, text); n < -1 || n >= 0 && !strings.ContainsAny(text, "0123456789") {
+			t.Fatalf("%d messages in %q", n, text)
 		}
 	})
 }

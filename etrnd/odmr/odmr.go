@@ -1,12 +1,12 @@
 // Package odmr speaks the command dialogue in which a site asks for its mail:
-// ETRN (RFC 1985) on a port of its own, 366 by default, and later ATRN (RFC
-// 2645), whose port that is. It has the server of the hub, the client of the
-// site, and a probe that tells what a remote offers.
+// ETRN (RFC 1985) and ATRN (RFC 2645) on the port of the latter, 366 by default.
+// It has the server of the hub, the client of the site, and a probe that tells
+// what a remote offers.
 //
 // The dialogue is SMTP's (RFC 5321) with STARTTLS (RFC 3207) and AUTH (RFC
 // 4954), but no mail is taken here. The package knows neither queues nor the
-// MTA: an Asker answers each ETRN, and a Turner will take over a turned
-// connection.
+// MTA: an Asker answers each ETRN, and a Turner takes over a connection that
+// ATRN has turned.
 //
 // Both roles of RFC 2645 have their place: the provider is Server with a Turner,
 // the customer is a Client that gives away its connection once ATRN is answered.
@@ -23,7 +23,7 @@ import (
 )
 
 // Asker decides about one ETRN and has done what it answers: when it says 253,
-// the messages are on their way. It is called from many sessions at once, and
+// the messages are on their way. It is called from many dialogues at once, and
 // has to return when ctx ends.
 type Asker interface {
 	// Ask gets the name as sent: "acme.example", "@acme.example" or "#acme".
@@ -44,7 +44,7 @@ const Ahead = "X-ETRN-AHEAD"
 type Turner interface {
 	// Turn decides about an ATRN of an authenticated user. domains is empty when
 	// all of the user's are asked for. With code 250 turned is called after the
-	// reply has left, and owns the session until it returns; conn has its
+	// reply has left, and owns the connection until it returns; conn has its
 	// deadlines cleared, and is closed by the server. When ctx ends, turned has
 	// ServerOptions.DrainTimeout to come to an end.
 	Turn(ctx context.Context, who etrn.Identity, domains []string) (a etrn.Answer, turned func(ctx context.Context, conn net.Conn) error)

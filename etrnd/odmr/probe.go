@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // Offer is what a remote offers, as Probe found it.
@@ -79,7 +79,7 @@ func Probe(ctx context.Context, addr string, o ClientOptions) (*Offer, error) {
 		return offer, err
 	}
 	offer.take(c)
-	offer.Auth = offer.mechanisms(c)
+	offer.Auth = append(offer.Auth, c.offers.Auth()...)
 	if !offer.STARTTLS {
 		c.Quit()
 		return offer, nil
@@ -91,13 +91,13 @@ func Probe(ctx context.Context, addr string, o ClientOptions) (*Offer, error) {
 	if err != nil {
 		return offer, err
 	}
-	if rep.code != 220 {
-		offer.TLS.Problem = fmt.Sprintf("STARTTLS refused: %d %s", rep.code, rep.text())
+	if rep.Code != 220 {
+		offer.TLS.Problem = fmt.Sprintf("STARTTLS refused: %d %s", rep.Code, rep.Text())
 		c.Quit()
 		return offer, nil
 	}
 	if err := c.handshake(ctx, false); err != nil {
-		offer.TLS.Problem = printable(err.Error(), maxReplyText)
+		offer.TLS.Problem = foreign.Printable(err.Error(), esmtp.MaxReplyText)
 		if ctx.Err() != nil {
 			return offer, err
 		}
@@ -109,7 +109,7 @@ func Probe(ctx context.Context, addr string, o ClientOptions) (*Offer, error) {
 	}
 	offer.take(c)
 	offer.STARTTLS = true // it is not listed again
-	offer.AuthTLS = offer.mechanisms(c)
+	offer.AuthTLS = append(offer.AuthTLS, c.offers.Auth()...)
 	c.Quit()
 	return offer, nil
 }
@@ -124,23 +124,9 @@ func (f *Offer) take(c *Client) {
 		"CHUNKING": &f.Chunking, "8BITMIME": &f.EightBit, "SMTPUTF8": &f.SMTPUTF8, "DSN": &f.DSN,
 		"MT-PRIORITY": &f.MTPriority, "SIZE": &f.SizeListed,
 	} {
-		*flag = c.offered(keyword)
+		*flag = c.offers.Has(keyword)
 	}
-	f.Size = 0
-	if n, err := strconv.ParseInt(c.offers["SIZE"], 10, 64); err == nil && n > 0 {
-		f.Size = n
-	}
-}
-
-// mechanisms of the last EHLO, each once.
-func (f *Offer) mechanisms(c *Client) []string {
-	found := []string{}
-	for _, mechanism := range strings.Fields(strings.ToUpper(c.offers["AUTH"])) {
-		if !slices.Contains(found, mechanism) {
-			found = append(found, mechanism)
-		}
-	}
-	return found
+	f.Size = c.offers.Size()
 }
 
 func (t *OfferTLS) take(c *Client) {
@@ -148,7 +134,7 @@ func (t *OfferTLS) take(c *Client) {
 	t.Cipher = tls.CipherSuiteName(c.tls.CipherSuite)
 	t.Verified = c.distrust == nil
 	if c.distrust != nil {
-		t.Problem = printable(c.distrust.Error(), maxReplyText)
+		t.Problem = foreign.Printable(c.distrust.Error(), esmtp.MaxReplyText)
 	}
 	if len(c.tls.PeerCertificates) == 0 {
 		return
@@ -156,14 +142,14 @@ func (t *OfferTLS) take(c *Client) {
 	leaf := c.tls.PeerCertificates[0]
 	names := []string{}
 	for _, name := range leaf.DNSNames {
-		names = append(names, printable(name, 255))
+		names = append(names, foreign.Printable(name, 255))
 	}
 	for _, ip := range leaf.IPAddresses {
 		names = append(names, ip.String())
 	}
 	t.Certificate = &OfferCertificate{
-		Subject:     printable(leaf.Subject.String(), maxReplyText),
-		Issuer:      printable(leaf.Issuer.String(), maxReplyText),
+		Subject:     foreign.Printable(leaf.Subject.String(), esmtp.MaxReplyText),
+		Issuer:      foreign.Printable(leaf.Issuer.String(), esmtp.MaxReplyText),
 		Names:       names,
 		NotBefore:   leaf.NotBefore,
 		NotAfter:    leaf.NotAfter,

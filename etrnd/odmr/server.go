@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
@@ -39,12 +40,12 @@ type ServerOptions struct {
 	DrainTimeout   time.Duration // for sessions that are busy when Serve ends, default 10 s
 }
 
-// Limits of a session that nobody needs to set.
+// Limits of a dialogue that nobody needs to set.
 const (
 	maxErrors       = 10   // commands that are refused for their syntax or order
 	maxAuthFailures = 3    // RFC 4954, section 4, suggests a limit
 	maxCommands     = 1000 // of any kind; a site with more names than this connects again
-	maxRounds       = 8    // messages of one AUTH
+	maxRounds       = 8    // challenges of one AUTH
 )
 
 // Server is the listener of the hub.
@@ -56,8 +57,8 @@ type Server struct {
 
 // NewServer checks the options.
 func NewServer(o ServerOptions) (*Server, error) {
-	if err := checkDomain(o.Hostname, 1); err != nil {
-		return nil, fmt.Errorf("hostname %q: %w", o.Hostname, err)
+	if err := esmtp.CheckDomain(o.Hostname); err != nil {
+		return nil, fmt.Errorf("hostname %q is not a domain: %w", o.Hostname, err)
 	}
 	if o.Asker == nil {
 		return nil, errors.New("nobody to answer ETRN: Asker is nil")
@@ -89,7 +90,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return &Server{o: o, log: o.Logger, limits: limits}, nil
 }
 
-// Serve answers on l until ctx ends, then closes l, says 421 to sessions that
+// Serve answers on l until ctx ends, then closes l, says 421 to dialogues that
 // are idle, lets those that are busy finish within DrainTimeout, and returns nil
 // when the last one is gone. It may be called for several listeners at once; the
 // limits hold for all of them together.
@@ -97,9 +98,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	o := listen.ServeOptions{Limits: s.limits, Drain: s.o.DrainTimeout, Logger: s.log}
 	return listen.Serve(ctx, l, o, func(ctx, stop context.Context, conn net.Conn) {
 		socket.Watch(conn, socket.Line)
-		ss := newSession(s, conn, remoteAddr(conn), stop.Done())
-		defer context.AfterFunc(stop, ss.drain)()
-		ss.run(ctx)
+		d := newDialogue(s, conn, remoteAddr(conn), stop.Done())
+		defer context.AfterFunc(stop, d.drain)()
+		d.run(ctx)
 	})
 }
 

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 )
 
@@ -51,6 +52,8 @@ const (
 	// (smtpd_policy_service_max_idle, 300 s), so that Postfix closes first
 	// and never finds a connection dead that it is about to use.
 	idle = 10 * time.Minute
+	// maxShown is how much of a name a reply and the log have, in bytes.
+	maxShown = 80
 	// slow bounds the time between the first and the last byte of a request.
 	slow = 30 * time.Second
 )
@@ -105,7 +108,7 @@ func readRequest(in *bufio.Reader) (map[string]string, error) {
 		}
 		name, value, ok := strings.Cut(text, "=")
 		if !ok {
-			return nil, fmt.Errorf("%.80q is not name=value", text)
+			return nil, fmt.Errorf("%s is not name=value", foreign.Quote(text))
 		}
 		if _, ok := attrs[name]; !ok {
 			attrs[name] = value
@@ -118,8 +121,8 @@ func (s *Server) answer(attrs map[string]string) (action string) {
 	if attrs["request"] != "smtpd_access_policy" || attrs["protocol_state"] != "ETRN" {
 		return "DUNNO"
 	}
-	name := attrs["etrn_domain"]
-	log := s.Logger.With("client", attrs["client_address"], "name", cut(name), "session", attrs["instance"])
+	name, shown := attrs["etrn_domain"], foreign.Printable(attrs["etrn_domain"], maxShown)
+	log := s.Logger.With("client", foreign.Clip(attrs["client_address"], maxShown), "name", foreign.Clip(name, maxShown), "session", foreign.Clip(attrs["instance"], maxShown))
 	defer func() {
 		// An ETRN that nobody has judged must not pass: without restrictions
 		// Postfix lets anyone in.
@@ -136,31 +139,18 @@ func (s *Server) answer(attrs map[string]string) (action string) {
 			who.Certificates = append(who.Certificates, fp)
 		}
 	}
+	user := foreign.Clip(who.User, maxShown)
 	a := s.Asker.AskStripped(who, name)
 	switch a.Code {
 	case 458:
-		log.Info("ETRN put off", "code", a.Code, "user", cut(who.User), "reason", a.Log)
-		return fmt.Sprintf("458 Unable to queue messages for node %s: %s", cut(name), a.Text)
+		log.Info("ETRN put off", "code", a.Code, "user", user, "reason", a.Log)
+		return fmt.Sprintf("458 Unable to queue messages for node %s: %s", shown, a.Text)
 	case 459:
-		log.Warn("ETRN refused", "code", a.Code, "user", cut(who.User), "reason", a.Log)
-		return fmt.Sprintf("459 Node %s not allowed: %s", cut(name), a.Text)
+		log.Warn("ETRN refused", "code", a.Code, "user", user, "reason", a.Log)
+		return fmt.Sprintf("459 Node %s not allowed: %s", shown, a.Text)
 	}
-	log.Info("ETRN accepted", "code", a.Code, "user", cut(who.User), "messages", a.Count)
+	log.Info("ETRN accepted", "code", a.Code, "user", user, "messages", a.Count)
 	// OK rather than DUNNO: the decision is made. The restrictions that the
 	// administrator has put first have had their say.
 	return "OK"
-}
-
-// cut makes a foreign string fit for a reply and the log.
-func cut(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == 0xfffd {
-			return '?'
-		}
-		return r
-	}, s)
-	if len(s) > 80 {
-		s = s[:80] + "..."
-	}
-	return s
 }

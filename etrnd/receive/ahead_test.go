@@ -29,9 +29,9 @@ func TestAhead(t *testing.T) {
 
 	hub, site := net.Pipe()
 	hub.SetDeadline(time.Now().Add(10 * time.Second))
-	g := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
+	srv := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
 	ended := make(chan error, 1)
-	go func() { ended <- g.Serve(t.Context(), site) }()
+	go func() { ended <- srv.Serve(t.Context(), site) }()
 	in := bufio.NewReader(hub)
 
 	greeting := aheadReply(t, in)
@@ -77,9 +77,9 @@ func TestAheadNeedsEHLO(t *testing.T) {
 	t.Cleanup(func() { mta.Close() })
 	hub, site := net.Pipe()
 	hub.SetDeadline(time.Now().Add(10 * time.Second))
-	g := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
+	srv := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
 	ended := make(chan error, 1)
-	go func() { ended <- g.Serve(t.Context(), site) }()
+	go func() { ended <- srv.Serve(t.Context(), site) }()
 	in := bufio.NewReader(hub)
 	aheadReply(t, in)
 	go io.WriteString(hub, "MAIL FROM:<a@b.example>\r\nQUIT\r\n")

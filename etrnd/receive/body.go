@@ -27,24 +27,24 @@ const (
 )
 
 // write passes on the text up to its end, and tells how much of p that was.
-func (t *body) write(w *bufio.Writer, p []byte) (n int, end bool) {
+func (b *body) write(w *bufio.Writer, p []byte) (n int, end bool) {
 	for n < len(p) {
 		c := p[n]
 		n++
-		switch t.at {
+		switch b.at {
 		case dot:
 			switch c {
 			case '\r':
-				t.at = dotCR
+				b.at = dotCR
 				continue
 			case '\n':
 				w.WriteString("..\r\n")
-				t.at = lf
+				b.at = lf
 				continue
 			}
 			w.WriteByte('.')
 			w.WriteByte(c)
-			t.at = middle
+			b.at = middle
 			continue
 		case dotCR:
 			if c == '\n' {
@@ -55,22 +55,22 @@ func (t *body) write(w *bufio.Writer, p []byte) (n int, end bool) {
 		case cr:
 			if c == '\n' {
 				w.WriteString("\r\n")
-				t.at = bol
+				b.at = bol
 				continue
 			}
 			w.WriteByte(' ')
 		}
 		switch {
 		case c == '\r':
-			t.at = cr
+			b.at = cr
 		case c == '\n': // CRLF was seen to above
 			w.WriteString("\r\n")
-			t.at = lf
-		case c == '.' && t.at == bol:
-			t.at = dot
-		case c == '.' && t.at == lf:
+			b.at = lf
+		case c == '.' && b.at == bol:
+			b.at = dot
+		case c == '.' && b.at == lf:
 			w.WriteString("..")
-			t.at = middle
+			b.at = middle
 		default:
 			// The rest of the line needs no look at each byte.
 			m := bytes.IndexAny(p[n:], "\r\n")
@@ -79,7 +79,7 @@ func (t *body) write(w *bufio.Writer, p []byte) (n int, end bool) {
 			}
 			w.Write(p[n-1 : n+m])
 			n += m
-			t.at = middle
+			b.at = middle
 		}
 	}
 	return n, false

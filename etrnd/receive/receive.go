@@ -21,16 +21,13 @@
 package receive
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/socket"
@@ -49,7 +46,7 @@ var (
 type Options struct {
 	// Hostname is our name in the greeting.
 	Hostname string
-	// Domains are what was asked for, in the form of queue.Domain.
+	// Domains are what was asked for, in the form of esmtp.Domain.
 	Domains []string
 	// Dial connects to the SMTP listener of the local MTA; see Dialer.
 	Dial func(ctx context.Context) (net.Conn, error)
@@ -114,59 +111,59 @@ func New(o Options) *Server {
 	if o.Hostname == "" {
 		o.Hostname = "localhost"
 	}
-	g := &Server{o: o, domains: map[string]bool{}, took: map[string]bool{}, c: Counts{Active: time.Now()}}
+	s := &Server{o: o, domains: map[string]bool{}, took: map[string]bool{}, c: Counts{Active: time.Now()}}
 	for _, d := range o.Domains {
-		g.domains[d] = true
+		s.domains[d] = true
 	}
-	return g
+	return s
 }
 
 // Counts tells how the connection stands.
-func (g *Server) Counts() Counts {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.c
+func (s *Server) Counts() Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c
 }
 
 // Took reports whether the MTA has taken a message of this connection under
 // that name, as far as it told: it can be found by it in what a milter reports.
-func (g *Server) Took(queueID string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.took[queueID]
+func (s *Server) Took(queueID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.took[queueID]
 }
 
-func (g *Server) count(change func(*Counts)) {
-	g.mu.Lock()
-	change(&g.c)
-	g.c.Active = time.Now()
-	g.mu.Unlock()
-	g.o.Changed()
+func (s *Server) count(change func(*Counts)) {
+	s.mu.Lock()
+	change(&s.c)
+	s.c.Active = time.Now()
+	s.mu.Unlock()
+	s.o.Changed()
 }
 
 // Serve sends the greeting and takes mail until the provider says QUIT, which
 // is the one end without an error. It closes conn, and returns when everything
 // that it started has ended.
-func (g *Server) Serve(ctx context.Context, conn net.Conn) error {
+func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	socket.Watch(conn, socket.Line)
-	s := newSession(ctx, g, conn)
+	t := newTurn(ctx, s, conn)
 	// The end of ctx is the end of every wait. What the MTA has in full it is
 	// given a moment to answer for, so that it is counted.
 	stop := context.AfterFunc(ctx, func() {
 		socket.Raw(conn).Close()
 		select {
-		case <-s.done:
+		case <-t.done:
 		case <-time.After(time.Second):
 		}
-		s.abort()
+		t.abort()
 	})
-	err := s.run()
-	close(s.done)
+	err := t.run()
+	close(t.done)
 	stop()
-	g.count(func(c *Counts) { c.Busy = 0 })
+	s.count(func(c *Counts) { c.Busy = 0 })
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("turned connection: %w", cause)
 	}
@@ -196,139 +193,3 @@ func Dialer(addr string) func(ctx context.Context) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", addr)
 	}
 }
-
-// session is Serve's state. Two goroutines share it: the reader takes the
-// provider's commands and gives them to the MTA, the replier brings the replies
-// back in order.
-type session struct {
-	*Server
-	ctx context.Context
-	log *slog.Logger
-
-	hub *patient
-	in  *bufio.Reader // of hub; the reader's
-	out *bufio.Writer // of hub; the replier's
-
-	linger time.Duration // of a reply, for others to travel with
-
-	answers chan *answer  // in the order of the commands
-	dead    chan struct{} // closed when nothing more can be done
-	done    chan struct{} // closed when run has ended
-	once    sync.Once
-
-	free chan *backend // idle connections to the MTA
-	room chan struct{} // gets one when there may be room for a new connection
-
-	mu       sync.Mutex
-	backends map[*backend]bool
-	cause    error // the first thing that went wrong
-
-	// The reader's own:
-	hello  string // the last EHLO or HELO, as sent to the MTA
-	tx     *transaction
-	errors int // commands refused
-	warned int // refusals logged
-}
-
-// transaction is a message on its way.
-type transaction struct {
-	b     *backend
-	from  string
-	to    int // recipients passed on
-	bytes atomic.Int64
-}
-
-func newSession(ctx context.Context, g *Server, conn net.Conn) *session {
-	s := &session{
-		Server: g, ctx: ctx, log: g.o.Logger,
-		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
-		free: make(chan *backend, g.o.Connections), room: make(chan struct{}, 1), backends: map[*backend]bool{},
-	}
-	s.hub = &patient{conn: conn, silence: g.o.Silence, life: time.Now()}
-	s.in = bufio.NewReaderSize(s.hub, 32<<10)
-	s.out = bufio.NewWriterSize(s.hub, 4<<10)
-	s.linger = lingering(conn)
-	return s
-}
-
-// maxAnswers is how many replies may be due: beyond it the provider is not read
-// from until some have gone.
-const maxAnswers = 1000
-
-// abort ends every wait of the session, but leaves the turned connection open
-// for a last word.
-func (s *session) abort() {
-	s.once.Do(func() {
-		close(s.dead)
-		s.hub.stop()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for b := range s.backends {
-			b.conn.Close()
-		}
-	})
-}
-
-// failed notes why the session ends: what comes later only follows from it.
-func (s *session) failed(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cause == nil {
-		s.cause = err
-	}
-}
-
-// guarded turns a panic into the end of this session alone.
-func (s *session) guarded(half func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic in a turned connection", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = errors.New("internal error")
-			s.failed(err)
-			s.abort()
-		}
-	}()
-	return half()
-}
-
-func (s *session) run() error {
-	first, err := s.dial()
-	if err != nil {
-		// The provider keeps what it has, and tries again.
-		fmt.Fprintf(s.hub, "421 4.3.2 %s the mail server does not answer, try again later\r\n", s.o.Hostname)
-		s.abort()
-		s.farewell()
-		return err
-	}
-	greeting, err := s.greeting(first)
-	if err != nil {
-		fmt.Fprintf(s.hub, "421 4.3.2 %s the mail server does not answer, try again later\r\n", s.o.Hostname)
-		s.abort()
-		s.farewell()
-		return err
-	}
-	s.release(first)
-	s.say(&answer{text: greeting})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := s.guarded(s.reply); err != nil {
-			s.failed(err)
-			s.abort()
-		}
-	})
-	if err := s.guarded(s.read); err != errQuit {
-		s.failed(err)
-		defer s.farewell()
-	}
-	close(s.answers)
-	wg.Wait()
-	s.abort()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cause
-}
-
-var (
-	errQuit = errors.New("quit")
-	errDead = errors.New("the other half has ended")
-)

@@ -1,301 +1,14 @@
 package receive
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// fakeMTA is an SMTP server as lenient as a careless one: LF ends a line, any
-// number of CR before it is dropped, and so a message ends wherever a line is a
-// single dot. What it understands is what a provider could make it do.
-type fakeMTA struct {
-	l  net.Listener
-	wg sync.WaitGroup
-
-	mu       sync.Mutex
-	commands []string
-	messages []string
-	conns    int
-	open     []net.Conn
-
-	// rcpt, when set, answers RCPT; chunk BDAT before its text, when it says
-	// anything; end answers the end of a message. After 421 it hangs up.
-	rcpt  func(line string) string
-	chunk func() string
-	end   func() string
-}
-
-func newMTA(t testing.TB) *fakeMTA {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &fakeMTA{l: l}
-	m.wg.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			m.mu.Lock()
-			m.conns++
-			m.open = append(m.open, conn)
-			m.mu.Unlock()
-			m.wg.Go(func() {
-				defer conn.Close()
-				m.serve(conn)
-			})
-		}
-	})
-	t.Cleanup(m.close)
-	return m
-}
-
-// hangUp closes what is connected.
-func (m *fakeMTA) hangUp() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, conn := range m.open {
-		conn.Close()
-	}
-}
-
-func (m *fakeMTA) close() {
-	m.l.Close()
-	m.wg.Wait()
-}
-
-func (m *fakeMTA) note(line string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.commands = append(m.commands, line)
-}
-
-func (m *fakeMTA) took(text string) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	reply := "250 2.0.0 Ok: queued as " + fmt.Sprintf("ID%05d", len(m.messages))
-	if m.end != nil {
-		reply = m.end()
-	}
-	if reply[0] == '2' {
-		m.messages = append(m.messages, text)
-	}
-	return reply
-}
-
-func (m *fakeMTA) serve(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
-	enough := false
-	say := func(text string) { out.WriteString(text + "\r\n"); enough = strings.HasPrefix(text, "421") }
-	say("220 mta.example ESMTP")
-	mail, rcpts := false, 0
-	var text strings.Builder
-	line := func() (string, error) {
-		if in.Buffered() == 0 {
-			out.Flush()
-		}
-		s, err := in.ReadString('\n')
-		return strings.TrimRight(s, "\r\n"), err
-	}
-	for {
-		if enough {
-			out.Flush()
-			return
-		}
-		s, err := line()
-		if err != nil {
-			return
-		}
-		m.note(s)
-		verb, arg, _ := strings.Cut(s, " ")
-		switch strings.ToUpper(verb) {
-		case "EHLO":
-			mail, rcpts = false, 0
-			say("250-mta.example hello\r\n250-PIPELINING\r\n250-SIZE 1000000\r\n250-VRFY\r\n250-ETRN\r\n250-XCLIENT NAME\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250-CHUNKING\r\n250 8BITMIME")
-		case "HELO":
-			mail, rcpts = false, 0
-			say("250 mta.example")
-		case "MAIL":
-			if mail {
-				say("503 nested")
-				continue
-			}
-			mail, rcpts = true, 0
-			text.Reset()
-			say("250 2.1.0 Ok")
-		case "RCPT":
-			reply := "250 2.1.5 Ok"
-			if m.rcpt != nil {
-				reply = m.rcpt(s)
-			}
-			if !mail {
-				reply = "503 need MAIL"
-			}
-			if reply[0] == '2' {
-				rcpts++
-			}
-			say(reply)
-		case "DATA":
-			if !mail || rcpts == 0 {
-				say("554 no valid recipients")
-				continue
-			}
-			say("354 go on")
-			var body strings.Builder
-			for {
-				s, err := line()
-				if err != nil {
-					return
-				}
-				if s == "." {
-					break
-				}
-				body.WriteString(strings.TrimPrefix(s, ".") + "\n")
-			}
-			say(m.took(body.String()))
-			mail, rcpts = false, 0
-		case "BDAT":
-			size, last, _ := strings.Cut(arg, " ")
-			n, err := strconv.ParseInt(size, 10, 64)
-			if err != nil || n < 0 {
-				say("501 what?")
-				out.Flush()
-				return
-			}
-			if m.chunk != nil {
-				if reply := m.chunk(); reply != "" {
-					say(reply)
-					continue
-				}
-			}
-			out.Flush()
-			if _, err := io.CopyN(&text, in, n); err != nil {
-				return
-			}
-			switch {
-			case !mail || rcpts == 0:
-				say("554 no valid recipients")
-			case last == "":
-				say("250 2.0.0 Ok: chunk")
-				continue
-			default:
-				say(m.took(text.String()))
-			}
-			if last != "" {
-				mail, rcpts = false, 0
-			}
-		case "RSET":
-			mail, rcpts = false, 0
-			say("250 2.0.0 Ok")
-		case "QUIT":
-			say("221 bye")
-			out.Flush()
-			return
-		default:
-			say("250 careless")
-		}
-	}
-}
-
-func (m *fakeMTA) dial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", m.l.Addr().String())
-}
-
-// turned is a Server under test and the provider's side of it.
-type turned struct {
-	t    testing.TB
-	g    *Server
-	conn *net.TCPConn
-	in   *bufio.Reader
-	done chan error
-}
-
-func begin(t testing.TB, ctx context.Context, o Options) *turned {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	hub, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	site, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if o.Domains == nil {
-		o.Domains = []string{"acme.example"}
-	}
-	o.Hostname = "mail.acme.example"
-	h := &turned{t: t, g: New(o), conn: hub.(*net.TCPConn), in: bufio.NewReader(hub), done: make(chan error, 1)}
-	go func() { h.done <- h.g.Serve(ctx, site) }()
-	t.Cleanup(func() { hub.Close() })
-	hub.SetDeadline(time.Now().Add(30 * time.Second))
-	return h
-}
-
-func (h *turned) send(text string) {
-	h.t.Helper()
-	if _, err := h.conn.Write([]byte(text)); err != nil {
-		h.t.Fatalf("send %.60q: %v", text, err)
-	}
-}
-
-func (h *turned) reply() string {
-	var all strings.Builder
-	for {
-		line, err := h.in.ReadString('\n')
-		all.WriteString(line)
-		if err != nil {
-			return all.String() + err.Error()
-		}
-		if len(line) > 3 && line[3] == ' ' {
-			return all.String()
-		}
-	}
-}
-
-func (h *turned) expect(codes ...string) {
-	h.t.Helper()
-	for i, code := range codes {
-		if got := h.reply(); !strings.HasPrefix(got, code) {
-			h.t.Fatalf("reply %d: %q, want %s", i+1, got, code)
-		}
-	}
-}
-
-// end waits for the server, and wants an error of that kind.
-func (h *turned) end(kind error) {
-	h.t.Helper()
-	select {
-	case err := <-h.done:
-		if !errors.Is(err, kind) {
-			h.t.Errorf("the server ended with %v, want %v", err, kind)
-		}
-	case <-time.After(20 * time.Second):
-		h.t.Fatal("the server does not end")
-	}
-}
-
-const hello = "EHLO hub.example.net\r\n"
-
-// A session with messages by BDAT and DATA, refusals of both sides, and an
+// A connection with messages by BDAT and DATA, refusals of both sides, and an
 // orderly end.
 func TestServe(t *testing.T) {
 	m := newMTA(t)
@@ -318,11 +31,11 @@ func TestServe(t *testing.T) {
 	h.send("two\r\n..\r\n.\r\nRSET\r\nNOOP\r\nMAIL FROM:<a@x.example>\r\nRSET\r\nQUIT\r\n")
 	h.expect("250", "250", "250", "250", "250", "221")
 	h.end(nil)
-	c := h.g.Counts()
+	c := h.srv.Counts()
 	if c.Messages != 2 || c.Bytes != 5+12 || c.Rejected != 2 || c.Refused != 0 || c.Busy != 0 {
 		t.Errorf("counts: %+v", c)
 	}
-	if !h.g.Took("ID00000") || !h.g.Took("ID00001") || h.g.Took("ID00002") {
+	if !h.srv.Took("ID00000") || !h.srv.Took("ID00001") || h.srv.Took("ID00002") {
 		t.Error("Took does not know the messages by their names")
 	}
 	if want := []string{"one\r\n", "two\n.\n"}; len(m.messages) != 2 || m.messages[0] != want[0] || m.messages[1] != want[1] {
@@ -391,7 +104,7 @@ func TestParallel(t *testing.T) {
 	h.end(nil)
 }
 
-// How a session ends badly, each with the error that the call is told and the
+// How a connection ends badly, each with the error that the call is told and the
 // last word to the provider.
 func TestEnds(t *testing.T) {
 	tests := []struct {
@@ -466,56 +179,10 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// FuzzBody: whatever comes, a careless MTA sees the end where the server does.
-func FuzzBody(f *testing.F) {
-	for _, s := range []string{"", ".", ".\r\n", "x\r\n.\r\ny", "x\n.\ny\r\n.\r\n", "\r\n.\r\r\n.\r\n", "a\r.\r\n..\r\n.\r\n", ".\n.\r\n", "\r\r\n\n\r.\r\n", "..\r\n.\r.\r\n.\r\n"} {
-		f.Add([]byte(s), uint8(3))
-	}
-	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
-		var out bytes.Buffer
-		w := bufio.NewWriter(&out)
-		var b body
-		rest, n, end := data, 0, false
-		for len(rest) > 0 && !end {
-			p := rest[:min(len(rest), int(step)+1)]
-			var k int
-			k, end = b.write(w, p)
-			if !end && k != len(p) {
-				t.Fatalf("%d of %d bytes were taken", k, len(p))
-			}
-			n += k
-			rest = rest[k:]
-		}
-		w.Flush()
-		got := out.Bytes()
-		if end && !bytes.HasSuffix(data[:n], []byte(".\r\n")) {
-			t.Fatalf("an end was seen behind %q", data[:n])
-		}
-		text := bytes.ReplaceAll(got, []byte("\r\n"), nil)
-		if bytes.ContainsAny(text, "\r\n") {
-			t.Fatalf("%q holds CR or LF alone", got)
-		}
-		// The first line that is a dot is the last.
-		lines := bytes.SplitAfter(got, []byte("\r\n"))
-		for i, line := range lines {
-			if string(line) == ".\r\n" && !(end && i == len(lines)-2 && len(lines[i+1]) == 0) {
-				t.Fatalf("%q ends a message before its end (from %q)", got, data)
-			}
-		}
-		if end && (len(lines) < 2 || string(lines[len(lines)-2]) != ".\r\n") {
-			t.Fatalf("%q has no end (from %q)", got, data)
-		}
-		// What is sound is left as it is.
-		if end && !bytes.Contains(got, []byte(" ")) && bytes.Equal(bytes.ReplaceAll(data[:n], []byte("\r\n"), nil), text) && !bytes.Equal(got, data[:n]) {
-			t.Fatalf("%q became %q", data[:n], got)
-		}
-	})
-}
-
-// FuzzGate: whatever a provider sends, an MTA that believes everything gets no
+// FuzzServe: whatever a provider sends, an MTA that believes everything gets no
 // command but those that are allowed, no recipient but those that were asked
 // for, and as many messages as the server has counted.
-func FuzzGate(f *testing.F) {
+func FuzzServe(f *testing.F) {
 	for _, s := range []string{
 		"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 5 LAST\r\none\r\nQUIT\r\n",
 		"MAIL FROM:<>\r\nRCPT TO:<b@acme.example>\r\nDATA\r\none\n.\nRCPT TO:<c@other.example>\r\n.\r\nQUIT\r\n",
@@ -542,7 +209,7 @@ func FuzzGate(f *testing.F) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("the server does not end")
 		}
-		c := h.g.Counts()
+		c := h.srv.Counts()
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if len(m.messages) < c.Messages {
@@ -565,25 +232,4 @@ func FuzzGate(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestChunk(t *testing.T) {
-	for arg, want := range map[string]struct {
-		n    int64
-		last bool
-	}{
-		"0": {0, false}, "0 LAST": {0, true}, "5 last": {5, true}, "0005 LAST": {5, true}, "68719476736": {1 << 36, false},
-	} {
-		if n, last, ok := chunk(arg); !ok || n != want.n || last != want.last {
-			t.Errorf("chunk(%q): %d, %v, %v", arg, n, last, ok)
-		}
-	}
-	for _, arg := range []string{
-		"", "-1", "-1 LAST", "+5 LAST", "0x10", "1e3", "5 LAST LAST", "5 FIRST", "LAST", "5  LAST", "5\tLAST", " 5", "5 ", "5 LAST ",
-		"18446744073709551626 LAST", "9223372036854775808", "4294967297000000 LAST", "99999999999", "68719476737", "५ LAST",
-	} {
-		if n, _, ok := chunk(arg); ok {
-			t.Errorf("chunk(%q) is taken for %d", arg, n)
-		}
-	}
 }

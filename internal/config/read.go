@@ -302,10 +302,10 @@ func (r *reader) top(t *table, c *Config) {
 func hostnameFault(s string) string {
 	d, err := queue.Domain(s)
 	switch {
-	case err != nil:
-		return "is not a host name"
 	case netip.Addr{} != address(s):
 		return "is an address, not a name"
+	case err != nil:
+		return "is not a host name"
 	case !strings.Contains(d, "."):
 		return "is not a full host name: it has no domain"
 	case strings.Contains(d, "_"):

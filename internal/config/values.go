@@ -44,12 +44,8 @@ func hostPort(s string) (host string, port uint16, msg string) {
 
 // nameFault says what keeps a name from being looked up.
 func nameFault(host string) string {
-	d, err := queue.Domain(host)
-	if err != nil {
-		return "is neither a host name nor an address"
-	}
 	// 192.0.2.300 is no name either: no top-level domain is a number.
-	if top := d[strings.LastIndexByte(d, '.')+1:]; strings.Trim(top, digits) == "" {
+	if _, err := queue.Domain(host); err != nil {
 		return "is neither a host name nor an address"
 	}
 	return ""
@@ -360,7 +356,7 @@ func requestName(s string) (name, msg, hint string) {
 	}
 	// RFC 1985, section 5.3 wants a fully-qualified name; servers answer 501
 	// to anything else.
-	if !strings.Contains(d, ".") || address(d).IsValid() {
+	if !strings.Contains(d, ".") {
 		return "", "is not a fully-qualified domain", forms
 	}
 	if below {

@@ -1,7 +1,7 @@
-// Package etrn is the words of a request for mail: who asks, and what is
-// answered to ETRN (RFC 1985) and ATRN (RFC 2645). The listeners prove the one
-// and speak the other; package queue says who may ask, etrnd/hold and
-// etrnd/deliver do what was asked for.
+// Package etrn is the words of a request for mail: who asks, by which names, and
+// what is answered to ETRN (RFC 1985) and ATRN (RFC 2645). The listeners prove
+// the one and speak the others; package queue says who may ask and what a name
+// stands for, etrnd/hold and etrnd/deliver do what was asked for.
 package etrn
 
 import "net/netip"

@@ -14,12 +14,13 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/idna"
+	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
-// MaxName is the longest queue name, in bytes. RFC 1985 sets no limit; a name
-// has to fit a command line of 512 bytes, a header line and a table.
-const MaxName = 63
+// MaxName is the longest queue name, in bytes.
+const MaxName = etrn.MaxQueueName
 
 // Queue is mail held for one remote, under a name.
 type Queue struct {
@@ -86,7 +87,7 @@ func ParseName(s string) error {
 	case s == "":
 		return fmt.Errorf("a queue name is empty")
 	case len(s) > MaxName:
-		return fmt.Errorf("%.70q is too long for a queue name: at most %d bytes", s, MaxName)
+		return fmt.Errorf("%s is too long for a queue name: at most %d bytes", foreign.Quote(s), MaxName)
 	}
 	for i, r := range s {
 		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
@@ -97,44 +98,9 @@ func ParseName(s string) error {
 	return nil
 }
 
-// Domain brings a domain name to the form in which names are compared: lower
-// case, without a final dot, non-ASCII labels as A-labels (RFC 5890).
-func Domain(s string) (string, error) {
-	d := strings.ToLower(strings.TrimSuffix(s, "."))
-	if d == "" {
-		return "", fmt.Errorf("%q is not a domain: it is empty", s)
-	}
-	if !ascii(d) {
-		a, err := idna.Lookup.ToASCII(d)
-		if err != nil {
-			return "", fmt.Errorf("%q is not a domain: %w", s, err)
-		}
-		d = a
-	}
-	if len(d) > 253 {
-		return "", fmt.Errorf("%.70q is not a domain: longer than 253 bytes", s)
-	}
-	for label := range strings.SplitSeq(d, ".") {
-		switch {
-		case label == "":
-			return "", fmt.Errorf("%q is not a domain: empty label", s)
-		case len(label) > 63:
-			return "", fmt.Errorf("%.90q is not a domain: a label is longer than 63 bytes", s)
-		case strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-"):
-			return "", fmt.Errorf("%q is not a domain: a label begins or ends with \"-\"", s)
-		}
-		for _, c := range []byte(label) {
-			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
-				return "", fmt.Errorf("%q is not a domain: %q may not be in it", s, rune(c))
-			}
-		}
-	}
-	return d, nil
-}
-
-func ascii(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
-}
+// Domain brings a domain name to the form in which patterns compare names:
+// esmtp.Domain's.
+func Domain(s string) (string, error) { return esmtp.Domain(s) }
 
 type kind uint8
 

@@ -52,6 +52,7 @@ func TestMatch(t *testing.T) {
 		{"root", ""},                            // no domain: local
 		{`"a@b"@acme.example`, "acme"},          // quoted local part
 		{"a@[192.0.2.1]", "rest"},               // address literal
+		{"a@192.0.2.1", "rest"},                 // and without brackets
 		{"a@bücher.example", "rest"},            // U-label
 		{"", ""}, {"@", "rest"}, {"a@", "rest"}, // odd, but never a panic
 	} {
@@ -154,6 +155,7 @@ func TestParse(t *testing.T) {
 		{"acme.example", true}, {".acme.example", true}, {"a@acme.example", true}, {"*", true}, {"localhost", true}, {"_x.example", true},
 		{"", false}, {".", false}, {"..a", false}, {"a..b", false}, {"@acme.example", false}, {"a@", false}, {"a b.example", false},
 		{"-a.example", false}, {"a\x00.example", false}, {"*.acme.example", false}, {strings.Repeat("a", 64) + ".example", false}, {strings.Repeat("a.", 130) + "b", false}, {"a b@x.example", false},
+		{"192.0.2.1", false}, {".2.1", false}, {"a@192.0.2.1", false}, // no domains: no name ends in a number
 	} {
 		p, err := ParsePattern(c.in)
 		if (err == nil) != c.ok {

@@ -1,0 +1,156 @@
+package odmr
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/foreign"
+)
+
+// Reply to the ETRN of one name.
+type Reply struct {
+	Name  string `json:"name"`
+	Code  int    `json:"code"`
+	Text  string `json:"text"`
+	Count int    `json:"count"` // messages on their way: n with 253, 0 with 251, -1 when not told
+}
+
+// OK tells whether the remote releases, or has nothing to release (251).
+func (r Reply) OK() bool { return r.Code >= 250 && r.Code <= 253 }
+
+// maxBatch bounds what is sent before the replies are read, so that it fits in
+// the buffers of the network and nobody waits for the other to read.
+const maxBatch = 50
+
+// Request asks for every name, in one round trip when the remote can. It returns
+// the replies there were, also together with an error. A refusal that concerns
+// one name (458, 459, 501, 55x) is a Reply and no error; after 421 nothing more
+// is asked, and 500 or 502 to the first name is ErrNoETRN.
+//
+// A remote that does not list ETRN is asked all the same: after HELO there is no
+// list, filters in front of servers cut keywords from it, and the answer to one
+// command settles the matter. The first name is then asked alone, so that a
+// remote without ETRN sees one unknown command and not many.
+//
+// RFC 2920, section 3.1, leaves it to an extension whether its command may be
+// followed by others in a group, and RFC 1985 says nothing. Servers take it, but
+// an Exim without TLS may answer 554 to the first and hang up, before it has
+// done anything. Request then connects once more and asks one by one.
+func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
+	for _, name := range names {
+		if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, &Error{Kind: ErrProtocol, Op: "ETRN", Err: fmt.Errorf("cannot ask for %s: a name is printable ASCII without spaces, of at most 255 characters", foreign.Quote(name))}
+		}
+	}
+	c.o.Phase(PhaseRequest)
+	replies, err := c.request(ctx, names)
+	if c.redial == nil || c.oneByOne || len(replies) == 0 || !outOfSync(replies[0]) || ctx.Err() != nil {
+		return replies, err
+	}
+	c.log.Info("remote does not take several ETRN at a time, connecting again", "text", replies[0].Text)
+	c.Close()
+	fresh, err := c.redial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.wire = fresh.wire
+	c.oneByOne = true
+	c.o.Phase(PhaseRequest)
+	return c.request(ctx, names)
+}
+
+// outOfSync recognises how Exim refuses a command that others follow.
+func outOfSync(r Reply) bool {
+	return r.Code == 554 && strings.Contains(r.Text, "synchronization error")
+}
+
+func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
+	var replies []Reply
+	for len(names) > 0 {
+		n := 1
+		if c.pipelines() && (c.offers.Has("ETRN") || len(replies) > 0) {
+			n = min(len(names), maxBatch)
+		}
+		if err := c.send(ctx, "ETRN", "ETRN "+strings.Join(names[:n], "\r\nETRN ")); err != nil {
+			return replies, err
+		}
+		var stop error
+		for _, name := range names[:n] {
+			rep, err := c.read(ctx, "ETRN "+name)
+			if err != nil {
+				if stop != nil {
+					return replies, stop
+				}
+				return replies, err
+			}
+			replies = append(replies, Reply{Name: name, Code: rep.Code, Text: rep.Text(), Count: countOf(rep.Code, rep.Text())})
+			if stop == nil {
+				stop = c.judge(name, rep, len(replies) == 1)
+			}
+			if rep.Code == 421 {
+				break // it closes; what is unanswered stays so
+			}
+		}
+		if stop != nil {
+			return replies, stop
+		}
+		names = names[n:]
+	}
+	return replies, nil
+}
+
+// pipelines tells whether several ETRN may go out at a time. The greeting of an
+// Exim spares it an attempt that it would log as an attack; one that lists
+// PIPECONNECT, or has TLS, does not mind.
+func (c *Client) pipelines() bool {
+	if c.oneByOne || !c.offers.Has("PIPELINING") {
+		return false
+	}
+	strict := c.tls == nil && strings.Contains(c.greeting, "Exim") && !c.offers.Has("PIPECONNECT")
+	return !strict
+}
+
+// judge tells whether a reply ends the request.
+func (c *Client) judge(name string, rep esmtp.Reply, first bool) error {
+	op := "ETRN " + name
+	switch rep.Code {
+	case 500, 502:
+		// RFC 1985 has them for a server without ETRN. After a name that it
+		// knew how to answer it can only mean this one.
+		if first {
+			return &Error{Kind: ErrNoETRN, Op: op, Code: rep.Code, Text: rep.Text()}
+		}
+	case 421, 503, 530, 538:
+		return c.refused(op, rep)
+	}
+	if rep.Code/100 == 3 {
+		return &Error{Kind: ErrProtocol, Op: op, Code: rep.Code, Text: rep.Text()}
+	}
+	return nil
+}
+
+// number is a number that stands alone: not a part of a name such as "mx2".
+var number = regexp.MustCompile(`(?:^|[ ,:=(])(\d{1,18})(?:[ ,;:.)]|$)`)
+
+// countOf finds how many messages a reply to ETRN announces: -1 when it does not
+// tell.
+func countOf(code int, text string) int {
+	switch code {
+	case 251:
+		return 0
+	case 253:
+	default:
+		return -1
+	}
+	_, text = esmtp.CutStatus(text)
+	if m := number.FindStringSubmatch(text); m != nil {
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			return n
+		}
+	}
+	return -1
+}
