@@ -10,7 +10,6 @@ import (
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/api"
-	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -18,12 +17,6 @@ import (
 type backend struct{ d *Daemon }
 
 var _ control.Backend = backend{}
-
-func (b backend) config() *config.Config {
-	b.d.mu.Lock()
-	defer b.d.mu.Unlock()
-	return b.d.cfg
-}
 
 // at is a time for JSON, where none is null.
 func at(t time.Time) *time.Time {
@@ -35,7 +28,7 @@ func at(t time.Time) *time.Time {
 
 func (b backend) Status(ctx context.Context) api.Status {
 	d := b.d
-	cfg := b.config()
+	cfg := d.config()
 	d.mu.Lock()
 	s := api.Status{
 		Version: d.o.Version, PID: os.Getpid(), Hostname: cfg.Hostname,

@@ -80,6 +80,11 @@ type Options struct {
 	PacketTimeout time.Duration
 }
 
+// maxConnections bounds the milter connections. There is one for each smtpd
+// and cleanup process of Postfix, of which default_process_limit allows 100
+// each. Beyond it Postfix goes on without tags.
+const maxConnections = 4000
+
 // Milter serves the milter protocol.
 type Milter struct {
 	o        Options
@@ -146,7 +151,8 @@ func validHeader(s string) bool {
 // way finish, for at most DrainTimeout. It closes the listener, and returns
 // nil after an orderly end.
 func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
-	gl := &guardListener{Listener: listen.Resilient(ln, m.log), m: m}
+	limits := &listen.Limits{Max: maxConnections, Logger: m.log}
+	gl := &guardListener{Listener: limits.Listener(ln), m: m}
 	srv := gomilter.NewServer(
 		gomilter.WithMilter(func() gomilter.Milter { return m.enter() }),
 		gomilter.WithActions(actions),
@@ -154,7 +160,8 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 		gomilter.WithNegotiationCallback(m.negotiate),
 		// Asked for here, so that no milter_..._macros need be set in main.cf.
 		gomilter.WithMacroRequest(gomilter.StageConnect, []gomilter.MacroName{gomilter.MacroDaemonAddr, gomilter.MacroDaemonPort}),
-		gomilter.WithMacroRequest(gomilter.StageMail, []gomilter.MacroName{gomilter.MacroAuthAuthen}),
+		// Nothing is needed here; one that is not known yet is the least.
+		gomilter.WithMacroRequest(gomilter.StageMail, []gomilter.MacroName{gomilter.MacroQueueId}),
 		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer}),
 		gomilter.WithMacroRequest(gomilter.StageEOM, []gomilter.MacroName{gomilter.MacroQueueId}),
 	)

@@ -52,7 +52,6 @@ type session struct {
 // transaction is one message.
 type transaction struct {
 	settings   *Settings
-	user       string
 	size       int64
 	priority   priority
 	queues     []string
@@ -102,7 +101,7 @@ func (s *session) protect(stage string, f func()) {
 		if p := recover(); p != nil {
 			s.broken = true
 			s.m.log.Error("panic in the milter; this message gets a temporary failure",
-				"conn", s.id, "stage", stage, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				"session", s.id, "stage", stage, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	f()
@@ -165,11 +164,11 @@ func local(addr, port string) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p))
 }
 
-func (s *session) MailFrom(_, args string, mod gomilter.Modifier) (*gomilter.Response, error) {
+func (s *session) MailFrom(_, args string, _ gomilter.Modifier) (*gomilter.Response, error) {
 	s.broken = false
 	s.protect("mail", func() {
 		s.open()
-		s.tx = &transaction{settings: s.m.settings.Load(), user: mod.Get(gomilter.MacroAuthAuthen)}
+		s.tx = &transaction{settings: s.m.settings.Load()}
 		s.tx.arguments(args)
 		s.report(report.Event{Kind: report.Mail, Size: s.tx.size})
 	})
@@ -282,7 +281,7 @@ func (s *session) EndOfMessage(mod gomilter.Modifier) (resp *gomilter.Response, 
 func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	tx := s.tx
 	id := mod.Get(gomilter.MacroQueueId)
-	log := s.m.log.With("conn", s.id, "id", id)
+	log := s.m.log.With("session", s.id, "queue_id", id)
 	if tx.forged+tx.marks > maxForged {
 		log.Warn("message refused: too many tag headers", "header", tx.settings.Header, "count", tx.forged+tx.marks, "client", s.client.String())
 		return gomilter.RejectWithCodeAndReason(554, "5.6.0 too many "+tx.settings.Header+" headers")
@@ -325,12 +324,10 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	}
 	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "split", split, "client", s.client.String())
 	e := report.Event{
-		Kind: report.Message, QueueID: id, Queues: tx.queues,
-		Recipients: tx.recipients, RecipientCount: tx.count,
-		Size: tx.size, Priority: tx.priority.value, Digest: tx.digest(),
+		Kind: report.Message, QueueID: id, Recipients: tx.recipients, Size: tx.size, Priority: tx.priority.value, Digest: tx.digest(),
 	}
 	if split { // it is the copies that are held
-		e.Queues, e.Recipients, e.RecipientCount = nil, nil, 0
+		e.Recipients = nil
 	}
 	s.report(e)
 	s.tx = nil
@@ -359,8 +356,5 @@ func (s *session) Cleanup(gomilter.Modifier) {
 // report completes an event with what all events of a session have.
 func (s *session) report(e report.Event) {
 	e.Time, e.Session, e.Client, e.Local = time.Now(), s.id, s.client, s.local
-	if s.tx != nil {
-		e.User = s.tx.user
-	}
 	s.m.o.Report(e)
 }

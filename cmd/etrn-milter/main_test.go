@@ -430,7 +430,7 @@ func TestDaemonAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid, err := strconv.ParseUint(strings.TrimSpace(id), 10, 32)
+	uid, err := strconv.Atoi(strings.TrimSpace(id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -445,7 +445,7 @@ func TestDaemonAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := report.NewServer(report.ServerOptions{
-			UIDs:   []uint32{uint32(uid)},
+			UIDs:   []int{uid},
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 			Handle: func(e report.Event) {
 				mu.Lock()

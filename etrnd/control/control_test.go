@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/listen"
 )
 
 // childSocket makes the test binary a client of that socket, to be run as
@@ -334,14 +335,15 @@ func child(t *testing.T, socket string, cred syscall.Credential) (out string, ex
 
 // The group can be changed by a reload, and connections that are open obey.
 func TestSetGroup(t *testing.T) {
-	if e := mayAct(peer{uid: 47110, groups: []int{0}}, "root"); e != nil {
+	stranger := caller{Peer: listen.Peer{UID: 47110, Groups: []int{0}}}
+	if e := mayAct(stranger, "root"); e != nil {
 		t.Errorf("a member of the group root: %v", e)
 	}
 	s := NewServer(Options{Backend: &backend{}, Group: "root"})
 	h := s.handler(nil)
 	ask := func() int {
 		r := httptest.NewRequest("GET", "/v1/queues", nil)
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 47110, groups: []int{0}}))
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, stranger))
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		return w.Code
@@ -915,7 +917,7 @@ func FuzzHandler(f *testing.F) {
 		if err != nil {
 			t.Skip("no request")
 		}
-		r = r.WithContext(context.WithValue(t.Context(), peerKey{}, peer{uid: 0}))
+		r = r.WithContext(context.WithValue(t.Context(), callerKey{}, caller{Peer: listen.Peer{UID: 0}}))
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		switch {

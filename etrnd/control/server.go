@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/listen"
 )
 
 const (
@@ -91,9 +92,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext:    func(net.Listener) context.Context { return base },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, c.(*peerConn).peer)
-		},
+		ConnContext:    withCaller,
 		ConnState: func(c net.Conn, st http.ConnState) {
 			if st == http.StateNew {
 				silent.Store(c, nil)
@@ -102,12 +101,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			}
 		},
 	}
-	pl := &peerListener{Listener: ln, perUser: maxPerUser, open: map[int]int{}, refused: func(p peer) {
-		s.log.Warn("control connection refused: too many of one user", "uid", p.uid, "pid", p.pid, "limit", maxPerUser)
-	}}
-
+	// Each user for himself: one who may do nothing cannot keep out those who
+	// may.
+	limits := &listen.Limits{PerClient: maxPerUser, Logger: s.log}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(pl) }()
+	go func() { failed <- srv.Serve(limits.Listener(ln)) }()
 	select {
 	case err := <-failed:
 		cancel()
@@ -223,9 +221,9 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		p := peerFrom(r.Context())
+		p := callerFrom(r.Context())
 		w := &statusWriter{ResponseWriter: rw, status: http.StatusOK}
-		log := s.log.With("method", clip(r.Method), "path", clip(r.URL.Path), "uid", p.uid, "pid", p.pid)
+		log := s.log.With("method", clip(r.Method), "path", clip(r.URL.Path), "uid", p.UID, "pid", p.PID)
 		defer func() {
 			v := recover()
 			switch {

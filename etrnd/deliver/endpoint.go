@@ -16,6 +16,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/listen"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // mtaTimeout bounds the wait for the MTA, which is on this machine, in the
@@ -164,7 +165,7 @@ func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 	}
 	m.eightBit = eightBit(m.head)
 	m.priority, m.stated = headerPriority(m.head)
-	m.gone = func() bool { return d.conn != nil && hungUp(d.conn.Conn) }
+	m.gone = func() bool { return d.conn != nil && socket.HungUp(d.conn.Conn) }
 	settled := make(chan struct{})
 	m.done = func() { close(settled) }
 	d.e.t.submit(m)

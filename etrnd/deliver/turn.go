@@ -15,6 +15,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // Ends of a turned connection.
@@ -143,8 +144,8 @@ func (t *turn) alive(d time.Duration) bool {
 	if failed {
 		return false
 	}
-	if heard, ok := lastHeard(t.conn); ok {
-		return heard < d
+	if line, ok := socket.InfoOf(t.conn); ok {
+		return line.Heard < d
 	}
 	return time.Since(moved) < d
 }

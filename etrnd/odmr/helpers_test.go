@@ -245,8 +245,8 @@ func serveOn(t testing.TB, o ServerOptions, l net.Listener) *running {
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		if s.total != 0 || len(s.perClient) != 0 {
-			t.Errorf("connections still counted: %d, %v", s.total, s.perClient)
+		if n := s.limits.Open(); n != 0 {
+			t.Errorf("%d connections are still counted", n)
 		}
 	})
 	t.Cleanup(func() {

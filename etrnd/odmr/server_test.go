@@ -240,23 +240,6 @@ func TestConnectionLimits(t *testing.T) {
 	})
 }
 
-func TestClientKey(t *testing.T) {
-	for _, test := range []struct {
-		a, b string
-		same bool
-	}{
-		{"192.0.2.1", "192.0.2.2", false},
-		{"192.0.2.1", "192.0.2.1", true},
-		{"2001:db8::1", "2001:db8::ffff:1", true},
-		{"2001:db8::1", "2001:db8:0:1::1", false},
-	} {
-		if same := clientKey(netip.MustParseAddr(test.a)) == clientKey(netip.MustParseAddr(test.b)); same != test.same {
-			t.Errorf("%s and %s: %v", test.a, test.b, same)
-		}
-	}
-	clientKey(netip.Addr{}) // a peer without an address
-}
-
 // One bad client never disturbs the others.
 func TestBadClientsAlongsideGoodOnes(t *testing.T) {
 	server := serve(t, ServerOptions{Certificate: certificate(t), Users: userStore(t), MaxConnectionsPerClient: 100, DrainTimeout: 50 * time.Millisecond})

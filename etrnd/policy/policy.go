@@ -22,11 +22,11 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/listen"
 )
 
 // Asker decides about an ETRN and starts what it allows.
@@ -41,6 +41,9 @@ type Server struct {
 }
 
 const (
+	// maxConnections bounds the connections, of which each smtpd has one:
+	// default_process_limit allows 100 of them.
+	maxConnections = 1000
 	// maxRequest bounds one request. Postfix sends about 800 bytes, most of
 	// them names and certificate subjects that the client chose.
 	maxRequest = 64 << 10
@@ -58,27 +61,12 @@ const (
 // Serve answers on l until ctx ends, then closes l and every connection, and
 // waits for them.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("policy: accept: %w", err)
+	o := listen.ServeOptions{Limits: &listen.Limits{Max: maxConnections, Logger: s.Logger}, Logger: s.Logger}
+	return listen.Serve(ctx, l, o, func(ctx, _ context.Context, conn net.Conn) {
+		if err := s.serve(conn); err != nil && ctx.Err() == nil {
+			s.Logger.Warn("policy connection ended", "error", err)
 		}
-		wg.Go(func() {
-			defer conn.Close()
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			defer stop()
-			if err := s.serve(conn); err != nil && ctx.Err() == nil {
-				s.Logger.Warn("policy connection ended", "error", err)
-			}
-		})
-	}
+	})
 }
 
 func (s *Server) serve(conn net.Conn) error {

@@ -30,6 +30,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/socket"
 	"golang.org/x/sys/unix"
 )
 
@@ -147,12 +148,12 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watch(conn)
+	socket.Watch(conn, socket.Line)
 	t := newTurn(ctx, s, conn)
 	// The end of ctx is the end of every wait. What the MTA has in full it is
 	// given a moment to answer for, so that it is counted.
 	stop := context.AfterFunc(ctx, func() {
-		raw(conn).Close()
+		socket.Raw(conn).Close()
 		select {
 		case <-t.done:
 		case <-time.After(time.Second):
@@ -167,32 +168,6 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("turned connection: %w", cause)
 	}
 	return err
-}
-
-// deadLink is how long sent bytes may stay without an acknowledgement. Nothing
-// else tells that a line is dead while the MTA's answers are on their way.
-const deadLink = time.Minute
-
-// watch makes the kernel notice a dead link.
-func watch(conn net.Conn) {
-	c, ok := raw(conn).(*net.TCPConn)
-	if !ok {
-		return
-	}
-	c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3})
-	if sc, err := c.SyscallConn(); err == nil {
-		sc.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadLink/time.Millisecond))
-		})
-	}
-}
-
-// raw is what is below TLS.
-func raw(conn net.Conn) net.Conn {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
-	}
-	return conn
 }
 
 // Source is where connections to an MTA on loopback come from. It is no address

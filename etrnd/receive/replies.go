@@ -8,10 +8,9 @@ import (
 	"regexp"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // reply brings the replies to the provider until no more are due. A provider
@@ -91,19 +90,8 @@ func (t *turn) due() (*answer, bool) {
 // connection: nothing next to its round trip. A packet costs 52 bytes each way,
 // as its acknowledgement often goes alone, and the reply to MAIL has 14.
 func gatherTime(conn net.Conn) time.Duration {
-	c, ok := raw(conn).(*net.TCPConn)
-	if !ok {
-		return 0
-	}
-	var rtt time.Duration
-	if sc, err := c.SyscallConn(); err == nil {
-		sc.Control(func(fd uintptr) {
-			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				rtt = time.Duration(info.Rtt) * time.Microsecond
-			}
-		})
-	}
-	return min(rtt/30, 20*time.Millisecond)
+	line, _ := socket.InfoOf(conn)
+	return min(line.RTT/30, 20*time.Millisecond)
 }
 
 // bring reads a reply of the MTA and passes it on.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // turn is one turned connection, Serve's state. Two goroutines share it: the
@@ -174,11 +175,11 @@ type answer struct {
 func (t *turn) lingeringClose() {
 	conn := t.provider.conn
 	conn.SetDeadline(time.Now().Add(time.Second))
-	for _, c := range []net.Conn{conn, raw(conn)} {
+	for _, c := range []net.Conn{conn, socket.Raw(conn)} {
 		half, ok := c.(interface{ CloseWrite() error })
 		if !ok || half.CloseWrite() != nil {
 			return
 		}
 	}
-	io.CopyN(io.Discard, raw(conn), 1<<20)
+	io.CopyN(io.Discard, socket.Raw(conn), 1<<20)
 }

@@ -80,10 +80,10 @@ type ODMR struct {
 	TLSCert  string   // absolute paths; empty: none
 	TLSKey   string
 	Users    string
-	CRAMMD5  bool
-	MaxConns int
+	CRAMMD5  bool `key:"cram-md5"`
+	MaxConns int  `key:"max-connections"`
 	// MaxConnsPerClient counts connections from one address.
-	MaxConnsPerClient int
+	MaxConnsPerClient int `key:"max-connections-per-client"`
 	CommandTimeout    time.Duration
 	SessionTimeout    time.Duration
 }

@@ -2,10 +2,8 @@ package listen
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -22,31 +20,29 @@ const (
 	logEvery = 10 * time.Second
 )
 
-// busyTimeout bounds the sending of Options.Busy. It fits into an empty
-// socket buffer, so it never waits on an honest client.
-const busyTimeout = 100 * time.Millisecond
-
-type listener struct {
+// resilient is a listener whose Accept outlives temporary errors.
+type resilient struct {
 	net.Listener
-	max, maxPerClient int
-	busy              string
-	log               *slog.Logger
+	log *slog.Logger
 
 	done  chan struct{} // closed by Close; ends a back-off
 	close func() error
 
 	mu    sync.Mutex
-	open  int
-	perIP map[netip.Prefix]int
 	spare *os.File // kept open, to be given up when there is no other
 }
 
-func wrap(ln net.Listener, o Options) net.Listener {
-	l := &listener{Listener: ln, max: o.Max, maxPerClient: o.MaxPerClient, busy: o.Busy, log: o.Logger,
-		done: make(chan struct{}), perIP: map[netip.Prefix]int{}}
-	if l.log == nil {
-		l.log = slog.New(slog.DiscardHandler)
+// Resilient wraps a listener so that its Accept outlives temporary errors, and
+// returns one only when the listener is closed or unusable. Listeners of Listen
+// are wrapped already; those are returned as they are.
+func Resilient(ln net.Listener, log *slog.Logger) net.Listener {
+	if l, ok := ln.(*resilient); ok {
+		return l
 	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	l := &resilient{Listener: ln, log: log, done: make(chan struct{})}
 	l.close = sync.OnceValue(func() error {
 		close(l.done)
 		err := ln.Close()
@@ -64,62 +60,42 @@ func wrap(ln net.Listener, o Options) net.Listener {
 	return l
 }
 
-// Resilient wraps a listener so that its Accept outlives temporary errors.
-// Listeners of Listen do that already.
-func Resilient(ln net.Listener, log *slog.Logger) net.Listener {
-	return wrap(ln, Options{Logger: log})
-}
-
 // Close closes the listener, also when Accept is waiting. Calling it again
 // does nothing.
-func (l *listener) Close() error { return l.close() }
+func (l *resilient) Close() error { return l.close() }
 
-// Accept waits for a connection within the limits. It returns an error only
-// when the listener is closed or unusable.
-func (l *listener) Accept() (net.Conn, error) {
+// Accept waits for a connection.
+func (l *resilient) Accept() (net.Conn, error) {
 	backoff := firstBackoff
 	failed, shed := 0, 0
 	var logged time.Time
 	for {
 		c, err := l.Listener.Accept()
-		if err != nil {
-			if !temporary(err) {
-				return nil, err
+		if err == nil {
+			if failed > 0 {
+				l.log.Warn("accepting again", "listener", l.Addr().String(), "failed", failed, "closed_unserved", shed)
 			}
-			if failed == 0 {
-				logged, shed = time.Time{}, 0
-			}
-			failed++
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-				shed += l.shed()
-			}
-			if now := time.Now(); now.Sub(logged) >= logEvery {
-				logged = now
-				l.log.Warn("accept fails, trying again", "listener", l.Addr().String(), "err", err, "failed", failed, "closed_unserved", shed)
-			}
-			t := time.NewTimer(backoff)
-			select {
-			case <-t.C:
-			case <-l.done:
-				t.Stop()
-				return nil, net.ErrClosed
-			}
-			backoff = min(2*backoff, maxBackoff)
-			continue
+			return c, nil
 		}
-		if failed > 0 {
-			l.log.Warn("accepting again", "listener", l.Addr().String(), "failed", failed, "closed_unserved", shed)
-			failed, backoff = 0, firstBackoff
+		if !temporary(err) {
+			return nil, err
 		}
-		key := clientKey(c.RemoteAddr())
-		if why := l.admit(key); why != "" {
-			l.log.Warn("connection refused", "listener", l.Addr().String(), "client", c.RemoteAddr().String(), "reason", why)
-			l.refuse(c)
-			continue
+		failed++
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			shed += l.shed()
 		}
-		lc := &conn{Conn: c}
-		lc.release = sync.OnceFunc(func() { l.release(key) })
-		return lc, nil
+		if now := time.Now(); now.Sub(logged) >= logEvery {
+			logged = now
+			l.log.Warn("accept fails, trying again", "listener", l.Addr().String(), "error", err, "failed", failed, "closed_unserved", shed)
+		}
+		t := time.NewTimer(backoff)
+		select {
+		case <-t.C:
+		case <-l.done:
+			t.Stop()
+			return nil, net.ErrClosed
+		}
+		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
@@ -134,7 +110,7 @@ const (
 // descriptors for them. Left in the backlog they would wait for an answer
 // until they time out, Postfix for a milter with an SMTP client behind it;
 // closed, they know at once. The spare descriptor makes room for it.
-func (l *listener) shed() (closed int) {
+func (l *resilient) shed() (closed int) {
 	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !ok {
 		return 0
@@ -157,55 +133,18 @@ func (l *listener) shed() (closed int) {
 		if err != nil {
 			break
 		}
-		l.refuse(c)
+		c.Close()
 	}
 	l.refill()
 	return closed
 }
 
 // refill opens the spare descriptor, if it can, and if the listener is open.
-func (l *listener) refill() {
+func (l *resilient) refill() {
 	select {
 	case <-l.done:
 	default:
 		l.spare, _ = os.Open(os.DevNull)
-	}
-}
-
-// refuse says that there is no room, and closes.
-func (l *listener) refuse(c net.Conn) {
-	if l.busy != "" {
-		c.SetWriteDeadline(time.Now().Add(busyTimeout))
-		io.WriteString(c, l.busy)
-	}
-	c.Close()
-}
-
-// admit counts a new connection in, or says why not.
-func (l *listener) admit(key netip.Prefix) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.max > 0 && l.open >= l.max {
-		return "too many connections"
-	}
-	if key.IsValid() && l.maxPerClient > 0 {
-		if l.perIP[key] >= l.maxPerClient {
-			return "too many connections from this client"
-		}
-		l.perIP[key]++
-	}
-	l.open++
-	return ""
-}
-
-func (l *listener) release(key netip.Prefix) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if key.IsValid() && l.maxPerClient > 0 {
-		if l.perIP[key]--; l.perIP[key] <= 0 {
-			delete(l.perIP, key)
-		}
 	}
 }
 
@@ -225,33 +164,4 @@ func temporary(err error) bool {
 		}
 	}
 	return false
-}
-
-// conn is counted out when it is closed.
-type conn struct {
-	net.Conn
-	release func()
-}
-
-func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.release()
-	return err
-}
-
-// CloseWrite shuts down the writing side, where the connection can.
-func (c *conn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-// SyscallConn gives access to the descriptor, for example for the
-// credentials of the peer.
-func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
-		return sc.SyscallConn()
-	}
-	return nil, errors.ErrUnsupported
 }

@@ -1,12 +1,13 @@
 // Package listen opens the sockets that the daemons serve on, from the words
-// of the configuration: "unix:/path" or "host:port".
+// of the configuration: "unix:/path" or "host:port", and has connections
+// served.
 //
 // Its listeners go on after an accept that failed for want of descriptors or
-// memory, close meanwhile what they cannot serve, and hold the number of
-// simultaneous connections below a limit. A
-// socket that systemd passed (sd_listen_fds(3)) is taken in place of a new
-// one. What is said over the connections is no business of this package; nor
-// is TLS.
+// memory, and close meanwhile what they cannot serve. Limits holds the number
+// of simultaneous connections down, of all and of each client. Serve is the
+// loop of a server, with its orderly end. A socket that systemd passed
+// (sd_listen_fds(3)) is taken in place of a new one. What is said over the
+// connections is no business of this package; nor is TLS.
 package listen
 
 import (
@@ -16,7 +17,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -32,8 +32,7 @@ import (
 // unix(7) less its final NUL.
 const MaxUnixPath = 107
 
-// Options say how a listener is opened. The zero value opens a plain one
-// without limits.
+// Options say how a listener is opened. The zero value opens a plain one.
 type Options struct {
 	// Name is what a socket unit calls this socket (FileDescriptorName=).
 	Name string
@@ -46,17 +45,7 @@ type Options struct {
 	Mode  fs.FileMode
 	Group string
 
-	// Max and MaxPerClient bound the simultaneous connections, all together
-	// and from one address (from one /64 with IPv6, which is what a single
-	// host is given). Zero is no limit. Connections over a unix socket count
-	// only in Max.
-	Max, MaxPerClient int
-	// Busy is sent to a connection that cannot be served before it is closed,
-	// for example "421 4.7.0 too many connections\r\n".
-	Busy string
-
-	// Logger is told about refused connections and failed accepts; nil is
-	// silence.
+	// Logger is told about failed accepts; nil is silence.
 	Logger *slog.Logger
 }
 
@@ -108,7 +97,7 @@ func Listen(ctx context.Context, spec string, o Options) (net.Listener, error) {
 		return nil, err
 	}
 	if ln := o.Sockets.take(o.Name, network, address); ln != nil {
-		return wrap(ln, o), nil
+		return Resilient(ln, o.Logger), nil
 	}
 	var ln net.Listener
 	if network == "unix" {
@@ -120,7 +109,7 @@ func Listen(ctx context.Context, spec string, o Options) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", spec, err)
 	}
-	return wrap(ln, o), nil
+	return Resilient(ln, o.Logger), nil
 }
 
 // probeTimeout bounds the question whether somebody listens on a unix socket.
@@ -208,24 +197,4 @@ func lookupGroup(name string) (int, error) {
 		return 0, fmt.Errorf("group %q of the socket: %w", name, err)
 	}
 	return strconv.Atoi(g.Gid)
-}
-
-// clientKey is what connections are counted by, or the zero Prefix for a peer
-// without an address.
-func clientKey(a net.Addr) netip.Prefix {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip, ok := netip.AddrFromSlice(t.IP)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip = ip.Unmap()
-	bits := 32
-	if ip.Is6() {
-		bits = 64
-	}
-	p, _ := ip.Prefix(bits)
-	return p
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -222,91 +221,6 @@ func TestUnixKeepsFiles(t *testing.T) {
 	}
 }
 
-func TestLimits(t *testing.T) {
-	// Two from 127.0.0.1, three in all.
-	ln := open(t, "127.0.0.1:0", Options{Max: 3, MaxPerClient: 2, Busy: "421 busy\r\n"})
-	conns := accepting(t, ln)
-	from := func(ip string) net.Conn {
-		t.Helper()
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: 5 * time.Second}
-		c, err := d.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(10 * time.Second))
-		return c
-	}
-	refused := func(c net.Conn) {
-		t.Helper()
-		b, err := io.ReadAll(c)
-		if string(b) != "421 busy\r\n" || err != nil {
-			t.Fatalf("got %q, %v; want the busy line and the end", b, err)
-		}
-	}
-	from("127.0.0.1")
-	a := receive(t, conns)
-	from("127.0.0.1")
-	receive(t, conns)
-	refused(from("127.0.0.1"))
-	from("127.0.0.2")
-	receive(t, conns)
-	refused(from("127.0.0.3")) // the fourth in all
-	// One place is free again; closing twice frees one place only.
-	a.Close()
-	a.Close()
-	from("127.0.0.1")
-	receive(t, conns)
-	refused(from("127.0.0.2"))
-}
-
-func TestClientKey(t *testing.T) {
-	for _, tt := range []struct{ addr, want string }{
-		{"192.0.2.1:25", "192.0.2.1/32"},
-		// As a dual-stack socket shows it.
-		{"[::ffff:192.0.2.1]:25", "192.0.2.1/32"},
-		// A host can have all of its /64.
-		{"[2001:db8:1:2:3:4:5:6]:25", "2001:db8:1:2::/64"},
-	} {
-		a := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.addr))
-		if got := clientKey(a).String(); got != tt.want {
-			t.Errorf("clientKey(%s) = %s, want %s", tt.addr, got, tt.want)
-		}
-	}
-	if clientKey(&net.UnixAddr{}).IsValid() {
-		t.Error("a unix peer has a key")
-	}
-}
-
-// An Accept that backs off ends when the listener is closed.
-func TestCloseEndsBackoff(t *testing.T) {
-	ln := Resilient(failing{syscall.ENFILE}, nil)
-	got := make(chan error, 1)
-	go func() {
-		_, err := ln.Accept()
-		got <- err
-	}()
-	ln.Close()
-	if err := receive(t, got); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept: %v, want net.ErrClosed", err)
-	}
-	// An error that stays is not retried for ever.
-	if _, err := Resilient(failing{syscall.EINVAL}, nil).Accept(); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("Accept: %v, want EINVAL", err)
-	}
-}
-
-// failing is a listener whose accept always fails with one errno, as the
-// kernel's does when the whole system is out of files: that cannot be brought
-// about without harm to the machine.
-type failing struct{ errno syscall.Errno }
-
-func (f failing) Accept() (net.Conn, error) {
-	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", f.errno)}
-}
-func (failing) Close() error   { return nil }
-func (failing) Addr() net.Addr { return &net.UnixAddr{Name: "x", Net: "unix"} }
-
 const childEnv = "ETRND_LISTEN_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -342,8 +256,8 @@ func line(t *testing.T, s *bufio.Scanner) string {
 	return s.Text()
 }
 
-// A process that has run out of descriptors turns connections away at once,
-// and serves again as soon as it has some.
+// A process that has run out of descriptors closes connections at once, rather
+// than have them wait, and serves again as soon as it has some.
 func TestEMFILE(t *testing.T) {
 	cmd, out := child(t, "emfile")
 	in, err := cmd.StdinPipe()
@@ -369,8 +283,8 @@ func TestEMFILE(t *testing.T) {
 		return string(b)
 	}
 	for range 3 {
-		if got := ask(); got != "busy" {
-			t.Errorf("without descriptors: %q, want %q", got, "busy")
+		if got := ask(); got != "" {
+			t.Errorf("without descriptors: %q, want nothing", got)
 		}
 	}
 	io.WriteString(in, "go on\n")
@@ -379,7 +293,7 @@ func TestEMFILE(t *testing.T) {
 	}
 	// It may just be turning connections away.
 	got := ask()
-	for deadline := time.Now().Add(10 * time.Second); got == "busy" && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); got == "" && time.Now().Before(deadline); {
 		got = ask()
 	}
 	if got != "served" {
@@ -392,9 +306,7 @@ func TestEMFILE(t *testing.T) {
 
 // childEMFILE holds every descriptor it may have until it is told to go on.
 func childEMFILE() int {
-	ln, err := Listen(context.Background(), "127.0.0.1:0", Options{
-		Busy: "busy", Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	ln, err := Listen(context.Background(), "127.0.0.1:0", Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		os.Stderr.WriteString(err.Error())
 		return 1
@@ -413,12 +325,13 @@ func childEMFILE() int {
 		}
 		held = append(held, fd)
 	}
-	got := make(chan net.Conn, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
 	go func() {
-		if c, err := ln.Accept(); err == nil {
-			got <- c
-		}
-		close(got)
+		served <- Serve(ctx, ln, ServeOptions{}, func(_, _ context.Context, c net.Conn) {
+			io.WriteString(c, "served")
+			cancel()
+		})
 	}()
 	os.Stdout.WriteString(ln.Addr().String() + "\n")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
@@ -428,12 +341,10 @@ func childEMFILE() int {
 		syscall.Close(fd)
 	}
 	os.Stdout.WriteString("going on\n")
-	c, ok := <-got
-	if !ok {
+	if err := <-served; err != nil {
+		os.Stderr.WriteString(err.Error())
 		return 5
 	}
-	io.WriteString(c, "served")
-	c.Close()
 	return 0
 }
 

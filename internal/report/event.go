@@ -15,10 +15,12 @@
 package report
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"time"
@@ -75,21 +77,20 @@ const (
 // the stream of whoever exceeds them.
 const (
 	MaxLine       = 128 << 10 // bytes of a line, its newline included
-	MaxRecipients = 100       // addresses listed; RecipientCount has them all
+	MaxRecipients = 100       // addresses of one message
 	MaxAddress    = 512       // bytes of an address
-	MaxQueues     = 256       // queues of one message
-	maxName       = 128       // bytes of session, queue id, queue name, user
+	maxName       = 128       // bytes of session, queue id, digest
 )
 
 // Event is one report. Which fields are set depends on the kind; those about
-// the session (Session, Client, Local, User) are set in all of open, mail,
-// message, abort and close, so that each can be understood alone.
+// the session (Session, Client, Local) are set in all of open, mail, message,
+// abort and close, so that each can be understood alone.
 type Event struct {
 	Kind Kind      `json:"kind"`
 	Time time.Time `json:"time"`
 
 	Version int `json:"version,omitempty"` // of hello
-	Count   int `json:"count,omitempty"`   // of lost: messages; of ready: sessions
+	Count   int `json:"count,omitempty"`   // of lost: messages
 
 	// Session names an SMTP session; no two, of any reporter, have the same.
 	Session string `json:"session,omitempty"`
@@ -98,8 +99,6 @@ type Event struct {
 	// the command line has the client 127.0.0.1 or ::1 and no Local.
 	Client netip.Addr     `json:"client,omitzero"`
 	Local  netip.AddrPort `json:"local,omitzero"`
-	// User is who authenticated, or empty.
-	User string `json:"user,omitempty"`
 	// Transaction is set in an open that is part of a picture when the
 	// session is in the middle of a message.
 	Transaction bool `json:"transaction,omitempty"`
@@ -108,15 +107,13 @@ type Event struct {
 
 	// QueueID is the MTA's name of the message. Empty when it did not say.
 	QueueID string `json:"queue_id,omitempty"`
-	// Queues are those that the message has recipients in, each once; none
-	// for mail that is not held, nor for a message that the MTA will split:
-	// the milter sees and reports its parts, which the MTA sends itself.
-	Queues []string `json:"queues,omitempty"`
-	// Recipients are the addresses that are in these queues, at most
-	// MaxRecipients; RecipientCount is how many there are.
-	Recipients     []string `json:"recipients,omitempty"`
-	RecipientCount int      `json:"recipient_count,omitempty"`
-	// Size is what the client declared (RFC 1870), in bytes; 0 is unknown.
+	// Recipients are the addresses that are held in some queue, at most
+	// MaxRecipients; none for mail that is not held, nor for a message that the
+	// MTA will split: the milter sees and reports its parts, which the MTA sends
+	// itself.
+	Recipients []string `json:"recipients,omitempty"`
+	// Size is what the client declared (RFC 1870), in bytes; 0 is unknown. It
+	// is set in mail, too.
 	Size     int64    `json:"size,omitempty"`
 	Priority Priority `json:"priority,omitempty"`
 	// Digest is the same for two messages with the same Message-ID header and
@@ -125,6 +122,26 @@ type Event struct {
 
 	// Reporter names the stream that an event came in by. The server sets it.
 	Reporter string `json:"-"`
+}
+
+// readEvent reads one line of a stream, with a buffer of MaxLine bytes. The
+// error at the end of the stream between two lines is io.EOF.
+func readEvent(br *bufio.Reader) (Event, error) {
+	line, err := br.ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return Event{}, fmt.Errorf("a line longer than %d bytes: %.60q…", MaxLine, line)
+	case errors.Is(err, io.EOF) && len(line) > 0:
+		return Event{}, fmt.Errorf("the stream ends in the middle of a line: %w", io.ErrUnexpectedEOF)
+	case err != nil:
+		return Event{}, err
+	}
+	line = line[:len(line)-1]
+	e, err := parse(line)
+	if err != nil {
+		return Event{}, fmt.Errorf("bad line %.200q: %w", line, err)
+	}
+	return e, nil
 }
 
 // parse reads one line, without its newline.
@@ -147,14 +164,12 @@ func (e *Event) check() error {
 		return errors.New("it has no kind")
 	case e.Kind == Gone:
 		return errors.New(`kind "gone" is not for the wire`)
-	case e.Count < 0 || e.Size < 0 || e.RecipientCount < 0:
+	case e.Count < 0 || e.Size < 0:
 		return errors.New("a number in it is negative")
-	case len(e.Queues) > MaxQueues:
-		return fmt.Errorf("%d queues, at most %d", len(e.Queues), MaxQueues)
 	case len(e.Recipients) > MaxRecipients:
 		return fmt.Errorf("%d recipients, at most %d", len(e.Recipients), MaxRecipients)
 	}
-	for _, s := range append([]string{e.Session, e.QueueID, e.User, e.Digest, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()}, e.Queues...) {
+	for _, s := range []string{e.Session, e.QueueID, e.Digest, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()} {
 		if err := checkWord(s, maxName); err != nil {
 			return err
 		}
@@ -185,14 +200,10 @@ func checkWord(s string, n int) error {
 	return nil
 }
 
-// format writes an event as a line that every Server takes: it cuts what is
+// format makes an event a line that every Server takes: it cuts what is
 // too long and leaves out what no Server would accept.
 func (e Event) format() []byte {
-	e.Session, e.QueueID = word(e.Session), word(e.QueueID)
-	e.User, e.Digest = word(e.User), word(e.Digest)
-	if len(e.Queues) > MaxQueues {
-		e.Queues = e.Queues[:MaxQueues]
-	}
+	e.Session, e.QueueID, e.Digest = word(e.Session), word(e.QueueID), word(e.Digest)
 	if len(e.Recipients) > 0 {
 		kept := make([]string, 0, min(len(e.Recipients), MaxRecipients))
 		for _, r := range e.Recipients {
@@ -200,7 +211,6 @@ func (e Event) format() []byte {
 				kept = append(kept, r)
 			}
 		}
-		e.RecipientCount = max(e.RecipientCount, len(e.Recipients))
 		e.Recipients = kept
 	}
 	line, err := json.Marshal(e)

@@ -109,7 +109,6 @@ func (r *Reporter) follow(e Event) {
 	case Mail, Message, Abort:
 		if s, ok := r.sessions[e.Session]; ok {
 			s.Transaction = e.Kind == Mail
-			s.User = e.User
 			r.sessions[e.Session] = s
 		}
 	case Close:
@@ -170,7 +169,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 			if ctx.Err() != nil {
 				break
 			}
-			r.log.Warn("lost the daemon; mail goes on", "err", err)
+			r.log.Warn("lost the daemon; mail goes on", "error", err)
 			away = true
 			// A daemon that takes the connection only to close it, as one does
 			// that refuses us, must not be asked twenty times a second.
@@ -178,7 +177,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 				retry = firstRetry
 			}
 		} else if !away && ctx.Err() == nil {
-			r.log.Warn("cannot reach the daemon; mail goes on", "err", err)
+			r.log.Warn("cannot reach the daemon; mail goes on", "error", err)
 			away = true
 		}
 		t := time.NewTimer(retry)
@@ -266,7 +265,7 @@ func (r *Reporter) flush(conn net.Conn) {
 			return
 		}
 		if _, err := conn.Write(batch); err != nil {
-			r.log.Warn("last reports not sent", "err", err)
+			r.log.Warn("last reports not sent", "error", err)
 			return
 		}
 	}
@@ -328,7 +327,7 @@ func (r *Reporter) takePicture() (batch []byte, messages int) {
 	for _, e := range r.sessions {
 		batch = append(batch, e.format()...)
 	}
-	batch = append(batch, Event{Kind: Ready, Time: now, Count: len(r.sessions)}.format()...)
+	batch = append(batch, Event{Kind: Ready, Time: now}.format()...)
 	r.waiting, r.bytes, r.lost, r.picture = nil, 0, 0, false
 	return batch, messages
 }

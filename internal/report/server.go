@@ -12,10 +12,11 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/etrnd/etrnd/internal/listen"
 )
 
 // readTimeout is how long a stream may be silent; a Reporter gives a sign of
@@ -23,7 +24,7 @@ import (
 const readTimeout = 3 * pingEvery
 
 // maxReporters bounds the streams. There is one for each milter process.
-const maxReporters = 64
+const maxReporters = 16
 
 // ServerOptions of NewServer. Handle is required.
 type ServerOptions struct {
@@ -34,7 +35,7 @@ type ServerOptions struct {
 	Handle func(Event)
 	// UIDs are the users whose streams are accepted, besides root and the
 	// user of this process.
-	UIDs   []uint32
+	UIDs   []int
 	Logger *slog.Logger
 }
 
@@ -42,12 +43,9 @@ type ServerOptions struct {
 type Server struct {
 	o   ServerOptions
 	log *slog.Logger
+	n   atomic.Uint64 // reporters so far
 
 	handling sync.Mutex // one event at a time
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	n     uint64
 }
 
 // NewServer makes a Server.
@@ -55,58 +53,30 @@ func NewServer(o ServerOptions) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, log: o.Logger, conns: map[net.Conn]struct{}{}}
+	return &Server{o: o, log: o.Logger}
 }
 
 // Serve accepts streams on a unix socket until the context ends or the
 // listener fails, and returns after the last stream has ended. It closes the
 // listener.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	// Deferred after wg.Wait, and so run before it: also when the listener
-	// failed by itself, the streams end.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	// On this context, not on its parent: whoever finds the listener closed
-	// must find the same context ended.
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
-	defer ln.Close()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept reports: %w", err)
-		}
-		wg.Go(func() { s.serve(ctx, conn) })
-	}
+	o := listen.ServeOptions{Limits: &listen.Limits{Max: maxReporters, Logger: s.log}, Logger: s.log}
+	return listen.Serve(ctx, ln, o, func(ctx, _ context.Context, conn net.Conn) { s.serve(ctx, conn) })
 }
 
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-
-	cred, err := peer(conn)
+	peer, err := listen.PeerOf(conn)
 	if err != nil {
-		s.log.Error("reporter refused: cannot tell who it is", "err", err)
+		s.log.Error("reporter refused: cannot tell who it is", "error", err)
 		return
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Getuid() && !slices.Contains(s.o.UIDs, cred.Uid) {
-		s.log.Warn("reporter refused: its user may not report", "uid", cred.Uid, "pid", cred.Pid)
+	if peer.UID != 0 && peer.UID != os.Geteuid() && !slices.Contains(s.o.UIDs, peer.UID) {
+		s.log.Warn("reporter refused: its user may not report", "uid", peer.UID, "pid", peer.PID)
 		return
 	}
-	name, ok := s.add(conn)
-	if !ok {
-		s.log.Warn("reporter refused: too many", "pid", cred.Pid, "limit", maxReporters)
-		return
-	}
-	defer s.remove(conn)
-	log := s.log.With("reporter", name, "pid", cred.Pid)
-	log.Info("reporter connected", "uid", cred.Uid)
+	name := "m" + strconv.FormatUint(s.n.Add(1), 10)
+	log := s.log.With("reporter", name, "pid", peer.PID)
+	log.Info("reporter connected", "uid", peer.UID)
 	begun, err := s.read(ctx, conn, name)
 	if begun {
 		s.handle(Event{Kind: Gone, Time: time.Now(), Reporter: name})
@@ -116,7 +86,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
 		log.Info("reporter gone")
 	default:
-		log.Error("reporter cut off", "err", err)
+		log.Error("reporter cut off", "error", err)
 	}
 }
 
@@ -126,19 +96,9 @@ func (s *Server) read(ctx context.Context, conn net.Conn, name string) (begun bo
 	br := bufio.NewReaderSize(conn, MaxLine)
 	for ctx.Err() == nil {
 		conn.SetReadDeadline(time.Now().Add(readTimeout))
-		line, err := br.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			return begun, fmt.Errorf("a line longer than %d bytes: %.60q…", MaxLine, line)
-		case errors.Is(err, io.EOF) && len(line) > 0:
-			return begun, fmt.Errorf("the stream ends in the middle of a line: %w", err)
-		case err != nil:
-			return begun, err
-		}
-		line = line[:len(line)-1]
-		e, err := parse(line)
+		e, err := readEvent(br)
 		if err != nil {
-			return begun, fmt.Errorf("bad line %.200q: %w", line, err)
+			return begun, err
 		}
 		switch e.Kind {
 		case Hello:
@@ -165,40 +125,4 @@ func (s *Server) handle(e Event) {
 	s.handling.Lock()
 	defer s.handling.Unlock()
 	s.o.Handle(e)
-}
-
-func (s *Server) add(conn net.Conn) (name string, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.conns) >= maxReporters {
-		return "", false
-	}
-	s.conns[conn] = struct{}{}
-	s.n++
-	return "m" + strconv.FormatUint(s.n, 10), true
-}
-
-func (s *Server) remove(conn net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, conn)
-}
-
-func peer(conn net.Conn) (*unix.Ucred, error) {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil, fmt.Errorf("%T has no descriptor", conn)
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return nil, err
-	}
-	return cred, credErr
 }

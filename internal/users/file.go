@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"unicode/utf8"
 
+	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/xdg-go/stringprep"
 )
 
@@ -407,26 +408,21 @@ func Edit(path string, edit func(*File) error) error {
 	}
 
 	f := &File{name: path}
-	mode, uid, gid := fs.FileMode(0o640), -1, -1
-	var was []byte
-	switch info, err := os.Stat(path); {
+	// The daemon reads a new file through its group, which owns the directory of
+	// its configuration.
+	o := atomicfile.Options{Mode: 0o640}
+	if info, err := dir.Stat(); err == nil && os.Geteuid() == 0 {
+		o.GID = int(info.Sys().(*syscall.Stat_t).Gid)
+	}
+	was, _, err := read(path)
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		// The daemon reads the file through its group, which owns the directory
-		// of its configuration.
-		if info, err := dir.Stat(); err == nil && os.Geteuid() == 0 {
-			gid = int(info.Sys().(*syscall.Stat_t).Gid)
-		}
 	case err != nil:
-		return fmt.Errorf("users file: %w", err)
+		return err
 	default:
-		if was, mode, err = read(path); err != nil {
-			return err
-		}
 		if f, err = Parse(path, was); err != nil {
 			return err
 		}
-		st := info.Sys().(*syscall.Stat_t)
-		uid, gid = int(st.Uid), int(st.Gid)
 	}
 	if err := edit(f); err != nil {
 		return err
@@ -435,45 +431,8 @@ func Edit(path string, edit func(*File) error) error {
 	if was != nil && bytes.Equal(was, text) {
 		return nil
 	}
-	return replace(path, text, mode.Perm(), uid, gid, dir)
-}
-
-// replace writes a new file beside the old one and puts it in its place.
-func replace(path string, text []byte, mode fs.FileMode, uid, gid int, dir *os.File) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write the users file: %w", err)
-	}
-	defer func() {
-		tmp.Close()
-		if err != nil {
-			os.Remove(tmp.Name())
-		}
-	}()
-	info, err := tmp.Stat()
-	if err != nil {
-		return fmt.Errorf("write the users file: %w", err)
-	}
-	st := info.Sys().(*syscall.Stat_t)
-	if uid >= 0 && uid != int(st.Uid) || gid >= 0 && gid != int(st.Gid) {
-		if err := tmp.Chown(uid, gid); err != nil {
-			return fmt.Errorf("keep the owner of the users file: %w", err)
-		}
-	}
-	if err := tmp.Chmod(mode); err != nil {
-		return fmt.Errorf("keep the mode of the users file: %w", err)
-	}
-	if _, err := tmp.Write(text); err != nil {
-		return fmt.Errorf("write the users file: %w", err)
-	}
-	if err := tmp.Sync(); err != nil {
-		return fmt.Errorf("write the users file: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return fmt.Errorf("replace the users file: %w", err)
-	}
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("replace the users file: %w", err)
+	if err := atomicfile.Write(path, text, o); err != nil {
+		return fmt.Errorf("users file: %w", err)
 	}
 	return nil
 }

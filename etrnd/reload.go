@@ -1,0 +1,88 @@
+package etrnd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// Reload reads the configuration again. A bad one changes nothing. It returns
+// what the administrator should know of a good one.
+func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
+	d.reload.Lock()
+	defer d.reload.Unlock()
+	cfg, err := config.Load(d.o.ConfigFile)
+	if err == nil && d.cert != nil {
+		if cerr := d.cert.Reload(); cerr != nil {
+			err = fmt.Errorf("odmr: tls-cert: %w", cerr)
+		}
+	}
+	if err == nil && cfg.ODMR.Users != "" && d.users != nil {
+		if uerr := d.users.Reload(); uerr != nil {
+			err = fmt.Errorf("odmr: users: %w", uerr)
+		}
+	}
+	if err != nil {
+		d.mu.Lock()
+		d.rejected, d.problems = time.Now(), problems(err)
+		d.mu.Unlock()
+		d.log.Error("the new configuration is bad, the old one stays in force", "file", d.o.ConfigFile, "error", err)
+		return nil, err
+	}
+	for _, w := range cfg.Warnings {
+		warnings = append(warnings, w.String())
+	}
+	for _, name := range needRestart(d.running, cfg) {
+		warnings = append(warnings, name+" has changed: that takes a restart of etrnd")
+	}
+	d.mta.Refresh()
+	if d.o.Level != nil {
+		d.o.Level.Set(cfg.LogLevel)
+	}
+	d.hold.SetQueues(d.set(ctx, cfg))
+	d.caller.SetConfig(cfg)
+	d.control.SetGroup(cfg.Control.Group)
+	d.mu.Lock()
+	d.cfg, d.loaded, d.rejected, d.problems = cfg, time.Now(), time.Time{}, nil
+	d.mu.Unlock()
+	for _, w := range warnings {
+		d.log.Warn("configuration", "warning", w)
+	}
+	d.log.Info("configuration reloaded", "file", d.o.ConfigFile, "queues", len(cfg.Queues), "links", len(cfg.Links), "remotes", len(cfg.Remotes))
+	return warnings, nil
+}
+
+// problems is an error as one line for each of its parts.
+func problems(err error) []string {
+	var cerr *config.Error
+	if errors.As(err, &cerr) {
+		var list []string
+		for _, p := range cerr.Problems {
+			list = append(list, p.String())
+		}
+		return list
+	}
+	return []string{err.Error()}
+}
+
+// reloaded are the keys that Reload brings into force. A change of any other
+// needs a restart: sockets are opened, and the MTA is chosen, at the start.
+var reloaded = []string{
+	"log-level", "queue", "link", "remote", "control: group", "mta: smtp",
+	"mta: split",     // etrnd only looks whether the MTA is set up for it
+	"milter: header", // is the milter's business
+}
+
+// needRestart names the keys that have changed and are not in force.
+func needRestart(running, cfg *config.Config) []string {
+	names := config.Changes(running, cfg, reloaded...)
+	if len(cfg.ODMR.Listen) == 0 && len(running.ODMR.Listen) == 0 {
+		// Calls use the new one at once; only the listener keeps its own.
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "hostname" })
+	}
+	return names
+}
