@@ -27,6 +27,8 @@ import (
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/setup"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 	"github.com/etrnd/etrnd/internal/users"
@@ -50,7 +52,8 @@ type Daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	mta     *mta.Postfix
+	mta     mta.MTA
+	setup   *setup.Monitor
 	hold    *hold.Manager
 	inbound *call.Inbound
 	caller  *call.Caller
@@ -74,7 +77,9 @@ type Daemon struct {
 func New(o Options) (*Daemon, error) {
 	cfg := o.Config
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
-	d.mta = mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: o.Logger})
+	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
+	d.mta = postfix.New(instance)
+	d.setup = setup.NewMonitor(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
@@ -153,7 +158,7 @@ func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
 	if d.users == nil {
 		return nil
 	}
-	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Dir: turnDir(cfg), Logger: d.log})
+	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the
@@ -320,7 +325,7 @@ func needRestart(old, cfg *config.Config) (names []string) {
 		name    string
 		changed bool
 	}{
-		{"[mta]", old.MTA.Type != cfg.MTA.Type || old.MTA.ConfigDir != cfg.MTA.ConfigDir || old.MTA.Transport != cfg.MTA.Transport || old.MTA.Reconcile != cfg.MTA.Reconcile},
+		{"[mta]", old.MTA.Type != cfg.MTA.Type || old.MTA.ConfigDir != cfg.MTA.ConfigDir || old.MTA.Reconcile != cfg.MTA.Reconcile},
 		{"milter: report", old.Milter.Report != cfg.Milter.Report},
 		{"policy: listen", old.Policy.Listen != cfg.Policy.Listen},
 		{"odmr: listen", !slices.Equal(old.ODMR.Listen, cfg.ODMR.Listen)},
