@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
@@ -114,21 +115,23 @@ func (t *turn) own(text string) error { return t.say(&answer{text: text + "\r\n"
 
 // refuse answers a command with a no of our own.
 func (t *turn) refuse(line string, no refusal) error {
-	t.warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+	t.warnings().Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.errors++; t.errors > maxRefused {
 		return fmt.Errorf("%w: more than %d commands refused", ErrAbuse, maxRefused)
 	}
 	return t.own(string(no))
 }
 
-// warn logs what the provider does wrong, until there is too much of it.
-func (t *turn) warn(msg string, attrs ...any) {
-	if t.warned++; t.warned <= maxWarned {
-		t.log.Warn(msg, attrs...)
+// warnings is the log for what the provider does wrong, until there is too much
+// of it.
+func (t *turn) warnings() *slog.Logger {
+	switch t.warned++; {
+	case t.warned > maxWarned:
+		return slog.New(slog.DiscardHandler)
+	case t.warned == maxWarned:
+		return t.log.With("note", "more of that is not logged for this connection")
 	}
-	if t.warned == maxWarned {
-		t.log.Warn("more of that is not logged for this connection")
-	}
+	return t.log
 }
 
 // command understands one command.
@@ -288,7 +291,7 @@ func (t *turn) rcpt(arg, line string) error {
 	text, _, no := t.recipient(arg)
 	if no != "" {
 		t.count(func(c *Counts) { c.Rejected++ })
-		t.warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+		t.warnings().Warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 		return t.own(string(no))
 	}
 	t.tx.to++
