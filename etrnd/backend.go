@@ -59,7 +59,7 @@ func (b backend) Status(ctx context.Context) api.Status {
 	}
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
-	switch ok, files, err := d.mta.InSync(ctx, Wanted(cfg)); {
+	switch ok, files, err := d.setup.InSync(ctx, cfg); {
 	case err != nil:
 		s.Warnings = append(s.Warnings, fmt.Sprintf("cannot tell whether Postfix is set up for this configuration: %v", err))
 	case !ok:

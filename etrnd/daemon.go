@@ -20,6 +20,8 @@ import (
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/setup"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 	"github.com/etrnd/etrnd/internal/users"
@@ -41,7 +43,8 @@ type Daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	mta     *mta.Postfix
+	mta     mta.MTA
+	setup   *setup.Monitor
 	hold    *hold.Manager
 	inbound *call.Inbound
 	caller  *call.Caller
@@ -65,7 +68,9 @@ type Daemon struct {
 func New(o Options) (*Daemon, error) {
 	cfg := o.Config
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
-	d.mta = mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: o.Logger})
+	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
+	d.mta = postfix.New(instance)
+	d.setup = setup.NewMonitor(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})

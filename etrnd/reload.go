@@ -73,7 +73,7 @@ func problems(err error) []string {
 // needs a restart: sockets are opened, and the MTA is chosen, at the start.
 var reloaded = []string{
 	"log-level", "queue", "link", "remote", "control: group", "mta: smtp",
-	"mta: split",     // etrnd only looks whether the MTA is set up for it
+	"mta: transport", "mta: split", // etrnd only looks whether the MTA is set up for them
 	"milter: header", // is the milter's business
 }
 

@@ -95,7 +95,7 @@ func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
 	if d.users == nil {
 		return nil
 	}
-	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Dir: turnDir(cfg), Logger: d.log})
+	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the

@@ -11,6 +11,7 @@ import (
 	"github.com/etrnd/etrnd/internal/daemon"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 	"github.com/etrnd/etrnd/milter"
@@ -98,7 +99,7 @@ func (d *milterd) settings(ctx context.Context, cfg *config.Config) milter.Setti
 		Header: cfg.Milter.Header, Queues: cfg.Set(), Transport: cfg.MTA.Transport,
 		Split: cfg.MTA.Split != "", Mark: mta.SplitHeader,
 	}
-	pf := mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport, Logger: d.log})
+	pf := postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: d.log})
 	var address, everything bool
 	for _, q := range cfg.Queues {
 		for _, p := range q.Domains {

@@ -10,10 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/etrnd/etrnd/etrnd"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/setup"
 )
 
 func (a *app) setupCommand() *cobra.Command {
@@ -46,12 +47,11 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			// back when its context ends.
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			p := postfix(cfg)
-			var plan *mta.Plan
+			var plan *setup.Plan
 			if undo {
-				plan, err = p.Undo(ctx)
+				plan, err = setup.NewUndo(ctx, instance(cfg))
 			} else {
-				plan, err = p.Plan(ctx, etrnd.Wanted(cfg))
+				plan, err = setup.NewPlan(ctx, instance(cfg), setup.RequirementsOf(cfg))
 			}
 			if err != nil {
 				return mtaError(err)
@@ -66,7 +66,7 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 }
 
 // carryOut shows a plan, and makes its changes if act is set.
-func (a *app) carryOut(ctx context.Context, plan *mta.Plan, act, undo bool) error {
+func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) error {
 	act = act && !plan.Empty()
 	if !a.json {
 		p := a.print()
@@ -110,8 +110,9 @@ func (a *app) carryOut(ctx context.Context, plan *mta.Plan, act, undo bool) erro
 	return p.err
 }
 
-func postfix(cfg *config.Config) *mta.Postfix {
-	return mta.NewPostfix(mta.Options{ConfigDir: cfg.MTA.ConfigDir, Transport: cfg.MTA.Transport})
+// instance is the Postfix of a configuration.
+func instance(cfg *config.Config) *postfix.Instance {
+	return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir})
 }
 
 func mtaError(err error) error {
@@ -131,7 +132,7 @@ func mtaError(err error) error {
 // and an ordinary user cannot see everything.
 func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 	var found []finding
-	for _, f := range postfix(cfg).Check(ctx, etrnd.Wanted(cfg)) {
+	for _, f := range setup.Check(ctx, instance(cfg), setup.RequirementsOf(cfg)) {
 		level := "warning"
 		if f.OK {
 			level = "ok"

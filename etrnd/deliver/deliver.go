@@ -22,7 +22,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -43,14 +42,15 @@ type Holder interface {
 	Relist()
 }
 
-// Options of an Agent. Hostname, Hold and Dir are needed, the rest has
+// Options of an Agent. Hostname, Hold and Socket are needed, the rest has
 // defaults, which zero values stand for.
 type Options struct {
 	Hostname string // in EHLO
 	Hold     Holder
-	// Dir is where the sockets appear. The MTA has to get at it, and nobody
-	// else should: whoever can write to a socket sends mail to the site.
-	Dir    string
+	// Socket is the path of the socket on which mail of a queue is taken, as
+	// the MTA was told it. The MTA has to get at it, and nobody else should:
+	// whoever can write to a socket sends mail to the site.
+	Socket func(queue string) string
 	Logger *slog.Logger // default: discard
 
 	// ReplyTimeout bounds the wait for a reply of the site while nothing else
@@ -99,10 +99,6 @@ func New(o Options) *Agent {
 	or(&o.Dead, 10*time.Second)
 	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}}
 }
-
-// Socket is the path of the socket on which mail of a queue is taken, in the
-// directory that the daemon shares with the MTA.
-func Socket(dir, queue string) string { return filepath.Join(dir, "turn-"+queue+".sock") }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
 func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {

@@ -115,13 +115,16 @@ type bench struct {
 func newBench(t testing.TB, o Options) *bench {
 	t.Helper()
 	b := &bench{t: t, hold: newCounter(t), dir: t.TempDir()}
-	o.Hostname, o.Hold, o.Dir = "hub.example.net", b.hold, b.dir
+	o.Hostname, o.Hold, o.Socket = "hub.example.net", b.hold, b.socket
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	b.agent = New(o)
 	return b
 }
+
+// socket is where mail of a queue is taken.
+func (b *bench) socket(queue string) string { return filepath.Join(b.dir, queue+".sock") }
 
 // turn turns a connection for a user. The channel has the end of it.
 func (b *bench) turn(ctx context.Context, conn net.Conn, user string, domains ...string) <-chan error {
@@ -152,7 +155,7 @@ type letter struct {
 // deliver is what lmtp(8) does with one message. It returns the code for each
 // recipient: 0 when the connection ended before.
 func (b *bench) deliver(queue string, l letter) []int {
-	codes, err := deliverTo(Socket(b.dir, queue), l)
+	codes, err := deliverTo(b.socket(queue), l)
 	if err != nil {
 		b.t.Logf("deliver to %v: %v", l.to, err)
 	}

@@ -41,7 +41,7 @@ type endpoint struct {
 func newEndpoint(ctx context.Context, t *turn, queue string) (*endpoint, error) {
 	// Everybody who gets into the directory may write: the MTA delivers as a
 	// user of its own.
-	l, err := listen.Listen(ctx, "unix:"+Socket(t.agent.o.Dir, queue), listen.Options{Mode: 0o666, Logger: t.log})
+	l, err := listen.Listen(ctx, "unix:"+t.agent.o.Socket(queue), listen.Options{Mode: 0o666, Logger: t.log})
 	if err != nil {
 		return nil, err
 	}

@@ -1,17 +1,16 @@
 // Package mta is what the rest of the program knows of the mail server: what
-// it holds, how to make it try, and which domains are its own. Postfix is the
-// one implementation; this is the only package that knows its commands and
-// its files.
+// it holds, how to make it try, and which domains are its own. No mail server
+// in particular is in it.
 //
-// Holding needs no daemon of ours. Mail for a held domain is routed to a
-// transport that Postfix is told to defer (defer_transports), and releasing
-// asks the flush service (flush(8)) for one more try, which is made in spite
-// of defer_transports. Plan computes the set-up for that, and takes it out
-// again.
+// Postfix is the one implementation. To put another server beside it, write
+// anew what stands for internal/postfix (its commands, as an MTA) and for
+// internal/postfix/setup (its files, so that it holds and releases what the
+// configuration says), and choose between them by [mta] type in etrnd and in
+// etrnctl. The queues, the milter, the calls and the listeners stay as they
+// are: they see this package only.
 //
-// What the package does not do: it keeps no state about the queue, it starts
-// nothing by itself, and it never deletes, holds (in the sense of postsuper
-// -h) or rewrites a message.
+// Holding must need no daemon of ours: an MTA that is suitable keeps mail for
+// some destinations by its own configuration until it is told to try them.
 package mta
 
 import (
@@ -35,9 +34,10 @@ type MTA interface {
 	// when the requests are accepted, which is before anything is delivered.
 	//
 	// A message that is gone, or is being tried at this moment, is no error
-	// and not moved; see Postfix.Release for when to ask again. The error
-	// joins one error for each domain or id that was refused, and is
-	// ErrDown or ErrPermission (errors.Is) when there was no use in going on.
+	// and not moved: look at a listing, and ask again while the reason is
+	// still ReasonHeld. The error joins one error for each domain or id that
+	// was refused, and is ErrDown or ErrPermission (errors.Is) when there was
+	// no use in going on.
 	Release(ctx context.Context, domains, ids []string) error
 
 	// IsLocal reports whether the server is itself the destination of mail
@@ -76,9 +76,14 @@ type Recipient struct {
 	Reason string
 }
 
-// ReasonHeld is the Reason of a recipient whose transport is deferred by
+// ReasonHeld is the Reason of a recipient whose mail is deferred by
 // configuration, as opposed to one that was tried and failed.
 const ReasonHeld = "deferred transport"
+
+// SplitHeader is the field with which the milter marks a message that has
+// recipients in more than one queue, for an MTA that is set up to make it one
+// message for each recipient. The milter removes it from whatever comes in.
+const SplitHeader = "X-ETRN-Split"
 
 var (
 	// ErrDown says that the mail system is not running.

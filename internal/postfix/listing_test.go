@@ -1,4 +1,4 @@
-package mta
+package postfix
 
 import (
 	"fmt"
@@ -6,53 +6,55 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/mta"
 )
 
 func TestParseListing(t *testing.T) {
 	cases := map[string]struct {
 		in   string
-		want []Message
+		want []mta.Message
 		bad  int
 	}{
 		"empty queue": {"", nil, 0},
 		// A line as Postfix 3.7 writes it, with two held recipients.
 		"held": {
 			`{"queue_name": "deferred", "queue_id": "981A998403C", "arrival_time": 1795437243, "message_size": 293, "forced_expire": false, "sender": "a@client.example", "recipients": [{"address": "a@acme.example", "delay_reason": "deferred transport"}, {"address": "b@beta.example"}]}` + "\n",
-			[]Message{{ID: "981A998403C", Queue: "deferred", Arrived: time.Unix(1795437243, 0), Size: 293, Sender: "a@client.example",
-				Recipients: []Recipient{{"a@acme.example", ReasonHeld}, {"b@beta.example", ""}}}}, 0,
+			[]mta.Message{{ID: "981A998403C", Queue: "deferred", Arrived: time.Unix(1795437243, 0), Size: 293, Sender: "a@client.example",
+				Recipients: []mta.Recipient{{Address: "a@acme.example", Reason: mta.ReasonHeld}, {Address: "b@beta.example", Reason: ""}}}}, 0,
 		},
 		// Keys of a later Postfix, of any type, are passed over.
 		"unknown keys": {
 			`{"queue_id":"A1","new":{"x":[1,null]},"queue_name":"active","message_size":1,"arrival_time":1}`,
-			[]Message{{ID: "A1", Queue: "active", Arrived: time.Unix(1, 0), Size: 1}}, 0,
+			[]mta.Message{{ID: "A1", Queue: "active", Arrived: time.Unix(1, 0), Size: 1}}, 0,
 		},
 		// Bytes that are no UTF-8, a quoted local part with an "@", an empty
 		// sender: the message counts all the same.
 		"odd addresses": {
 			"{\"queue_id\":\"A1\",\"queue_name\":\"hold\",\"sender\":\"\",\"recipients\":[{\"address\":\"\\\"a@b\\\"@acme.example\"},{\"address\":\"caf\xe9@acme.example\"}]}\n",
-			[]Message{{ID: "A1", Queue: "hold", Recipients: []Recipient{{`"a@b"@acme.example`, ""}, {"caf\ufffd@acme.example", ""}}}}, 0,
+			[]mta.Message{{ID: "A1", Queue: "hold", Recipients: []mta.Recipient{{Address: `"a@b"@acme.example`, Reason: ""}, {Address: "caf\ufffd@acme.example", Reason: ""}}}}, 0,
 		},
 		// What is no message costs its own line only.
 		"junk between": {
 			"postqueue: warning: x\n{\"queue_id\":\"A1\"}\n{\"queue_id\":\"-f\"}\n{\"queue_id\":\"A2\",\"message_size\":-1}\n{\"queue_id\":\"A3\",\"arrival_time\":1e99}\n{\n\n{\"queue_id\":\"A4\"}",
-			[]Message{{ID: "A1"}, {ID: "A4"}}, 5,
+			[]mta.Message{{ID: "A1"}, {ID: "A4"}}, 5,
 		},
 		// Reasons hold text of remote servers and are cut between characters.
 		"long reason": {
 			`{"queue_id":"A1","recipients":[{"address":"a@b.example","delay_reason":"` + strings.Repeat("é", 300) + `"}]}`,
-			[]Message{{ID: "A1", Recipients: []Recipient{{"a@b.example", strings.Repeat("é", maxReason/2)}}}}, 0,
+			[]mta.Message{{ID: "A1", Recipients: []mta.Recipient{{Address: "a@b.example", Reason: strings.Repeat("é", maxReason/2)}}}}, 0,
 		},
 		// A line beyond the bound is dropped, and the next one read.
 		"long line": {
 			`{"queue_id":"A1","sender":"` + strings.Repeat("x", maxListingLine) + "\"}\n{\"queue_id\":\"A2\"}\n",
-			[]Message{{ID: "A2"}}, 1,
+			[]mta.Message{{ID: "A2"}}, 1,
 		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			var got []Message
+			var got []mta.Message
 			var bad int
-			err := parseListing(strings.NewReader(c.in), func(m Message) { got = append(got, m) }, func(error) { bad++ })
+			err := parseListing(strings.NewReader(c.in), func(m mta.Message) { got = append(got, m) }, func(error) { bad++ })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +73,7 @@ func FuzzListing(f *testing.F) {
 	f.Add([]byte(`{"queue_id":"A","arrival_time":"1","message_size":1.5}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		n, bad := 0, 0
-		err := parseListing(strings.NewReader(string(in)), func(m Message) {
+		err := parseListing(strings.NewReader(string(in)), func(m mta.Message) {
 			n++
 			if err := checkID(m.ID); err != nil || m.Size < 0 {
 				t.Fatalf("let through: %+v (%v)", m, err)

@@ -1,9 +1,11 @@
-package mta
+package setup
 
 import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"github.com/etrnd/etrnd/internal/postfix"
 )
 
 // hookDirs are where programs are run when a network interface comes up, as
@@ -29,8 +31,8 @@ func flushHooks(root string) []string {
 			if err != nil || !fi.Mode().IsRegular() || fi.Mode().Perm()&0o111 == 0 {
 				continue
 			}
-			text, err := readBounded(path, maxConf)
-			if err == nil && queueRun.Match(text) && !overridden(root, path) {
+			text, err := postfix.ReadFile(path, maxConf)
+			if err == nil && queueRun.MatchString(text) && !overridden(root, path) {
 				found = append(found, path)
 			}
 		}

@@ -1,14 +1,54 @@
-package mta
+package postfix
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/mta"
 )
+
+// List asks showq(8) through postqueue -j. While Postfix is stopped it still
+// works for root, who reads the queue directory; for others it is mta.ErrDown.
+func (p *Instance) List(ctx context.Context) ([]mta.Message, error) {
+	args, err := p.configArgs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []mta.Message
+	at := make(map[string]int)
+	var badLines int
+	var firstBad error
+	each := func(m mta.Message) {
+		// A message that moves while the queues are read shows up twice. They
+		// are read in the order in which a message moves, so the later one is
+		// the newer.
+		if i, ok := at[m.ID]; ok {
+			list[i] = m
+			return
+		}
+		at[m.ID] = len(list)
+		list = append(list, m)
+	}
+	bad := func(err error) {
+		if badLines++; firstBad == nil {
+			firstBad = err
+		}
+	}
+	err = p.run(ctx, func(out io.Reader) error { return parseListing(out, each, bad) }, nil, "postqueue", append(args, "-j")...)
+	if err != nil {
+		return nil, fmt.Errorf("list the mail queue: %w", err)
+	}
+	if badLines > 0 {
+		p.o.Logger.WarnContext(ctx, "queue listing has lines that are no messages", "lines", badLines, "error", firstBad)
+	}
+	return list, nil
+}
 
 const (
 	// maxListingLine bounds one message of a listing. A recipient takes some
@@ -21,6 +61,10 @@ const (
 	// maxID is far above the longest queue id of any Postfix (about 20).
 	maxID = 64
 )
+
+// deferredTransport is what qmgr(8) gives as the reason for a recipient whose
+// transport is in defer_transports.
+const deferredTransport = "deferred transport"
 
 // A listed is one line of postqueue -j. Numbers are decoded as they are
 // written; keys that are not named here are skipped, because postqueue(1)
@@ -41,7 +85,7 @@ type listed struct {
 // message. A line that cannot be read costs that line only: bad is called
 // with the reason, and the listing goes on. The error is for a listing that
 // could not be read to its end.
-func parseListing(r io.Reader, each func(Message), bad func(error)) error {
+func parseListing(r io.Reader, each func(mta.Message), bad func(error)) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var line []byte
 	var total int64
@@ -95,39 +139,42 @@ func readLine(in *bufio.Reader, buf []byte, total *int64) (line []byte, long boo
 	}
 }
 
-func parseMessage(line []byte) (Message, error) {
+func parseMessage(line []byte) (mta.Message, error) {
 	var l listed
 	if err := json.Unmarshal(line, &l); err != nil {
-		return Message{}, fmt.Errorf("not a message: %w", err)
+		return mta.Message{}, fmt.Errorf("not a message: %w", err)
 	}
 	if err := checkID(l.ID); err != nil {
-		return Message{}, err
+		return mta.Message{}, err
 	}
-	m := Message{ID: l.ID, Queue: strings.ToLower(l.Queue), Sender: l.Sender}
+	m := mta.Message{ID: l.ID, Queue: strings.ToLower(l.Queue), Sender: l.Sender}
 	// A message in maildrop has no size or time yet; absent is zero.
 	if l.Arrived != "" {
 		sec, err := l.Arrived.Int64()
 		if err != nil || sec < 0 || sec > 1<<40 {
-			return Message{}, fmt.Errorf("%s: arrival_time %.40q is no time", l.ID, l.Arrived)
+			return mta.Message{}, fmt.Errorf("%s: arrival_time %.40q is not a time", l.ID, l.Arrived)
 		}
 		m.Arrived = time.Unix(sec, 0)
 	}
 	if l.Size != "" {
 		size, err := l.Size.Int64()
 		if err != nil || size < 0 {
-			return Message{}, fmt.Errorf("%s: message_size %.40q is no size", l.ID, l.Size)
+			return mta.Message{}, fmt.Errorf("%s: message_size %.40q is not a size", l.ID, l.Size)
 		}
 		m.Size = size
 	}
 	if len(l.Recipients) > 0 {
-		m.Recipients = make([]Recipient, 0, len(l.Recipients))
+		m.Recipients = make([]mta.Recipient, 0, len(l.Recipients))
 	}
 	for _, r := range l.Recipients {
 		reason := r.Reason
-		if len(reason) > maxReason {
+		switch {
+		case reason == deferredTransport:
+			reason = mta.ReasonHeld
+		case len(reason) > maxReason:
 			reason = strings.ToValidUTF8(reason[:maxReason], "")
 		}
-		m.Recipients = append(m.Recipients, Recipient{Address: r.Address, Reason: reason})
+		m.Recipients = append(m.Recipients, mta.Recipient{Address: r.Address, Reason: reason})
 	}
 	return m, nil
 }
@@ -136,11 +183,11 @@ func parseMessage(line []byte) (Message, error) {
 // becomes an argument of a command, so it may not look like an option.
 func checkID(id string) error {
 	if id == "" || len(id) > maxID {
-		return fmt.Errorf("%.70q is no queue id", id)
+		return fmt.Errorf("%.70q is not a queue id", id)
 	}
 	for _, c := range []byte(id) {
 		if !(c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-			return fmt.Errorf("%.70q is no queue id", id)
+			return fmt.Errorf("%.70q is not a queue id", id)
 		}
 	}
 	return nil

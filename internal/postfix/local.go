@@ -1,14 +1,16 @@
-package mta
+package postfix
 
 import (
 	"context"
 	"fmt"
-	"io"
+	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
 const (
@@ -27,13 +29,14 @@ type facts struct {
 	lists     [][]string // mydestination, virtual_alias_domains, virtual_mailbox_domains
 	addresses map[netip.Addr]bool
 	local     map[string]bool
+	sources   map[string]bool // files that lists name and that have been asked
 }
 
 // IsLocal looks a domain up in mydestination, virtual_alias_domains and
 // virtual_mailbox_domains as Postfix does, and an address literal in
 // inet_interfaces and proxy_interfaces. A domain of relay_domains is not
 // local: its mail goes on. An empty domain is.
-func (p *Postfix) IsLocal(ctx context.Context, domain string) (bool, error) {
+func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
 	if domain == "" {
 		return true, nil
@@ -54,7 +57,7 @@ func (p *Postfix) IsLocal(ctx context.Context, domain string) (bool, error) {
 		return is, nil
 	}
 	for _, list := range f.lists {
-		if is, err = p.matchList(ctx, list, domain, 0); err != nil {
+		if is, err = p.matchList(ctx, f, list, domain, 0); err != nil {
 			return false, fmt.Errorf("is %.100q local: %w", domain, err)
 		}
 		if is {
@@ -71,7 +74,7 @@ func (p *Postfix) IsLocal(ctx context.Context, domain string) (bool, error) {
 }
 
 // RecipientDelimiter returns the setting recipient_delimiter.
-func (p *Postfix) RecipientDelimiter(ctx context.Context) (string, error) {
+func (p *Instance) RecipientDelimiter(ctx context.Context) (string, error) {
 	f, err := p.known(ctx)
 	if err != nil {
 		return "", err
@@ -80,13 +83,37 @@ func (p *Postfix) RecipientDelimiter(ctx context.Context) (string, error) {
 }
 
 // Refresh makes the next question read the configuration again.
-func (p *Postfix) Refresh() {
+func (p *Instance) Refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.facts = nil
 }
 
-func (p *Postfix) known(ctx context.Context) (*facts, error) {
+// Sources names what the answers of IsLocal, Settings and Defaults have come
+// from since the last Refresh, beside main.cf: the files that its lists of
+// domains name, and the program that knows what is built in.
+func (p *Instance) Sources() []string {
+	var list []string
+	if program, err := p.command("postconf"); err == nil {
+		list = append(list, program)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.facts != nil {
+		list = append(list, slices.Sorted(maps.Keys(p.facts.sources))...)
+	}
+	return list
+}
+
+func (p *Instance) note(f *facts, files ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range files {
+		f.sources[name] = true
+	}
+}
+
+func (p *Instance) known(ctx context.Context) (*facts, error) {
 	p.mu.Lock()
 	f := p.facts
 	p.mu.Unlock()
@@ -94,15 +121,15 @@ func (p *Postfix) known(ctx context.Context) (*facts, error) {
 		return f, nil
 	}
 	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces"}
-	v, err := p.settings(ctx, "", names...)
+	v, err := p.Settings(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
-	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}}
+	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}, sources: map[string]bool{}}
 	for _, name := range names[1:4] {
-		f.lists = append(f.lists, words(v[name]))
+		f.lists = append(f.lists, conffile.Words(v[name]))
 	}
-	for _, w := range append(words(v["inet_interfaces"]), words(v["proxy_interfaces"])...) {
+	for _, w := range append(conffile.Words(v["inet_interfaces"]), conffile.Words(v["proxy_interfaces"])...) {
 		switch addr, err := netip.ParseAddr(strings.Trim(w, "[]")); {
 		case err == nil:
 			f.addresses[addr.Unmap()] = true
@@ -129,38 +156,10 @@ func (p *Postfix) known(ctx context.Context) (*facts, error) {
 	return p.facts, nil
 }
 
-// settings returns the effective values of settings, with what they refer to
-// filled in. An empty dir is the configuration in use.
-func (p *Postfix) settings(ctx context.Context, dir string, names ...string) (map[string]string, error) {
-	args, err := p.configArgs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if dir != "" {
-		args = []string{"-c", dir}
-	}
-	out, err := p.output(ctx, nil, "postconf", append(append(args, "-x"), names...)...)
-	if err != nil {
-		return nil, fmt.Errorf("read Postfix's settings: %w", err)
-	}
-	return parseSettings(out), nil
-}
-
-// parseSettings reads the output of postconf, one "name = value" a line.
-func parseSettings(out string) map[string]string {
-	m := make(map[string]string)
-	for line := range strings.Lines(out) {
-		if name, value, ok := strings.Cut(line, "="); ok {
-			m[strings.TrimSpace(name)] = strings.TrimSpace(value)
-		}
-	}
-	return m
-}
-
 // matchList is Postfix's match on a list of names: the first entry that
 // matches decides, "!" in front of it turns it into a refusal, "/file" stands
 // for the lines of the file and "type:table" for the keys of the table.
-func (p *Postfix) matchList(ctx context.Context, list []string, domain string, depth int) (bool, error) {
+func (p *Instance) matchList(ctx context.Context, f *facts, list []string, domain string, depth int) (bool, error) {
 	if depth > maxListDepth {
 		return false, fmt.Errorf("files name files more than %d deep", maxListDepth)
 	}
@@ -174,10 +173,12 @@ func (p *Postfix) matchList(ctx context.Context, list []string, domain string, d
 		switch {
 		case strings.HasPrefix(entry, "/"):
 			var inner []string
+			p.note(f, entry)
 			if inner, err = readList(entry); err == nil {
-				hit, err = p.matchList(ctx, inner, domain, depth+1)
+				hit, err = p.matchList(ctx, f, inner, domain, depth+1)
 			}
 		case strings.Contains(entry, ":"):
+			p.note(f, tableFiles(entry)...)
 			hit, err = p.inTable(ctx, entry, domain)
 		default:
 			hit = strings.EqualFold(entry, domain)
@@ -195,62 +196,46 @@ func (p *Postfix) matchList(ctx context.Context, list []string, domain string, d
 // readList reads a file of names, in the syntax of main.cf: comments begin a
 // line.
 func readList(path string) ([]string, error) {
-	b, err := readBounded(path, maxListFile)
+	text, err := ReadFile(path, maxListFile)
 	if err != nil {
 		return nil, err
 	}
 	var list []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
-			list = append(list, words(line)...)
+			list = append(list, conffile.Words(line)...)
 		}
 	}
 	return list, nil
 }
 
-func readBounded(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(filepath.Clean(path))
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)
-	}
-	return b, nil
-}
-
 // inTable asks postmap whether a table has a key. The exit status of a key
 // that is not there is that of an error, too; only the error says something.
-func (p *Postfix) inTable(ctx context.Context, table, key string) (bool, error) {
-	_, found, err := p.lookup(ctx, table, key)
-	return found, err
-}
-
-// plain keeps keys from looking like options, and holds for every domain and
-// address that can be routed by a table.
-func plain(key string) bool {
-	return key != "" && key[0] != '-' && len(key) <= 512 && !strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r == 0x7f })
-}
-
-func (p *Postfix) lookup(ctx context.Context, table, key string) (value string, found bool, err error) {
-	if !plain(key) {
-		return "", false, nil
+func (p *Instance) inTable(ctx context.Context, table, key string) (bool, error) {
+	if !TableKey(key) {
+		return false, nil
 	}
 	args, err := p.configArgs(ctx)
 	if err != nil {
-		return "", false, err
+		return false, err
 	}
-	out, err := p.output(ctx, nil, "postmap", append(args, "-q", key, table)...)
-	if err == nil {
-		return strings.TrimSpace(out), true, nil
+	switch err := p.run(ctx, nil, nil, "postmap", append(args, "-q", key, table)...); {
+	case err == nil:
+		return true, nil
+	case saidNothing(err):
+		return false, nil
+	default:
+		return false, fmt.Errorf("look up %.100q in %s: %w", key, table, err)
 	}
-	if saidNothing(err) {
-		return "", false, nil
+}
+
+// tableFiles are the files that a table may be in: the one that it names, and
+// those that postmap(1) makes of it for the table types that are indexed.
+func tableFiles(table string) []string {
+	i := strings.Index(table, ":/")
+	if i < 0 {
+		return nil
 	}
-	return "", false, fmt.Errorf("look up %.100q in %s: %w", key, table, err)
+	path := filepath.Clean(table[i+1:])
+	return []string{path, path + ".db", path + ".cdb", path + ".lmdb", path + ".pag"}
 }

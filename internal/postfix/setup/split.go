@@ -1,4 +1,4 @@
-package mta
+package setup
 
 import (
 	"errors"
@@ -8,14 +8,17 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
 // A message for two held queues is one file in Postfix, and a release of one
 // queue tries both: the override of defer_transports is for the whole
-// message. With Wanted.Split such a message becomes one file per recipient as
+// message. With Requirements.Split such a message becomes one file per recipient as
 // it arrives, by Postfix alone.
 //
-// The milter adds SplitHeader to a message whose recipients are in more than
+// The milter adds mta.SplitHeader to a message whose recipients are in more than
 // one queue. milter_header_checks, which sees only what milters add and so
 // cannot be deceived by a sender, answers with FILTER: the message leaves by a
 // transport of one recipient a time to a port of the loopback, where a second
@@ -32,43 +35,55 @@ import (
 // While the milter is away nothing is marked, and such a message is released
 // as a whole.
 
-// SplitHeader marks a message that is to be split. The milter must remove it
-// from whatever comes in.
-const SplitHeader = "X-ETRN-Split"
+// splitTable is the name of the table of milter_header_checks.
+const splitTable = "split"
 
-const splitElement = "regexp:$config_directory/" + setupDir + "/" + splitName
+const splitTableHead = "# Written by \"etrnctl setup postfix\": messages for more than one held queue are\n" +
+	"# taken apart. Only headers that a milter adds are looked up here.\n"
 
-// split adds the table and the value, and returns the entries of master.cf.
-func (b *builder) split(w Wanted, values map[string]string) (entries []string, err error) {
-	at, err := netip.ParseAddrPort(w.Split)
+// splitEnds is what to know when the split is taken out: the way out of a
+// marked message is written in its queue file, and only a new one is without.
+const splitEnds = "messages that wait to be taken apart at this moment (\"mailq\": mail transport unavailable) stay in the queue until \"postsuper -r ID\""
+
+// split makes Postfix take marked messages apart.
+func (d *derivation) split() error {
+	if d.req.Split == "" {
+		if d.env.old.hasSplit() {
+			d.warn("%s", splitEnds)
+		}
+		return nil
+	}
+	if d.req.Milter == "" {
+		return errors.New("messages for several queues cannot be split without the milter: set listen in [milter]")
+	}
+	at, err := netip.ParseAddrPort(d.req.Split)
 	if err != nil || !at.Addr().IsLoopback() || at.Port() == 0 {
-		return nil, fmt.Errorf("%q is no port of the loopback to split messages on: write for example \"127.0.0.1:10366\"", w.Split)
+		return fmt.Errorf("cannot split messages on %q: expected an address of the loopback and a port, such as \"127.0.0.1:10366\"", d.req.Split)
 	}
-	if err := b.splitFree(w.Split); err != nil {
-		return nil, err
+	if err := d.splitPortIsFree(); err != nil {
+		return err
 	}
-	name := b.p.o.Transport + "-split"
+	name := d.req.Transport + "-split"
 	hop := fmt.Sprintf("[%s]:%d", at.Addr(), at.Port())
 	if at.Addr().Is6() {
 		hop = fmt.Sprintf("[ipv6:%s]:%d", at.Addr(), at.Port())
 	}
-	table := "# Written by \"etrnctl setup postfix\": messages for more than one held queue are\n" +
-		"# taken apart. Only headers that a milter adds are looked up here.\n" +
-		"/^" + SplitHeader + ":/ FILTER " + name + ":" + hop + "\n"
-	b.tables[splitName] = &table
-	values[name+"_destination_recipient_limit"] = "1"
+	d.needFirst("milter_header_checks", d.table("regexp", splitTable, splitTableHead+"/^"+mta.SplitHeader+":/ FILTER "+name+":"+hop+"\n"))
+	d.values[name+"_destination_recipient_limit"] = "1"
+	d.entries = append(d.entries, splitEntries(name, d.req.Split, d.socket("the milter", d.req.Milter))...)
 
-	for _, s := range b.master.services() {
-		for _, a := range s.args {
-			if strings.HasPrefix(a, "content_filter=") && a != "content_filter=" && s.command == "smtpd" {
-				b.warn("the entry %s/%s of master.cf sets content_filter itself: messages that are split do not pass that filter", s.name, s.kind)
+	for _, s := range d.env.master.Services() {
+		for _, a := range s.Args {
+			if strings.HasPrefix(a, "content_filter=") && a != "content_filter=" && s.Command == "smtpd" {
+				d.warn("the entry %s/%s of master.cf sets content_filter itself: messages that are split do not pass that filter", s.Name, s.Type)
 			}
 		}
 	}
+	return nil
+}
 
-	entry := func(head string, options ...string) string {
-		return head + "\n        -o " + strings.Join(options, "\n        -o ") + "\n"
-	}
+// splitEntries are the way out, the way in, and the cleanup(8) behind that.
+func splitEntries(name, port, milter string) []string {
 	return []string{
 		// The copies are to be what the message was: nothing is rewritten,
 		// wrapped or bound to an outward address on these few centimetres.
@@ -80,9 +95,9 @@ func (b *builder) split(w Wanted, values map[string]string) (entries []string, e
 			"smtp_line_length_limit=0"),
 		// What has been accepted once is not judged again: a refusal here
 		// would be a bounce.
-		entry(w.Split+" inet n  -       n       -       -       smtpd",
+		entry(port+" inet n  -       n       -       -       smtpd",
 			"syslog_name=postfix/"+name, "cleanup_service_name="+name+"-cleanup",
-			"{ smtpd_milters = "+milterElement(b.socket("the milter", w.Milter))+" }",
+			"{ smtpd_milters = "+milterElement(milter)+" }",
 			"receive_override_options=no_address_mappings,no_unknown_recipient_checks,no_header_body_checks",
 			"mynetworks=127.0.0.0/8,[::1]/128", "smtpd_authorized_xforward_hosts=127.0.0.0/8,[::1]/128",
 			"smtpd_client_restrictions=permit_mynetworks,reject", "smtpd_relay_restrictions=permit_mynetworks,reject",
@@ -92,29 +107,20 @@ func (b *builder) split(w Wanted, values map[string]string) (entries []string, e
 			"smtpd_tls_security_level=none", "smtpd_sasl_auth_enable=no", "local_header_rewrite_clients=", "message_size_limit=0"),
 		// The size is checked here, too, and a copy is longer by a line.
 		entry(name+"-cleanup unix n - n - 0 cleanup", "message_size_limit=0", "hopcount_limit=100"),
-	}, nil
+	}
 }
 
-// splitEnds is what to know when the split is taken out: the way out of a
-// marked message is written in its queue file, and only a new one is without.
-const splitEnds = "messages that wait to be taken apart at this moment (\"mailq\": mail transport unavailable) stay in the queue until \"postsuper -r ID\""
-
-// hasSplit tells whether a split has been set up.
-func (s *state) hasSplit() bool {
-	return s.list("milter_header_checks") != nil
-}
-
-// splitFree looks whether the port is anybody's but ours. Postfix's master ends,
+// splitPortIsFree looks whether the port is anybody's but ours. Postfix's master ends,
 // and all mail with it, when it cannot bind a port of master.cf; and an entry
 // of the user's there would take the copies in past the milter.
-func (b *builder) splitFree(address string) error {
-	ours := func(e string) bool {
-		text := confFile{e}
-		s := text.services()[0]
-		return s.name == address && s.kind == "inet"
-	}
-	if _, ok := b.master.service(address, "inet"); ok {
-		if slices.ContainsFunc(b.old.Entries, ours) {
+func (d *derivation) splitPortIsFree() error {
+	address := d.req.Split
+	if _, ok := d.env.master.Service(address, "inet"); ok {
+		ours := func(entry string) bool {
+			s, _ := conffile.ParseService(entry)
+			return s.Name == address && s.Type == "inet"
+		}
+		if slices.ContainsFunc(d.env.old.Entries, ours) {
 			return nil
 		}
 		return fmt.Errorf("master.cf has an entry %s/inet of its own: choose another port for split in [mta]", address)
@@ -127,9 +133,4 @@ func (b *builder) splitFree(address string) error {
 		return fmt.Errorf("%s is in use, and Postfix would end when it cannot have it: choose another port for split in [mta]", address)
 	}
 	return nil // not for this user to find out
-}
-
-// milterElement is our milter as an element of smtpd_milters.
-func milterElement(address string) string {
-	return "{ " + address + ", default_action=accept, connect_timeout=5s, command_timeout=10s, content_timeout=20s }"
 }

@@ -1,0 +1,141 @@
+package postfix
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/mta"
+)
+
+// maxOutput bounds what is kept of a command's output; a listing is not kept.
+const maxOutput = 4 << 20
+
+// output runs a command and returns what it wrote.
+func (p *Instance) output(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
+	var b strings.Builder
+	err := p.run(ctx, func(r io.Reader) error {
+		n, err := io.Copy(&b, io.LimitReader(r, maxOutput+1))
+		if err == nil && n > maxOutput {
+			err = fmt.Errorf("more than %d bytes of output", maxOutput)
+		}
+		return err
+	}, stdin, name, args...)
+	return b.String(), err
+}
+
+// run runs one of Postfix's commands and hands its output to read, if any.
+func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io.Reader, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, p.o.CommandTimeout)
+	defer cancel()
+	path, err := p.command(name)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	// A plain environment: MAIL_CONFIG would choose another instance, and a
+	// locale other messages.
+	cmd.Env = []string{"PATH=" + searchPath, "LC_ALL=C"}
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Stdin = stdin
+	stderr := &head{max: 4 << 10}
+	cmd.Stderr = stderr
+	var readErr error
+	if read == nil {
+		err = cmd.Run()
+	} else {
+		var out io.ReadCloser
+		if out, err = cmd.StdoutPipe(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err = cmd.Start(); err == nil {
+			if readErr = read(out); readErr != nil {
+				// What nobody reads would block the command.
+				cancel()
+			}
+			err = cmd.Wait()
+		}
+	}
+	if readErr != nil {
+		return fmt.Errorf("%s: %w", name, readErr)
+	}
+	if err == nil {
+		return nil
+	}
+	if cerr := ctx.Err(); cerr != nil {
+		return fmt.Errorf("%s: %w", name, cerr)
+	}
+	said := lastLine(stderr.String())
+	if said == "" {
+		return fmt.Errorf("%s: %w", name, &silentError{err})
+	}
+	// "Permission denied" comes first: postqueue calls the mail system down
+	// for want of permission, too.
+	switch text := stderr.String(); {
+	case strings.Contains(text, "ermission denied"):
+		return fmt.Errorf("%s: %w: %.300q (with NoNewPrivileges the group postdrop is needed)", name, mta.ErrPermission, said)
+	case strings.Contains(text, "mail system is down"):
+		return fmt.Errorf("%s: %w: %.300q", name, mta.ErrDown, said)
+	case strings.Contains(text, "Flush service is not configured"):
+		return fmt.Errorf("%s: %w: %.300q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, said)
+	}
+	return fmt.Errorf("%s: %w: %.300q", name, err, said)
+}
+
+// silentError is the failure of a command that gave no reason. For postmap -q
+// it means that the key is not there.
+type silentError struct{ error }
+
+func (e *silentError) Unwrap() error { return e.error }
+
+func saidNothing(err error) bool {
+	var s *silentError
+	var exit *exec.ExitError
+	return errors.As(err, &s) && errors.As(err, &exit) && exit.ExitCode() == 1
+}
+
+const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+
+// command finds one of Postfix's commands. They are in sbin, which an
+// ordinary user's PATH need not have.
+func (p *Instance) command(name string) (string, error) {
+	if p.o.CommandDir != "" {
+		return filepath.Join(p.o.CommandDir, name), nil
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for dir := range strings.SplitSeq(searchPath, ":") {
+		path := filepath.Join(dir, name)
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w (is Postfix installed?)", name, exec.ErrNotFound)
+}
+
+// lastLine is where a Postfix command says what was fatal.
+func lastLine(s string) string {
+	s = strings.TrimRight(s, "\r\n \t")
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// head keeps the first max bytes that are written to it.
+type head struct {
+	bytes.Buffer
+	max int
+}
+
+func (h *head) Write(b []byte) (int, error) {
+	if room := h.max - h.Len(); room > 0 {
+		h.Buffer.Write(b[:min(room, len(b))])
+	}
+	return len(b), nil
+}

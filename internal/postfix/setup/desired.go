@@ -1,0 +1,127 @@
+package setup
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
+)
+
+// desired is what Postfix's files have to say for some Requirements.
+type desired struct {
+	elements []element         // that lists of main.cf have to have
+	values   map[string]string // settings of main.cf that have one value
+	entries  []string          // of master.cf
+	tables   map[string]string // by name
+
+	routes   []route // of the table, in its order
+	fallback string  // next hop of all that has no other, or empty
+
+	warnings
+}
+
+// warnings are what a postmaster should look at before the change is made;
+// none of them makes it impossible.
+type warnings []string
+
+func (w *warnings) warn(format string, args ...any) { *w = append(*w, fmt.Sprintf(format, args...)) }
+
+// element is one element of a list.
+type element struct {
+	list, text string
+	front      bool // goes before what is there
+}
+
+// lists are those that the set-up adds to, in the order in which they are
+// edited: one that refers to another by default comes after it.
+var lists = []string{
+	"defer_transports", "transport_maps", "relay_domains", "fast_flush_domains",
+	"smtpd_etrn_restrictions", "smtpd_milters", "non_smtpd_milters",
+	"milter_connect_macros", "milter_mail_macros", "milter_end_of_data_macros",
+	"milter_header_checks",
+}
+
+// environment is what desired depends on beside the Requirements: what the
+// postmaster has set, and what Postfix was built with.
+type environment struct {
+	*files
+	old      *record           // of the set-up that there is; never nil
+	settings map[string]string // effective
+	defaults map[string]string // of lists, unexpanded
+	isLocal  func(ctx context.Context, domain string) (bool, error)
+}
+
+func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, error) {
+	env := &environment{files: f, old: f.record, isLocal: pf.IsLocal}
+	if env.old == nil {
+		env.old = &record{}
+	}
+	var err error
+	if env.defaults, err = pf.Defaults(ctx, lists...); err != nil {
+		return nil, err
+	}
+	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
+		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest")...)
+	if err != nil {
+		return nil, err
+	}
+	return env, nil
+}
+
+func (env *environment) list(setting string) []string { return conffile.Words(env.settings[setting]) }
+
+// derivation works out what is desired, one subject after the other.
+type derivation struct {
+	desired
+	req Requirements
+	env *environment
+}
+
+func derive(ctx context.Context, req Requirements, env *environment) (*desired, error) {
+	if req.Transport == "" {
+		req.Transport = DefaultTransport
+	}
+	d := &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]string{}}}
+	if err := d.hold(); err != nil {
+		return nil, err
+	}
+	d.accept(ctx)
+	d.answerETRN()
+	d.reportToMilter()
+	if err := d.split(); err != nil {
+		return nil, err
+	}
+	d.fingerprintClients()
+	return &d.desired, nil
+}
+
+func (d *desired) need(list, text string) {
+	d.elements = append(d.elements, element{list, text, false})
+}
+
+func (d *desired) needFirst(list, text string) {
+	d.elements = append(d.elements, element{list, text, true})
+}
+
+func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }
+
+// table adds a lookup table of our own and returns how main.cf names it; with
+// the variable that holds for a copy of the directory too.
+func (d *desired) table(kind, name, text string) string {
+	d.tables[name] = text
+	return kind + ":$config_directory/" + ownDir + "/" + name
+}
+
+// entry is the text of an entry of master.cf: its columns, and its options.
+func entry(columns string, options ...string) string {
+	var text strings.Builder
+	text.WriteString(columns + "\n")
+	for _, o := range options {
+		text.WriteString("        -o " + o + "\n")
+	}
+	return text.String()
+}

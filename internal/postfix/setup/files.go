@@ -1,0 +1,87 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
+)
+
+// What the set-up keeps below Postfix's configuration directory.
+const (
+	ownDir     = "etrnd"
+	recordName = "state.json"
+)
+
+// ownTables are the lookup tables there.
+var ownTables = []string{routeTable, splitTable}
+
+const (
+	// maxConf bounds main.cf, master.cf and our tables.
+	maxConf = 16 << 20
+	// maxRecord is more: the record has copies of the two.
+	maxRecord = 4 * maxConf
+)
+
+// files are Postfix's files as they are, with ours among them.
+type files struct {
+	dir          string
+	main, master conffile.File
+	tables       map[string]*string // by name; nil is one that is not there
+	record       *record            // nil: there is no set-up
+	recordText   *string
+}
+
+func ownPath(dir, name string) string { return filepath.Join(dir, ownDir, name) }
+
+// paths are all files that a plan reads and writes.
+func paths(dir string) []string {
+	list := []string{filepath.Join(dir, "main.cf"), filepath.Join(dir, "master.cf"), ownPath(dir, recordName)}
+	for _, name := range ownTables {
+		list = append(list, ownPath(dir, name))
+	}
+	return list
+}
+
+func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
+	dir, err := pf.ConfigDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := &files{dir: dir, tables: map[string]*string{}}
+	for name, to := range map[string]*conffile.File{"main.cf": &f.main, "master.cf": &f.master} {
+		if to.Text, err = postfix.ReadFile(filepath.Join(dir, name), maxConf); err != nil {
+			return nil, fmt.Errorf("read Postfix's configuration: %w", err)
+		}
+	}
+	for _, name := range ownTables {
+		if f.tables[name], err = readIfThere(ownPath(dir, name), maxConf); err != nil {
+			return nil, fmt.Errorf("read the set-up: %w", err)
+		}
+	}
+	if f.recordText, err = readIfThere(ownPath(dir, recordName), maxRecord); err != nil {
+		return nil, fmt.Errorf("read the set-up: %w", err)
+	}
+	if f.recordText != nil {
+		if f.record, err = decodeRecord(*f.recordText); err != nil {
+			return nil, fmt.Errorf("%s: %w", ownPath(dir, recordName), err)
+		}
+	}
+	return f, nil
+}
+
+// readIfThere returns nil for a file that is not there.
+func readIfThere(path string, limit int64) (*string, error) {
+	text, err := postfix.ReadFile(path, limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &text, nil
+}

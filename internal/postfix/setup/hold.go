@@ -1,0 +1,161 @@
+package setup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/etrnd/etrnd/internal/postfix"
+)
+
+// routeTable is the name of the transport table.
+const routeTable = "transport"
+
+const routeTableHead = "# Mail that is held until it is asked for. Written by \"etrnctl setup postfix\"\n" +
+	"# from the queues of the configuration: what is changed here is lost with the\n" +
+	"# next set-up. Postfix reads this file when it is reloaded.\n"
+
+// route is a line of the transport table.
+type route struct{ pattern, hop string }
+
+// hold routes the mail of queues to transports of our own and defers those.
+func (d *derivation) hold() error {
+	services, err := d.resolveRoutes()
+	if err != nil {
+		return err
+	}
+	for _, s := range services {
+		d.need("defer_transports", s.name)
+		d.entries = append(d.entries, s.entry())
+		d.setAll(s.settings())
+	}
+	if len(d.routes) > 0 {
+		var text strings.Builder
+		text.WriteString(routeTableHead)
+		for _, r := range d.routes {
+			fmt.Fprintf(&text, "%-31s %s\n", r.pattern, r.hop)
+		}
+		// texthash needs no index file that could be older than its source,
+		// and no database library that the next release may drop. It is read
+		// when the resolver starts, and a reload restarts that. Our table is
+		// the first: for the same key it wins.
+		d.needFirst("transport_maps", d.table("texthash", routeTable, text.String()))
+	}
+	if d.fallback != "" {
+		// A "*" in a transport table would also take the mail that is to be
+		// delivered here; default_transport is for the rest only, and its next
+		// hop goes before relayhost.
+		d.values["default_transport"] = d.fallback
+	}
+	return nil
+}
+
+// resolveRoutes fills in the lines of the table and the next hop for "*", and
+// returns the services that they use.
+func (d *derivation) resolveRoutes() (services []heldService, err error) {
+	seen := map[string]string{}
+	for _, r := range d.req.Routes {
+		hop, service, err := d.resolve(r.Deliver)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", r.Pattern, err)
+		}
+		if !slices.Contains(services, service) {
+			services = append(services, service)
+		}
+		key := strings.ToLower(r.Pattern)
+		if key == "*" {
+			if d.fallback != "" && d.fallback != hop {
+				return nil, fmt.Errorf("\"*\" has two next hops, %q and %q", d.fallback, hop)
+			}
+			d.fallback = hop
+			continue
+		}
+		if !postfix.TableKey(key) || strings.ContainsAny(key, "#,$") || strings.Trim(key, ".@") == "" {
+			return nil, fmt.Errorf("%.100q cannot be a key of a transport table", r.Pattern)
+		}
+		switch other, ok := seen[key]; {
+		case !ok:
+			seen[key] = hop
+			d.routes = append(d.routes, route{key, hop})
+		case other != hop:
+			return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
+		}
+	}
+	return services, nil
+}
+
+// resolve turns "smtp:[host]" into the same for the held transport, and
+// "turn:/path" into LMTP to that socket, which is there while the queue has a
+// turned connection: without it Postfix keeps the mail.
+func (d *derivation) resolve(deliver string) (hop string, s heldService, err error) {
+	program, host, ok := strings.Cut(deliver, ":")
+	s = heldService{name: d.req.Transport, program: program}
+	switch {
+	case program == "turn" && strings.HasPrefix(host, "/") && postfix.TableKey(host):
+		s.name, s.program, s.turned = s.name+"-turn", "lmtp", true
+		return s.name + ":" + d.socket("turned mail", "unix:"+host), s, nil
+	case !ok || host == "" || program != "smtp" && program != "lmtp" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f }) || strings.ContainsAny(host, "$,"):
+		return "", s, fmt.Errorf("cannot deliver to %q: write for example \"smtp:[mail.acme.example]\" or \"lmtp:unix:/path\"", deliver)
+	case program == "lmtp":
+		s.name += "-lmtp"
+	}
+	return s.name + ":" + host, s, nil
+}
+
+// heldService is a transport of held mail, an entry of master.cf.
+type heldService struct {
+	name, program string
+	turned        bool // delivers to sockets of ours, see turnDeliveries
+}
+
+// What Postfix has to be told of mail that goes over a connection that the
+// site opened (RFC 2645). A delivery waits for the site's own reply, so the
+// pipe is kept full by many of them at once; qmgr(8) counts them for each
+// destination, and each queue is one, by its socket.
+const (
+	// turnDeliveries to one queue at a time, at most. Each is a process of
+	// 1.2 MB and keeps one message on the line: 300 of 2 kB for each 600 ms
+	// make 8 Mbit/s. Postfix begins with turnInitial, and takes one more with
+	// each success: as TCP does, but from a larger window. The processes are
+	// made while the site is still being greeted.
+	turnDeliveries = "300"
+	turnInitial    = "150"
+	// turnRecipients of one transaction: what RFC 5321, section 4.5.3.1.8,
+	// makes every server accept.
+	turnRecipients = "100"
+	// turnPatience is how long a delivery waits while others use the line:
+	// less than the five hours after which a watchdog of Postfix ends it.
+	turnPatience = "4h"
+)
+
+// entry is the text of the service in master.cf. It has no chroot: Debian's
+// own delivery agents differ in that by release, and a name server's files
+// need not be in the jail. The log shows which transport spoke.
+func (s heldService) entry() string {
+	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
+	if s.turned {
+		// No limit for all queues together: with one, a slow site would hold
+		// up the others. Each connection is for one message: handing it on
+		// through scache(8) costs more than opening the next.
+		processes = "0"
+		options = append(options, "lmtp_connection_cache_on_demand=no",
+			"lmtp_data_xfer_timeout="+turnPatience, "lmtp_data_done_timeout="+turnPatience)
+	}
+	return entry(fmt.Sprintf("%-9s unix  -       -       n       -       %-7s %s", s.name, processes, s.program), options...)
+}
+
+// settings of main.cf that qmgr(8) has for the service.
+func (s heldService) settings() map[string]string {
+	if !s.turned {
+		return nil
+	}
+	return map[string]string{
+		s.name + "_initial_destination_concurrency": turnInitial,
+		s.name + "_destination_concurrency_limit":   turnDeliveries,
+		s.name + "_destination_recipient_limit":     turnRecipients,
+		// A site that was away a moment ago is not shunned when it is back:
+		// whether it is there is known from its socket, at no cost.
+		s.name + "_destination_concurrency_failed_cohort_limit": "0",
+		s.name + "_destination_concurrency_negative_feedback":   "0",
+	}
+}

@@ -1,0 +1,181 @@
+package setup
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/etrnd/etrnd/internal/postfix"
+)
+
+// Plan is a set of changes to Postfix's files, or to take them back.
+type Plan struct {
+	// Warnings are what a postmaster should look at before the change is
+	// made; none of them makes it impossible.
+	Warnings []string
+
+	pf      *postfix.Instance
+	dir     string
+	changes []change
+	record  *record // nil: an undo
+	pending bool    // a change made before has not been announced
+}
+
+// A change is one file. Nil is a file that is not there.
+type change struct {
+	path          string
+	before, after *string
+}
+
+// NewPlan computes what has to change so that Postfix holds and releases as
+// required. It changes nothing itself and needs no privilege but to read the
+// configuration.
+func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan, error) {
+	now, err := load(ctx, pf)
+	if err != nil {
+		return nil, err
+	}
+	env, err := look(ctx, pf, now)
+	if err != nil {
+		return nil, err
+	}
+	want, err := derive(ctx, req, env)
+	if err != nil {
+		return nil, err
+	}
+	to, err := edit(ctx, pf, env, want)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := verify(ctx, pf, env, want, to)
+	if err != nil {
+		return nil, err
+	}
+	found := conflicts(ctx, pf, env, want, settings["relay_domains"])
+
+	pl := &Plan{pf: pf, dir: now.dir, record: to.record, pending: env.old.Pending}
+	for _, w := range []warnings{want.warnings, to.warnings, found} {
+		pl.Warnings = append(pl.Warnings, w...)
+	}
+	recordText := to.record.encode()
+	recordPath := ownPath(pl.dir, recordName)
+	pl.change(recordPath, now.recordText, &recordText)
+	// Postfix's resolver does not start while a table is missing, so a table
+	// comes before the setting that names it, and goes after it.
+	for _, name := range ownTables {
+		if text, ok := want.tables[name]; ok {
+			pl.change(ownPath(pl.dir, name), now.tables[name], &text)
+		}
+	}
+	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &to.master.Text)
+	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &to.main.Text)
+	for _, name := range ownTables {
+		if _, ok := want.tables[name]; !ok {
+			pl.change(ownPath(pl.dir, name), now.tables[name], nil)
+		}
+	}
+	if len(pl.Files()) == 0 {
+		// What the record knows is still enough: somebody may have edited
+		// other lines since, and then an undo takes out single elements.
+		pl.changes = nil
+		if pl.pending {
+			pl.change(recordPath, now.recordText, &recordText)
+		}
+	}
+	return pl, nil
+}
+
+// NewUndo plans to take the set-up out again. Its Empty is true when there is
+// none.
+func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
+	now, err := load(ctx, pf)
+	if err != nil {
+		return nil, err
+	}
+	pl := &Plan{pf: pf, dir: now.dir}
+	if now.record == nil {
+		return pl, nil
+	}
+	mainText, masterText, warnings := now.record.undone(now.main, now.master)
+	pl.Warnings = append(warnings, "mail that is held at this moment will be tried with Postfix's next queue run")
+	if now.record.hasSplit() {
+		pl.Warnings = append(pl.Warnings, splitEnds)
+	}
+	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &mainText)
+	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &masterText)
+	for _, name := range ownTables { // after the settings that name them
+		pl.change(ownPath(pl.dir, name), now.tables[name], nil)
+	}
+	pl.change(ownPath(pl.dir, recordName), now.recordText, nil)
+	return pl, nil
+}
+
+func (pl *Plan) change(path string, before, after *string) {
+	if !sameText(before, after) {
+		pl.changes = append(pl.changes, change{path, before, after})
+	}
+}
+
+// sameText compares two texts of a file that may not be there.
+func sameText(a, b *string) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// Empty reports whether the files are as the plan wants them and Postfix has
+// been told.
+func (pl *Plan) Empty() bool { return len(pl.changes) == 0 && !pl.pending }
+
+// shown are the changes without the record, which is no setting.
+func (pl *Plan) shown() []change {
+	var list []change
+	for _, c := range pl.changes {
+		if filepath.Base(c.path) != recordName {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// Files names the files that would change.
+func (pl *Plan) Files() []string {
+	var names []string
+	for _, c := range pl.shown() {
+		names = append(names, c.path)
+	}
+	return names
+}
+
+// Diff is a unified diff of every file that would change, for people and for
+// patch(1).
+func (pl *Plan) Diff() string {
+	var b strings.Builder
+	for _, c := range pl.shown() {
+		b.WriteString(c.unified())
+	}
+	return b.String()
+}
+
+func (c change) unified() string {
+	from, to := c.path, c.path
+	var before, after []byte
+	if c.before == nil {
+		from = "/dev/null"
+	} else {
+		before = []byte(*c.before)
+	}
+	if c.after == nil {
+		to = "/dev/null"
+	} else {
+		after = []byte(*c.after)
+	}
+	// The first line is "diff FROM TO", which says nothing that the next two
+	// do not say.
+	_, text, _ := bytes.Cut(diff.Diff(from, before, to, after), []byte("\n"))
+	return string(text)
+}
