@@ -81,7 +81,9 @@ install: build
 	set -e; for m in $(MANPAGES); do \
 		install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; \
 	done
-	install -m 644 README.md CHANGELOG.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
+	install -m 644 README.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
+	packaging/copyright >$(DESTDIR)$(docdir)/copyright
+	chmod 644 $(DESTDIR)$(docdir)/copyright
 	cp -R contrib $(DESTDIR)$(sharedir)/
 	rm -f $(DESTDIR)$(sharedir)/contrib/*.go
 
