@@ -2,6 +2,7 @@
 #
 #   make build      bin/etrnd, bin/etrn-milter, bin/etrnctl
 #   make demo       a hub, a site and a line between them, on this machine
+#   make check      in a minute, without root and Postfix: formatting, vet, unit tests
 #   make test       everything, with the race detector, on a real Postfix
 #   make lint       formatting, vet, staticcheck, scripts, man pages, units
 #   make bench      benchmarks: functions, and mail over emulated thin links
@@ -37,7 +38,7 @@ COMMANDS = etrnd etrn-milter etrnctl
 MANPAGES = $(wildcard packaging/man/*.[1-9])
 NFPM     = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
-.PHONY: all build deps demo test lint bench install packages clean
+.PHONY: all build deps demo check fuzz test lint bench install packages clean
 all: build
 
 build:
@@ -51,6 +52,10 @@ deps:
 
 demo: deps
 	@$(GO) run ./internal/demo
+
+# Needs Go and nothing else, and so no deps.
+check:
+	@packaging/check
 
 # The time limit is for each package, and bounds a test that hangs. -count=1: a
 # result from before Postfix was upgraded says nothing.

@@ -4,9 +4,12 @@ package main
 
 import (
 	"errors"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -85,5 +88,14 @@ func TestSetupPostfix(t *testing.T) {
 	// The same Postfix, probed.
 	if out, err := h.Run(ctx, "/usr/local/bin/etrnctl", "probe", "localhost"); err != nil || !strings.Contains(out, "  ETRN        yes\n") {
 		t.Errorf("probe: %v\n%s", err, out)
+	}
+}
+
+// Who may not ask is told so, and by whom they may be let in.
+func TestStranger(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), binary, "queues", "--socket", full().start(t))
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 47110, Gid: 47110}}
+	if out, exit := finish(t, cmd); exit != api.ExitNoPerm || !strings.Contains(out, `only root and the group "games" may`) {
+		t.Errorf("exit %d: %s", exit, out)
 	}
 }
