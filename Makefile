@@ -4,6 +4,7 @@
 #   make demo       a hub, a site and a line between them, on this machine
 #   make check      in a minute, without root and Postfix: formatting, vet, unit tests
 #   make test       everything, with the race detector, on a real Postfix
+#   make fuzz       every fuzz target for a moment, FUZZ=5m for five minutes
 #   make lint       formatting, vet, staticcheck, scripts, man pages, units
 #   make bench      benchmarks: functions, and mail over emulated thin links
 #   make install    DESTDIR= PREFIX=/usr/local
@@ -58,9 +59,15 @@ check:
 	@packaging/check
 
 # The time limit is for each package, and bounds a test that hangs. -count=1: a
-# result from before Postfix was upgraded says nothing.
+# result from before Postfix was upgraded says nothing. Fuzzing comes first, so that
+# the last lines are those of the tests.
 test: deps
+	@packaging/fuzz
 	$(GO) test -race -count=1 -timeout 14m ./...
+
+# FUZZ="5m milter": how long each, and which.
+fuzz:
+	@packaging/fuzz $(FUZZ)
 
 bench: deps
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
