@@ -52,10 +52,10 @@ func (r *reader) general(t *table, c *Config) {
 func hostnameFault(s string) string {
 	d, err := queue.Domain(s)
 	switch {
+	case address(s).IsValid():
+		return "is an address, not a host name"
 	case err != nil:
 		return "is not a host name"
-	case netip.Addr{} != address(s):
-		return "is an address, not a host name"
 	case !strings.Contains(d, "."):
 		return "is not a fully qualified host name: it has no domain"
 	case strings.Contains(d, "_"):

@@ -149,13 +149,16 @@ func requestName(s string) (name, msg, hint string) {
 	if d, ok := strings.CutPrefix(rest, "."); ok {
 		return "", "is not a name that can be asked for", "write " + quote("@"+d)
 	}
+	if address(rest).IsValid() {
+		return "", "is an address, not a domain", forms
+	}
 	d, err := queue.Domain(rest)
 	if err != nil {
 		return "", "is not a name that can be asked for", forms
 	}
 	// RFC 1985, section 5.3 wants a fully-qualified name; servers answer 501
 	// to anything else.
-	if !strings.Contains(d, ".") || address(d).IsValid() {
+	if !strings.Contains(d, ".") {
 		return "", "is not a fully qualified domain", forms
 	}
 	if below {
