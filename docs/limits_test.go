@@ -99,7 +99,10 @@ var unlisted = []string{
 }
 
 // tools are the directories that no operator runs.
-var tools = []string{"internal/bench", "internal/demo", "internal/interop", "internal/scenario", "internal/testbed"}
+var tools = []string{
+	"internal/bench", "internal/demo", "internal/hang", "internal/interop", "internal/postfix/postfixtest", "internal/programs",
+	"internal/scenario", "internal/testbed",
+}
 
 var units = map[string]float64{
 	"": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30,
