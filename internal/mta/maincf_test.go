@@ -80,7 +80,7 @@ func FuzzAddRemove(f *testing.F) {
 		c := confFile{text}
 		_, v, ok := c.param("l")
 		if !ok || len(c.tokens(v)) == 0 || strings.Contains(text, "xyzzy") || !balanced(text[v.start:v.end]) {
-			t.Skip()
+			return
 		}
 		n := len(c.tokens(v))
 		c.add("l", "xyzzy", front)
