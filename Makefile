@@ -2,7 +2,9 @@
 #
 #   make build      bin/etrnd, bin/etrn-milter, bin/etrnctl
 #   make demo       a hub, a site and a line between them, on this machine
+#   make check      in a minute, without root and Postfix: formatting, vet, unit tests
 #   make test       everything, with the race detector, on a real Postfix
+#   make fuzz       every fuzz target for a moment, FUZZ=5m for five minutes
 #   make lint       formatting, vet, staticcheck, scripts, man pages, units
 #   make bench      benchmarks: functions, and mail over emulated thin links
 #   make install    DESTDIR= PREFIX=/usr/local
@@ -37,7 +39,7 @@ COMMANDS = etrnd etrn-milter etrnctl
 MANPAGES = $(wildcard packaging/man/*.[1-9])
 NFPM     = $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
-.PHONY: all build deps demo test lint bench install packages clean
+.PHONY: all build deps demo check fuzz test lint bench install packages clean
 all: build
 
 build:
@@ -52,10 +54,20 @@ deps:
 demo: deps
 	@$(GO) run ./internal/demo
 
+# Needs Go and nothing else, and so no deps.
+check:
+	@packaging/check
+
 # The time limit is for each package, and bounds a test that hangs. -count=1: a
-# result from before Postfix was upgraded says nothing.
+# result from before Postfix was upgraded says nothing. Fuzzing comes first, so that
+# the last lines are those of the tests.
 test: deps
+	@packaging/fuzz
 	$(GO) test -race -count=1 -timeout 14m ./...
+
+# FUZZ="5m milter": how long each, and which.
+fuzz:
+	@packaging/fuzz $(FUZZ)
 
 bench: deps
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
@@ -81,7 +93,9 @@ install: build
 	set -e; for m in $(MANPAGES); do \
 		install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; \
 	done
-	install -m 644 README.md CHANGELOG.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
+	install -m 644 README.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
+	packaging/copyright >$(DESTDIR)$(docdir)/copyright
+	chmod 644 $(DESTDIR)$(docdir)/copyright
 	cp -R contrib $(DESTDIR)$(sharedir)/
 	rm -f $(DESTDIR)$(sharedir)/contrib/*.go
 

@@ -182,6 +182,8 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 	if err == nil {
 		<-served
 	}
+	// go-milter does not close a listener that it has not come to know of.
+	ln.Close()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for m.live > 0 {

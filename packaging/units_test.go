@@ -1,3 +1,5 @@
+//go:build !quick
+
 // Package packaging holds no code: its tests check what is installed beside
 // the programs against the programs that read it. The units are verified and
 // scored by systemd-analyze, and users, groups and directories are made by

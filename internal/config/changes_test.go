@@ -10,14 +10,14 @@ import (
 // no other: what is not known here would come into force, or not, without a word.
 func TestChangesOfEveryKey(t *testing.T) {
 	want := map[string]bool{}
-	for _, k := range Keys() {
+	for _, k := range keys {
 		switch {
-		case repeated(k.Table):
-			want[k.Table] = true
-		case k.Table == "":
-			want[k.Name] = true
+		case repeated(k.table):
+			want[k.table] = true
+		case k.table == "":
+			want[k.name] = true
 		default:
-			want[k.Table+": "+k.Name] = true
+			want[k.table+": "+k.name] = true
 		}
 	}
 	got := map[string]bool{}

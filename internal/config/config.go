@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/queue"
@@ -244,3 +245,5 @@ func (c *Config) RemotesOf(link string) []*Remote {
 	}
 	return rs
 }
+
+func sameName(a, b string) bool { return strings.EqualFold(a, b) }

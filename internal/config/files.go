@@ -20,11 +20,12 @@ const maxReferred = 4 << 20
 
 // path returns the absolute name of the file that a key names, or "".
 func (r *reader) path(t *table, key string) string {
-	s := t.str(key)
+	s, ok := t.text(key)
+	if !ok {
+		return ""
+	}
 	if s == "" {
-		if t.vals[key] == "" {
-			t.fail(key, "leave the key out, or name a file", "is empty")
-		}
+		t.fail(key, "name a file, or leave the key out", "is empty")
 		return ""
 	}
 	if !filepath.IsAbs(s) {
@@ -39,7 +40,7 @@ func (r *reader) readable(t *table, key, path string) []byte {
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrPermission) {
-			hint = fmt.Sprintf("this was tried with the user id %d; etrnd must be able to read it", os.Geteuid())
+			hint = fmt.Sprintf("this was tried as user id %d; etrnd must be able to read it", os.Geteuid())
 		}
 		t.fail(key, hint, "%s", reason(err))
 		return nil
@@ -62,17 +63,17 @@ func (r *reader) keyPair(t *table) (cert, key string) {
 	cert, key = r.path(t, "tls-cert"), r.path(t, "tls-key")
 	switch {
 	case t.has("tls-cert") && !t.has("tls-key"):
-		t.fail("tls-cert", "name the key's file in tls-key, the same file again if it holds both", "has no tls-key beside it")
+		t.fail("tls-cert", "name the file of its key, which can be the same file", "needs a tls-key")
 		return "", ""
 	case t.has("tls-key") && !t.has("tls-cert"):
-		t.fail("tls-key", "name the certificate's file in tls-cert", "has no tls-cert beside it")
+		t.fail("tls-key", "name the file of its certificate", "needs a tls-cert")
 		return "", ""
 	case cert == "" || key == "" || r.noFiles:
 		return cert, key
 	}
 	certPEM, keyPEM := r.readable(t, "tls-cert", cert), r.readable(t, "tls-key", key)
 	if keyPEM != nil && worldReadable(key) {
-		t.warn("tls-key", "chmod o-r "+key, "%s can be read by everyone on this machine", quote(key))
+		t.warn("tls-key", "run chmod o-r "+key, "%s can be read by everyone on this machine", quote(key))
 	}
 	if certPEM == nil || keyPEM == nil {
 		return "", ""
@@ -83,16 +84,18 @@ func (r *reader) keyPair(t *table) (cert, key string) {
 		return "", ""
 	}
 	if encrypted(keyPEM) {
-		t.fail("tls-key", "nobody is there to type it when the daemon starts: take it off with openssl pkey -in FILE -out FILE", "the key in %s has a passphrase", quote(key))
+		t.fail("tls-key", "there is nobody to type it when the daemon starts: remove it with openssl pkey -in FILE -out FILE", "the key in %s has a passphrase", quote(key))
 		return "", ""
 	}
 	if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
 		msg := strings.TrimPrefix(err.Error(), "tls: ")
 		switch {
+		case strings.Contains(msg, "found a certificate rather than a key"):
+			msg = "contains a certificate, and no private key"
 		case strings.Contains(msg, "does not match"):
-			msg = "does not hold the key of the certificate in " + quote(cert)
+			msg = "does not contain the key of the certificate in " + quote(cert)
 		case strings.Contains(msg, "key input"):
-			msg = "holds no private key in PEM"
+			msg = "contains no private key in PEM"
 		default:
 			msg = "cannot be used: " + clip(msg)
 		}
@@ -117,11 +120,11 @@ func firstCertificate(data []byte) (*x509.Certificate, error) {
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("holds a broken certificate: %s", clip(err.Error()))
+			return nil, fmt.Errorf("contains a broken certificate: %s", clip(err.Error()))
 		}
 		return c, nil
 	}
-	return nil, errors.New("holds no certificate in PEM")
+	return nil, errors.New("contains no certificate in PEM")
 }
 
 // encrypted reports whether a private key in PEM has a passphrase, in the
@@ -160,81 +163,11 @@ func (r *reader) password(t *table) string {
 		return ""
 	}
 	if worldReadable(path) {
-		t.fail("password-file", "chmod o-r "+path, "%s can be read by everyone on this machine", quote(path))
+		t.fail("password-file", "run chmod o-r "+path, "%s can be read by everyone on this machine", quote(path))
 	}
 	first, _, _ := bytes.Cut(data, []byte("\n"))
 	if len(bytes.TrimSuffix(first, []byte("\r"))) == 0 {
 		t.fail("password-file", "write the password there, alone on the first line", "the first line of %s is empty", quote(path))
 	}
 	return path
-}
-
-// safePath is where commands are looked for. The PATH of whoever starts the
-// daemon has no say in what it runs.
-var safePath = [...]string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-
-// command checks dial or hang-up and returns it with the absolute path of its
-// program.
-func (r *reader) command(t *table, key string) []string {
-	items := t.strs(key)
-	l, _ := t.vals[key].([]any)
-	if len(items) != len(l) {
-		return nil // already objected to
-	}
-	if t.has(key) && len(items) == 0 {
-		if l != nil {
-			t.fail(key, `leave the key out for no command, or write a program and its arguments: ["systemctl", "start", "etrnd-line@isp"]`, "is empty")
-		}
-		return nil
-	}
-	if len(items) == 0 {
-		return nil
-	}
-	argv := make([]string, 0, len(items))
-	for _, it := range items {
-		argv = append(argv, it.s)
-	}
-	prog, line := items[0].s, items[0].line
-	if len(argv) == 1 && strings.Contains(prog, " ") {
-		t.failAt(line, key, "write "+tomlList(strings.Fields(prog)), "%s is one word for the whole command, and no shell will split it", quote(prog))
-		return nil
-	}
-	if filepath.IsAbs(prog) {
-		if r.noFiles {
-			return argv
-		}
-		if err := executable(prog); err != nil {
-			t.failAt(line, key, "", "%s", reason(err))
-			return nil
-		}
-		return argv
-	}
-	if strings.Contains(prog, "/") {
-		t.failAt(line, key, "write the absolute path", "%s depends on the directory the daemon is in", quote(prog))
-		return nil
-	}
-	for _, dir := range safePath {
-		if full := filepath.Join(dir, prog); executable(full) == nil {
-			argv[0] = full
-			return argv
-		}
-	}
-	if !r.noFiles {
-		t.failAt(line, key, "install it, or write its absolute path", "there is no program %s in %s", quote(prog), strings.Join(safePath[:], ":"))
-		return nil
-	}
-	return argv
-}
-
-func executable(path string) error {
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return err
-	case !st.Mode().IsRegular():
-		return fmt.Errorf("%s is not a regular file", quote(path))
-	case st.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%s is not executable", quote(path))
-	}
-	return nil
 }

@@ -2,69 +2,43 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/BurntSushi/toml"
 )
 
-// Key describes one key of the file. The table of all keys is the single
-// source of what is known, of types, bounds and defaults; the manual page is
-// held against it by a test.
-type Key struct {
-	Table   string // "" at the top, "mta", "queue" ...
-	Name    string
-	Type    Type
-	Default string // as TOML; empty: none
-	Doc     string // one line, for people
+// key is one key of the file.
+type key struct {
+	table string // "" at the top, "mta", "queue" ...
+	name  string
+	kind  kind
+	def   string // the default, as TOML; empty: none
 
-	// Required says that the key must be there whenever its table is.
-	Required bool
+	// required is what to write for a key that must be there whenever its
+	// table is. Empty: it may be left out.
+	required string
 
 	// min and max bound durations and numbers. What lies outside is taken
 	// for a slip of the unit: nobody waits a year for a reply.
 	min, max int64
 	// values are the words that are allowed, where there are only a few.
 	values []string
-	// defaultDoc stands for the default where TOML cannot say it.
-	defaultDoc string
+	// defWords stands for the default where TOML cannot say it.
+	defWords string
 }
 
-// Type is the type of a key's value, in words.
-type Type string
+// kind is the type of a key's value, in the words of messages and the manual.
+type kind string
 
-// The types of values.
 const (
-	String   Type = "string"
-	Strings  Type = "list of strings"
-	Boolean  Type = "boolean"
-	Number   Type = "number"
-	Duration Type = "duration"
+	str      kind = "string"
+	list     kind = "list of strings"
+	boolean  kind = "boolean"
+	number   kind = "number"
+	duration kind = "duration"
 )
-
-// spec is the type, the bounds and the default of the key as the manual page
-// gives them.
-func (k Key) spec() string {
-	parts := []string{string(k.Type)}
-	switch {
-	case k.Type == Duration:
-		parts = append(parts, short(k.min)+" to "+short(k.max))
-	case k.Type == Number:
-		parts = append(parts, fmt.Sprintf("%d to %d", k.min, k.max))
-	}
-	switch {
-	case k.Required:
-		parts = append(parts, "required")
-	case k.Default != "":
-		parts = append(parts, "default "+k.Default)
-	case k.defaultDoc != "":
-		parts = append(parts, "default: "+k.defaultDoc)
-	}
-	return strings.Join(parts, ", ")
-}
-
-// repeated reports whether a table is written [[name]], once for each thing.
-func repeated(table string) bool {
-	return table == "queue" || table == "link" || table == "remote"
-}
 
 const (
 	ms   = int64(time.Millisecond)
@@ -73,77 +47,157 @@ const (
 	day  = 24 * hour
 )
 
-// Keys returns the table of all keys, in the order in which they are
-// documented.
-func Keys() []Key {
-	return []Key{
-		{Table: "", Name: "hostname", Type: String, defaultDoc: "the host name of the machine", Doc: "name used in greetings and EHLO"},
-		{Table: "", Name: "log-level", Type: String, Default: `"info"`, values: []string{"debug", "info", "warning", "error"}, Doc: "least severity that is logged"},
-		{Table: "", Name: "log-format", Type: String, Default: `"text"`, values: []string{"text", "json"}, Doc: "form of log lines"},
+// keys are all keys there are, in the order of the manual page: the one source
+// of what is known, of types, bounds and defaults. What a key is for stands in
+// the manual alone, which a test holds against this.
+var keys = []key{
+	{table: "", name: "hostname", kind: str, defWords: "the host name of the machine"},
+	{table: "", name: "log-level", kind: str, def: `"info"`, values: []string{"debug", "info", "warning", "error"}},
+	{table: "", name: "log-format", kind: str, def: `"text"`, values: []string{"text", "json"}},
 
-		{Table: "mta", Name: "type", Type: String, Default: `"postfix"`, values: []string{"postfix"}, Doc: "which mail server this is"},
-		{Table: "mta", Name: "config-dir", Type: String, Default: `"/etc/postfix"`, Doc: "directory of its configuration"},
-		{Table: "mta", Name: "smtp", Type: String, Default: `"127.0.0.1:25"`, Doc: "its local SMTP listener, which must answer before a call asks for mail"},
-		{Table: "mta", Name: "transport", Type: String, Default: `"transient"`, Doc: "name of the transport that is held back"},
-		{Table: "mta", Name: "reconcile", Type: Duration, Default: `"1m"`, min: sec, max: day, Doc: "how often the index is compared with the mail server's own listing"},
-		{Table: "mta", Name: "split", Type: String, Default: `""`, Doc: "loopback address and port on which messages for several queues are taken apart; empty leaves them whole"},
+	{table: "mta", name: "type", kind: str, def: `"postfix"`, values: []string{"postfix"}},
+	{table: "mta", name: "config-dir", kind: str, def: `"/etc/postfix"`},
+	{table: "mta", name: "smtp", kind: str, def: `"127.0.0.1:25"`},
+	{table: "mta", name: "transport", kind: str, def: `"transient"`},
+	{table: "mta", name: "reconcile", kind: duration, def: `"1m"`, min: sec, max: day},
+	{table: "mta", name: "split", kind: str, def: `""`},
 
-		{Table: "milter", Name: "listen", Type: String, Default: `"unix:/var/spool/postfix/etrnd/milter.sock"`, Doc: "where Postfix reaches etrn-milter"},
-		{Table: "milter", Name: "header", Type: String, Default: `"X-ETRN-Queue"`, Doc: "header field that tags held mail"},
-		{Table: "milter", Name: "report", Type: String, Default: `"unix:/run/etrnd/report.sock"`, Doc: "socket of etrnd on which the milter reports"},
+	{table: "milter", name: "listen", kind: str, def: `"unix:/var/spool/postfix/etrnd/milter.sock"`},
+	{table: "milter", name: "header", kind: str, def: `"X-ETRN-Queue"`},
+	{table: "milter", name: "report", kind: str, def: `"unix:/run/etrnd/report.sock"`},
 
-		{Table: "policy", Name: "listen", Type: String, Default: `"unix:/var/spool/postfix/etrnd/policy.sock"`, Doc: "where Postfix asks who may use ETRN; empty turns it off"},
+	{table: "policy", name: "listen", kind: str, def: `"unix:/var/spool/postfix/etrnd/policy.sock"`},
 
-		{Table: "odmr", Name: "listen", Type: Strings, Default: `["[::]:366"]`, Doc: "addresses of the ETRN listener"},
-		{Table: "odmr", Name: "tls-cert", Type: String, Doc: "file with the certificate chain, PEM; offers STARTTLS"},
-		{Table: "odmr", Name: "tls-key", Type: String, Doc: "file with the certificate's key, PEM"},
-		{Table: "odmr", Name: "users", Type: String, Doc: "file with users and hashed secrets; offers AUTH"},
-		{Table: "odmr", Name: "cram-md5", Type: Boolean, Default: `false`, Doc: "offer CRAM-MD5 to users who have a secret for it"},
-		{Table: "odmr", Name: "max-connections", Type: Number, Default: `1000`, min: 1, max: 100000, Doc: "connections at one time"},
-		{Table: "odmr", Name: "max-connections-per-client", Type: Number, Default: `20`, min: 1, max: 100000, Doc: "connections from one address at one time"},
-		{Table: "odmr", Name: "command-timeout", Type: Duration, Default: `"5m"`, min: sec, max: hour, Doc: "longest wait for the next command"},
-		{Table: "odmr", Name: "session-timeout", Type: Duration, Default: `"30m"`, min: sec, max: day, Doc: "longest session"},
+	{table: "odmr", name: "listen", kind: list, def: `["[::]:366"]`},
+	{table: "odmr", name: "tls-cert", kind: str},
+	{table: "odmr", name: "tls-key", kind: str},
+	{table: "odmr", name: "users", kind: str},
+	{table: "odmr", name: "cram-md5", kind: boolean, def: `false`},
+	{table: "odmr", name: "max-connections", kind: number, def: `1000`, min: 1, max: 100000},
+	{table: "odmr", name: "max-connections-per-client", kind: number, def: `20`, min: 1, max: 100000},
+	{table: "odmr", name: "command-timeout", kind: duration, def: `"5m"`, min: sec, max: hour},
+	{table: "odmr", name: "session-timeout", kind: duration, def: `"30m"`, min: sec, max: day},
 
-		{Table: "control", Name: "listen", Type: String, Default: `"unix:/run/etrnd/control.sock"`, Doc: "socket of etrnctl"},
-		{Table: "control", Name: "group", Type: String, Default: `"etrnd"`, Doc: "group whose members may use it, besides root"},
+	{table: "control", name: "listen", kind: str, def: `"unix:/run/etrnd/control.sock"`},
+	{table: "control", name: "group", kind: str, def: `"etrnd"`},
 
-		{Table: "queue", Name: "name", Type: String, Required: true, Doc: "name of the queue; asked for as #name"},
-		{Table: "queue", Name: "domains", Type: Strings, Required: true, Doc: "whose mail is held: domain, .domain, user@domain or *"},
-		{Table: "queue", Name: "deliver", Type: String, Required: true, Doc: "next hop: smtp:[host], smtp:[host]:port, lmtp:... or turn"},
-		{Table: "queue", Name: "clients", Type: Strings, Doc: "addresses and networks that may ask"},
-		{Table: "queue", Name: "users", Type: Strings, Doc: "authenticated users who may ask"},
-		{Table: "queue", Name: "certificates", Type: Strings, Doc: "SHA-256 fingerprints of TLS client certificates, or their keys, that may ask"},
-		{Table: "queue", Name: "window", Type: Duration, Default: `"5m"`, min: 0, max: day, Doc: "how long after a request new mail goes out at once"},
-		{Table: "queue", Name: "min-interval", Type: Duration, Default: `"5s"`, min: 0, max: day, Doc: "the same request sooner than this is answered 458"},
+	{table: "queue", name: "name", kind: str, required: `name = "acme"`},
+	{table: "queue", name: "domains", kind: list, required: `domains = ["acme.example"]`},
+	{table: "queue", name: "deliver", kind: str, required: `deliver = "smtp:[mail.acme.example]"`},
+	{table: "queue", name: "clients", kind: list},
+	{table: "queue", name: "users", kind: list},
+	{table: "queue", name: "certificates", kind: list},
+	{table: "queue", name: "window", kind: duration, def: `"5m"`, min: 0, max: day},
+	{table: "queue", name: "min-interval", kind: duration, def: `"5s"`, min: 0, max: day},
 
-		{Table: "link", Name: "name", Type: String, Required: true, Doc: "name of the link"},
-		{Table: "link", Name: "interfaces", Type: Strings, Doc: "network interfaces; * and ? stand for characters"},
-		{Table: "link", Name: "dial", Type: Strings, Doc: "command that brings the link up: program and arguments"},
-		{Table: "link", Name: "hang-up", Type: Strings, Doc: "command that takes it down: program and arguments"},
-		{Table: "link", Name: "dial-timeout", Type: Duration, Default: `"2m"`, min: sec, max: hour, Doc: "longest time from dialling until the link is up"},
-		{Table: "link", Name: "hang-up-timeout", Type: Duration, Default: `"30s"`, min: sec, max: hour, Doc: "longest run of the hang-up command"},
-		{Table: "link", Name: "limit", Type: Duration, Default: `"0s"`, min: 0, max: 31 * day, Doc: "longest time that calls may use the line; 0s means no limit"},
+	{table: "link", name: "name", kind: str, required: `name = "isp"`},
+	{table: "link", name: "interfaces", kind: list},
+	{table: "link", name: "dial", kind: list},
+	{table: "link", name: "hang-up", kind: list},
+	{table: "link", name: "dial-timeout", kind: duration, def: `"2m"`, min: sec, max: hour},
+	{table: "link", name: "hang-up-timeout", kind: duration, def: `"30s"`, min: sec, max: hour},
+	{table: "link", name: "limit", kind: duration, def: `"0s"`, min: 0, max: 31 * day},
 
-		{Table: "remote", Name: "name", Type: String, Required: true, Doc: "name of the remote"},
-		{Table: "remote", Name: "link", Type: String, Required: true, Doc: "name of the link it is called over"},
-		{Table: "remote", Name: "host", Type: String, Required: true, Doc: "host name or address, with :port unless it is 25, or 366 with atrn and auto"},
-		{Table: "remote", Name: "protocol", Type: String, Default: `"etrn"`, values: []string{"etrn", "atrn", "auto"}, Doc: "how mail is asked for"},
-		{Table: "remote", Name: "router-type", Type: String, Default: `"push-only"`, values: []string{"push-only", "pull-only", "pull-push", "push-wait"}, Doc: "which way mail moves in a call"},
-		{Table: "remote", Name: "request", Type: Strings, Doc: "what is asked for: domain, @domain, #queue; domains alone with atrn and auto"},
-		{Table: "remote", Name: "connect-timeout", Type: Duration, Default: `"30s"`, min: 100 * ms, max: hour, Doc: "longest wait for a connection"},
-		{Table: "remote", Name: "request-timeout", Type: Duration, Default: `"30s"`, min: 100 * ms, max: hour, Doc: "longest dialogue with the server, once connected"},
-		{Table: "remote", Name: "wait", Type: Duration, Default: `"2m"`, min: 0, max: day, Doc: "how long the line stays open for mail to begin to arrive, or to go on in ATRN"},
-		{Table: "remote", Name: "idle", Type: Duration, Default: `"5s"`, min: 100 * ms, max: hour, Doc: "how long inbound must be quiet when the server gave no count"},
-		{Table: "remote", Name: "limit", Type: Duration, Default: `"1h"`, min: sec, max: 7 * day, Doc: "longest call"},
-		{Table: "remote", Name: "push", Type: Strings, Doc: "what is held for it: domain, .domain, user@domain, *, or #queue"},
-		{Table: "remote", Name: "deliver", Type: String, defaultDoc: `"smtp:[HOST]", with the name or address in host`, Doc: "next hop of what is pushed"},
-		{Table: "remote", Name: "senders", Type: Strings, defaultDoc: "the addresses of host", Doc: "addresses and networks its mail comes from"},
-		{Table: "remote", Name: "tls", Type: String, Default: `"auto"`, values: []string{"auto", "require", "insecure", "off"}, Doc: "what a call demands of TLS"},
-		{Table: "remote", Name: "tls-ca", Type: String, defaultDoc: "the certificates of the system", Doc: "file with the authorities that may vouch for the server, PEM"},
-		{Table: "remote", Name: "tls-name", Type: String, defaultDoc: "the name in host", Doc: "name that the server's certificate must bear"},
-		{Table: "remote", Name: "tls-cert", Type: String, Doc: "file with a certificate of our own for the server, PEM"},
-		{Table: "remote", Name: "tls-key", Type: String, Doc: "file with its key, PEM"},
-		{Table: "remote", Name: "user", Type: String, Doc: "user name for AUTH"},
-		{Table: "remote", Name: "password-file", Type: String, Doc: "file whose first line is the password"},
+	{table: "remote", name: "name", kind: str, required: `name = "hub"`},
+	{table: "remote", name: "link", kind: str, required: `link = "isp", the name of a [[link]]`},
+	{table: "remote", name: "host", kind: str, required: `host = "hub.example.net"`},
+	{table: "remote", name: "protocol", kind: str, def: `"etrn"`, values: []string{"etrn", "atrn", "auto"}},
+	{table: "remote", name: "router-type", kind: str, def: `"push-only"`, values: []string{"push-only", "pull-only", "pull-push", "push-wait"}},
+	{table: "remote", name: "request", kind: list},
+	{table: "remote", name: "connect-timeout", kind: duration, def: `"30s"`, min: 100 * ms, max: hour},
+	{table: "remote", name: "request-timeout", kind: duration, def: `"30s"`, min: 100 * ms, max: hour},
+	{table: "remote", name: "wait", kind: duration, def: `"2m"`, min: 0, max: day},
+	{table: "remote", name: "idle", kind: duration, def: `"5s"`, min: 100 * ms, max: hour},
+	{table: "remote", name: "limit", kind: duration, def: `"1h"`, min: sec, max: 7 * day},
+	{table: "remote", name: "push", kind: list},
+	{table: "remote", name: "deliver", kind: str, defWords: `"smtp:[HOST]", with the name or address in host`},
+	{table: "remote", name: "senders", kind: list, defWords: "the addresses of host"},
+	{table: "remote", name: "tls", kind: str, def: `"auto"`, values: []string{"auto", "require", "insecure", "off"}},
+	{table: "remote", name: "tls-ca", kind: str, defWords: "the certificates of the system"},
+	{table: "remote", name: "tls-name", kind: str, defWords: "the name in host"},
+	{table: "remote", name: "tls-cert", kind: str},
+	{table: "remote", name: "tls-key", kind: str},
+	{table: "remote", name: "user", kind: str},
+	{table: "remote", name: "password-file", kind: str},
+}
+
+// spec is the type, the bounds and the default of the key as the manual page
+// gives them.
+func (k *key) spec() string {
+	parts := []string{string(k.kind)}
+	switch k.kind {
+	case duration:
+		parts = append(parts, short(k.min)+" to "+short(k.max))
+	case number:
+		parts = append(parts, fmt.Sprintf("%d to %d", k.min, k.max))
 	}
+	switch {
+	case k.required != "":
+		parts = append(parts, "required")
+	case k.def != "":
+		parts = append(parts, "default "+k.def)
+	case k.defWords != "":
+		parts = append(parts, "default: "+k.defWords)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// tables are the tables there are by their names, the top of the file being "",
+// and the names in order.
+var tables, tableNames = byTable(keys)
+
+// tableKeys are the keys of a table, and what it holds when they are left out.
+type tableKeys struct {
+	keys     []*key // in order
+	byName   map[string]*key
+	defaults map[string]any // as the TOML library returns them
+}
+
+func byTable(keys []key) (map[string]*tableKeys, []string) {
+	tables, names := map[string]*tableKeys{}, []string(nil)
+	for i := range keys {
+		k := &keys[i]
+		t := tables[k.table]
+		if t == nil {
+			t = &tableKeys{byName: map[string]*key{}, defaults: map[string]any{}}
+			tables[k.table] = t
+			if k.table != "" {
+				names = append(names, k.table)
+			}
+		}
+		t.keys = append(t.keys, k)
+		t.byName[k.name] = k
+		if k.def == "" {
+			continue
+		}
+		// A default goes through the same checks as what a file says.
+		if _, err := toml.Decode(k.name+" = "+k.def, &t.defaults); err != nil {
+			panic("config: the default of " + k.name + " is no TOML: " + err.Error())
+		}
+	}
+	return tables, names
+}
+
+// isTable reports whether a key at the top of the file is the name of a table.
+func isTable(name string) bool { return slices.Contains(tableNames, name) }
+
+// repeated reports whether a table is written [[name]], once for each thing.
+func repeated(table string) bool {
+	return table == "queue" || table == "link" || table == "remote"
+}
+
+// header is how a table is written.
+func header(table string) string {
+	if repeated(table) {
+		return "[[" + table + "]]"
+	}
+	return "[" + table + "]"
+}
+
+// home is where the keys of a table stand.
+func home(table string) string {
+	if table == "" {
+		return "at the top of the file, before the first table"
+	}
+	return "in " + header(table)
 }

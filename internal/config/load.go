@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 )
 
 // maxFile bounds the configuration. A queue of four keys takes about 150
@@ -41,7 +40,7 @@ func Load(path string, opts ...Option) (*Config, error) {
 func loadHint(err error) string {
 	switch {
 	case os.IsNotExist(err):
-		return "name another file with -config, or write this one: see etrnd.toml(5)"
+		return "write it (see etrnd.toml(5)), or name another with --config"
 	case os.IsPermission(err):
 		return "the users etrnd and etrn-milter must be able to read it; it holds no secrets"
 	}
@@ -91,5 +90,3 @@ func Parse(name string, data []byte, opts ...Option) (*Config, error) {
 	cfg.Warnings = inOrder(r.warnings)
 	return cfg, nil
 }
-
-func sameName(a, b string) bool { return strings.EqualFold(a, b) }

@@ -65,11 +65,19 @@ func inOrder(ps []Problem) []Problem {
 	return ps
 }
 
-// quote shows a value of the file: quoted, and cut where it is long.
-func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		return fmt.Sprintf("%q...", strings.ToValidUTF8(s[:most], ""))
+// position is where something stands. A default stands nowhere: its line is 0.
+type position struct {
+	file string
+	line int
+}
+
+// from is the position in words, for a message about something in file.
+func (p position) from(file string) string {
+	switch {
+	case p.line == 0:
+		return "by default"
+	case p.file != file:
+		return fmt.Sprintf("on line %d of %s", p.line, p.file)
 	}
-	return fmt.Sprintf("%q", s)
+	return fmt.Sprintf("on line %d", p.line)
 }

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/BurntSushi/toml"
 )
 
 // maxString bounds every string of the file: the longest that makes sense is
@@ -20,7 +18,8 @@ const maxString = 1024
 // decoding stops at the first wrong type, and takes keys that differ in case.
 type table struct {
 	r     *reader
-	name  string // as in Key.Table
+	file  string
+	name  string // as in key.table
 	label string // what messages begin with: `queue "acme"`, "odmr"
 	vals  map[string]any
 	at    *place
@@ -54,6 +53,8 @@ func (t *table) line(key string) int {
 	return t.at.line
 }
 
+func (t *table) pos(key string) position { return position{t.file, t.line(key)} }
+
 func (t *table) fail(key, hint, format string, args ...any) {
 	t.failAt(t.line(key), key, hint, format, args...)
 }
@@ -63,11 +64,15 @@ func (t *table) failAt(line int, key, hint, format string, args ...any) {
 }
 
 func (t *table) warn(key, hint, format string, args ...any) {
-	t.r.warnings = append(t.r.warnings, t.problem(t.line(key), key, hint, format, args...))
+	t.warnAt(t.line(key), key, hint, format, args...)
+}
+
+func (t *table) warnAt(line int, key, hint, format string, args ...any) {
+	t.r.warnings = append(t.r.warnings, t.problem(line, key, hint, format, args...))
 }
 
 func (t *table) problem(line int, key, hint, format string, args ...any) Problem {
-	return Problem{File: t.r.file, Line: line, Key: t.where(key), Msg: fmt.Sprintf(format, args...), Hint: hint}
+	return Problem{File: t.file, Line: line, Key: t.where(key), Msg: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 // has reports whether the file gives the key.
@@ -79,117 +84,83 @@ func (t *table) has(key string) bool {
 // checkKeys objects to keys that the table does not know, and misses those
 // that it needs.
 func (t *table) checkKeys() {
-	known := t.r.keys[t.name]
+	known := tables[t.name]
 	for _, name := range slices.Sorted(maps.Keys(t.vals)) {
-		if _, ok := known[name]; ok {
-			continue
-		}
-		if t.name == "" && t.r.isTable(name) {
-			continue
-		}
-		t.r.errs = append(t.r.errs, Problem{
-			File: t.r.file, Line: t.line(name), Key: t.label,
-			Msg: "unknown key " + quote(name), Hint: t.hintFor(name),
-		})
-	}
-	for _, k := range t.r.inTable(t.name) {
-		if k.Required && !t.has(k.Name) {
+		if known.byName[name] == nil && (t.name != "" || !isTable(name)) {
 			t.r.errs = append(t.r.errs, Problem{
-				File: t.r.file, Line: t.line(""), Key: t.label,
-				Msg: k.Name + " is missing", Hint: requiredHint(k),
+				File: t.file, Line: t.line(name), Key: t.label,
+				Msg: "unknown key " + quote(name), Hint: t.hintFor(name),
 			})
 		}
 	}
-}
-
-func requiredHint(k Key) string {
-	example := map[string]string{
-		"queue name": `name = "acme"`, "queue domains": `domains = ["acme.example"]`, "queue deliver": `deliver = "smtp:[mail.acme.example]"`,
-		"link name": `name = "isp"`, "remote name": `name = "hub"`, "remote link": `link = "isp", the name of a [[link]]`, "remote host": `host = "hub.example.net"`,
-	}[k.Table+" "+k.Name]
-	return "write " + example
+	for _, k := range known.keys {
+		if k.required != "" && !t.has(k.name) {
+			t.fail("", "write "+k.required, "%s is missing", k.name)
+		}
+	}
 }
 
 // hintFor guesses what an unknown key was meant to be.
 func (t *table) hintFor(name string) string {
-	var here []string
-	for n := range t.r.keys[t.name] {
-		here = append(here, n)
-	}
+	here := slices.Collect(maps.Keys(tables[t.name].byName))
 	if t.name == "" {
-		here = append(here, t.r.tables()...)
+		here = append(here, tableNames...)
 	}
 	if n := nearest(name, here); n != "" {
-		if t.name == "" && t.r.isTable(n) {
+		if t.name == "" && isTable(n) {
 			return "did you mean " + header(n) + "?"
 		}
 		return "did you mean " + quote(n) + "?"
 	}
 	if name == "password" || name == "secret" {
-		return "secrets do not belong here, where both daemons can read them: write the password into a file and name that in password-file"
+		return "both daemons can read this file, so secrets do not belong in it: put the password in a file of its own, and name that in password-file"
 	}
 	// A key of another table is most often one that stands below the wrong
 	// header: TOML has no way back to the top.
 	var elsewhere []string
-	for _, tab := range append([]string{""}, t.r.tables()...) {
-		if _, ok := t.r.keys[tab][name]; ok {
-			elsewhere = append(elsewhere, home(tab))
+	for _, other := range append([]string{""}, tableNames...) {
+		if tables[other].byName[name] != nil {
+			elsewhere = append(elsewhere, home(other))
 		}
 	}
 	if len(elsewhere) > 0 {
-		return "it belongs " + list(elsewhere, "or")
+		return "this key belongs " + enumerate(elsewhere, "or")
 	}
 	return "see etrnd.toml(5) for the keys there are"
 }
 
-// header is how a table is written.
-func header(table string) string {
-	if repeated(table) {
-		return "[[" + table + "]]"
-	}
-	return "[" + table + "]"
-}
-
-// home is where the keys of a table stand.
-func home(table string) string {
-	if table == "" {
-		return "at the top of the file, before the first table"
-	}
-	return "in " + header(table)
-}
-
-// raw returns the value of a key, or its default, or nil.
-func (t *table) raw(key string) any {
+// value returns the value of a key, or its default, or nil.
+func (t *table) value(key string) any {
 	if v, ok := t.vals[key]; ok {
 		return v
 	}
-	return t.r.defaults[t.name+" "+key]
+	return tables[t.name].defaults[key]
 }
 
 // mistyped objects to a value of the wrong type.
-func (t *table) mistyped(key string, want Type, v any) {
-	msg, hint := "must be a "+string(want), ""
+func (t *table) mistyped(key string, want kind, v any) {
+	expected, hint := "a "+string(want), ""
 	switch want {
-	case Boolean:
-		msg = "must be true or false"
+	case boolean:
+		expected = "true or false"
 		switch strings.ToLower(fmt.Sprint(v)) {
 		case "yes", "true", "on", "1":
 			hint = "write true"
 		case "no", "false", "off", "0":
 			hint = "write false"
 		}
-	case Duration:
-		msg = `must be a duration such as "30s", "5m" or "1h30m"`
+	case duration:
+		expected = `a duration such as "30s", "5m" or "1h30m"`
 		if n, ok := v.(int64); ok && n >= 0 {
 			hint = fmt.Sprintf(`write "%ds" for seconds`, n)
 		}
-	case Number:
+	case number:
 		if s, ok := v.(string); ok {
 			if n, err := strconv.Atoi(s); err == nil {
 				hint = fmt.Sprintf("write %d", n)
 			}
 		}
-	case Strings:
+	case list:
 		if s, ok := v.(string); ok {
 			words := []string{s}
 			if key == "dial" || key == "hang-up" {
@@ -197,67 +168,47 @@ func (t *table) mistyped(key string, want Type, v any) {
 			}
 			hint = "write " + tomlList(words)
 		}
-	case String:
+	case str:
 		if l, ok := v.([]any); ok && len(l) == 1 {
 			if s, ok := l[0].(string); ok {
 				hint = "write " + quote(s)
 			}
 		}
 	}
-	t.fail(key, hint, "%s, not %s", msg, describe(v))
+	t.fail(key, hint, "expected %s, got %s", expected, describe(v))
 }
 
-// describe names a value for a message.
-func describe(v any) string {
-	switch v := v.(type) {
-	case string:
-		return "the string " + quote(v)
-	case bool:
-		return strconv.FormatBool(v)
-	case int64, float64:
-		return fmt.Sprintf("the number %v", v)
-	case time.Time:
-		return "a date or time"
-	case map[string]any:
-		return "a table"
-	case []any, []map[string]any:
-		return "a list"
-	}
-	return "something else"
-}
-
-func tomlList(words []string) string {
-	quoted := make([]string, 0, len(words))
-	for _, w := range words {
-		quoted = append(quoted, quote(w))
-	}
-	return "[" + strings.Join(quoted, ", ") + "]"
-}
-
-// str returns a string, or "" when there is none or a bad one.
-func (t *table) str(key string) string {
-	v := t.raw(key)
+// text returns a string, and whether it is one to look at further: not when it
+// has been objected to, nor when the file does not give it and there is no
+// default.
+func (t *table) text(key string) (s string, ok bool) {
+	v := t.value(key)
 	if v == nil {
-		return ""
+		return "", false
 	}
-	s, ok := v.(string)
-	if !ok {
-		t.mistyped(key, String, v)
-		return ""
+	if s, ok = v.(string); !ok {
+		t.mistyped(key, str, v)
+		return "", false
 	}
 	if !t.sound(t.line(key), key, s) {
-		return ""
+		return "", false
 	}
-	values := t.r.keys[t.name][key].values
+	values := tables[t.name].byName[key].values
 	if values == nil || slices.Contains(values, s) {
-		return s
+		return s, true
 	}
-	hint := "write " + oneOf(values)
+	hint := ""
 	if n := nearest(s, values); n != "" && len(values) > 1 {
-		hint = "did you mean " + quote(n) + "? allowed: " + oneOf(values)
+		hint = "did you mean " + quote(n) + "?"
 	}
-	t.fail(key, hint, "%s is not allowed", quote(s))
-	return ""
+	t.fail(key, hint, "expected %s, got %s", enumerate(quoted(values), "or"), quote(s))
+	return "", false
+}
+
+// str is text for a key that needs no further look.
+func (t *table) str(key string) string {
+	s, _ := t.text(key)
+	return s
 }
 
 // sound objects to strings that no key can take.
@@ -267,7 +218,7 @@ func (t *table) sound(line int, key, s string) bool {
 		return false
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
-		t.failAt(line, key, "", "%s holds a control character", quote(s))
+		t.failAt(line, key, "", "%s contains a control character", quote(s))
 		return false
 	}
 	return true
@@ -275,13 +226,13 @@ func (t *table) sound(line int, key, s string) bool {
 
 // strs returns a list of strings without those that are bad in themselves.
 func (t *table) strs(key string) []item {
-	v := t.raw(key)
+	v := t.value(key)
 	if v == nil {
 		return nil
 	}
 	l, ok := v.([]any)
 	if !ok {
-		t.mistyped(key, Strings, v)
+		t.mistyped(key, list, v)
 		return nil
 	}
 	items := make([]item, 0, len(l))
@@ -294,7 +245,7 @@ func (t *table) strs(key string) []item {
 		s, ok := e.(string)
 		switch {
 		case !ok:
-			t.failAt(line, key, "", "must be a list of strings, but element %d is %s", i+1, describe(e))
+			t.failAt(line, key, "", "expected a list of strings, but element %d is %s", i+1, describe(e))
 		case s == "":
 			t.failAt(line, key, "", "element %d is empty", i+1)
 		case t.sound(line, key, s):
@@ -304,35 +255,44 @@ func (t *table) strs(key string) []item {
 	return items
 }
 
+// notEmpty objects to a list that is there and has nothing in it.
+func (t *table) notEmpty(key, hint string) bool {
+	if l, ok := t.vals[key].([]any); ok && len(l) == 0 {
+		t.fail(key, hint, "is empty")
+		return false
+	}
+	return true
+}
+
 func (t *table) boolean(key string) bool {
-	v := t.raw(key)
+	v := t.value(key)
 	b, ok := v.(bool)
 	if !ok && v != nil {
-		t.mistyped(key, Boolean, v)
+		t.mistyped(key, boolean, v)
 	}
 	return b
 }
 
 func (t *table) number(key string) int {
-	v := t.raw(key)
+	v := t.value(key)
 	n, ok := v.(int64)
 	if !ok {
-		t.mistyped(key, Number, v)
+		t.mistyped(key, number, v)
 		return 0
 	}
-	k := t.r.keys[t.name][key]
+	k := tables[t.name].byName[key]
 	if n < k.min || n > k.max {
-		t.fail(key, "", "%d is out of range: allowed is %d to %d", n, k.min, k.max)
+		t.fail(key, "", "expected %d to %d, got %d", k.min, k.max, n)
 		return 0
 	}
 	return int(n)
 }
 
 func (t *table) duration(key string) time.Duration {
-	v := t.raw(key)
+	v := t.value(key)
 	s, ok := v.(string)
 	if !ok {
-		t.mistyped(key, Duration, v)
+		t.mistyped(key, duration, v)
 		return 0
 	}
 	d, err := time.ParseDuration(s)
@@ -343,97 +303,13 @@ func (t *table) duration(key string) time.Duration {
 				hint = fmt.Sprintf("write %q", strconv.Itoa(days*24)+"h")
 			}
 		}
-		t.fail(key, hint, "%s is not a duration", quote(s))
+		t.fail(key, hint, "expected a duration, got %s", quote(s))
 		return 0
 	}
-	k := t.r.keys[t.name][key]
-	switch {
-	case d < 0:
-		t.fail(key, "", "%s is negative", quote(s))
-		return 0
-	case int64(d) < k.min || int64(d) > k.max:
-		t.fail(key, "", "%s is out of range: allowed is %s to %s", quote(s), short(k.min), short(k.max))
+	k := tables[t.name].byName[key]
+	if int64(d) < k.min || int64(d) > k.max {
+		t.fail(key, "", "expected %s to %s, got %s", short(k.min), short(k.max), quote(s))
 		return 0
 	}
 	return d
-}
-
-// short writes a duration without the units that are zero.
-func short(n int64) string {
-	s := time.Duration(n).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
-// oneOf lists words that are allowed.
-func oneOf(words []string) string {
-	quoted := make([]string, 0, len(words))
-	for _, w := range words {
-		quoted = append(quoted, quote(w))
-	}
-	return list(quoted, "or")
-}
-
-func list(words []string, last string) string {
-	if n := len(words); n > 1 {
-		return strings.Join(words[:n-1], ", ") + " " + last + " " + words[n-1]
-	}
-	return strings.Join(words, "")
-}
-
-// nearest finds the word that was probably meant: at most two slips away, and
-// fewer than half of its letters.
-func nearest(word string, words []string) string {
-	if len(word) > 64 {
-		return ""
-	}
-	norm := strings.ReplaceAll(strings.ToLower(word), "_", "-")
-	best, most := "", 3
-	for _, w := range slices.Sorted(slices.Values(words)) {
-		if d := distance(norm, strings.ToLower(w)); d < most && 2*d < len(w) {
-			best, most = w, d
-		}
-	}
-	return best
-}
-
-// distance counts the letters to insert, drop or replace, and neighbours to
-// swap, that lead from a to b.
-func distance(a, b string) int {
-	prev2, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev, cur = prev, cur, prev2
-	}
-	return prev[len(b)]
-}
-
-// decode parses TOML into a map. A bug of the library on odd input is a
-// problem of the file like any other: a reload must not end the daemon.
-func decode(data []byte) (vals map[string]any, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the TOML library gave up on it: %s", quote(fmt.Sprint(p)))
-		}
-	}()
-	_, err = toml.Decode(string(data), &vals)
-	return vals, err
 }

@@ -1,3 +1,5 @@
+//go:build !quick
+
 // Package interop tests that mail moves between etrnd and software that nobody
 // here wrote, all of it as Debian packages it: fetchmail as customer, in its
 // ETRN and its ODMR mode; Sendmail's etrn(8); and Postfix, Exim and Sendmail as
