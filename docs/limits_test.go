@@ -82,7 +82,9 @@ var unlisted = []string{
 	"etrnd/odmr.maxDiscarded",
 	"etrnd/odmr.maxReason",
 	"etrnd/odmr.maxShown",
+	"etrnd/control.maxShown",
 	"etrnd/policy.maxShown",
+	"internal/config.maxShown",
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",
 	// How long a wait is that nobody notices.

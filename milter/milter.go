@@ -27,6 +27,7 @@ import (
 
 	gomilter "github.com/d--j/go-milter"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
@@ -129,10 +130,10 @@ func New(o Options) (*Milter, error) {
 // an error the old ones stay.
 func (m *Milter) Reload(s Settings) error {
 	if !validHeader(s.Header) {
-		return fmt.Errorf("milter: %.80q is no header name: letters, digits and \"-\", at most 60", s.Header)
+		return fmt.Errorf("milter: %s is no header name: letters, digits and \"-\", at most 60", foreign.Quote(s.Header))
 	}
 	if (s.Mark != "" || s.Split) && (!validHeader(s.Mark) || strings.EqualFold(s.Mark, s.Header)) {
-		return fmt.Errorf("milter: %.80q cannot be the header that splits messages: it must be a header name other than %q", s.Mark, s.Header)
+		return fmt.Errorf("milter: %s cannot be the header that splits messages: it must be a header name other than %q", foreign.Quote(s.Mark), s.Header)
 	}
 	if s.Queues == nil {
 		return errors.New("milter: no queues")

@@ -6,10 +6,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // printer writes for people. Strings are cleaned on their way: much of what
@@ -32,25 +32,7 @@ func (p *printer) f(format string, args ...any) {
 }
 
 // clean shows what cannot be printed as an escape, line ends included.
-func clean(s string) string {
-	bad := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
-	if !strings.ContainsFunc(s, bad) {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		if r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		} else if bad(r) {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		} else {
-			b.WriteRune(r)
-		}
-		s = s[n:]
-	}
-	return b.String()
-}
+func clean(s string) string { return foreign.Escape(s, len(s)) }
 
 // table is rows of cells; the first one is the heading.
 type table struct {

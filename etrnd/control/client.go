@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // DefaultSocket is where etrnd listens when the configuration says nothing.
@@ -210,7 +211,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	e := new(api.Error)
 	if err := c.read(ctx, rsp.Body, e); err != nil || e.Message == "" {
 		return nil, api.Errorf(api.ExitTempFail, "is something else than etrnd listening there?",
-			"the answer from %s is no answer of etrnd: HTTP status %s", c.socket, cut(rsp.Status))
+			"the answer from %s is no answer of etrnd: HTTP status %s", c.socket, foreign.Quote(rsp.Status))
 	}
 	if e.Exit == api.ExitOK {
 		e.Exit = api.ExitTempFail

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 )
 
@@ -23,6 +24,7 @@ const (
 	maxHeader   = 16 << 10
 	maxBody     = 16 << 10
 	maxName     = 512 // bytes of a name in a request
+	maxShown    = 80  // bytes of a request in the log
 	maxWatched  = 256 // calls in one Watch
 	maxHistory  = 10000
 	maxPerUser  = 32 // connections
@@ -169,7 +171,7 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	mux.Handle("GET /v1/history", get(s, func(r *http.Request) ([]api.CallResult, error) {
 		n, err := strconv.Atoi(r.URL.Query().Get("n"))
 		if err != nil || n < 1 || n > maxHistory {
-			return nil, api.Errorf(api.ExitUsage, "", "n is %s, but must be a number from 1 to %d", cut(r.URL.Query().Get("n")), maxHistory)
+			return nil, api.Errorf(api.ExitUsage, "", "n is %s, but must be a number from 1 to %d", foreign.Quote(r.URL.Query().Get("n")), maxHistory)
 		}
 		return b.History(r.Context(), n)
 	}))
@@ -211,7 +213,7 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, http.StatusNotFound, api.Errorf(api.ExitUsage,
 			"etrnctl and etrnd are of different releases: restart etrnd",
-			"etrnd does not know the request %s %s", cut(r.Method), cut(r.URL.Path)))
+			"etrnd does not know the request %s %s", foreign.Quote(r.Method), foreign.Quote(r.URL.Path)))
 	})
 	return s.guard(mux)
 }
@@ -223,7 +225,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		start := time.Now()
 		p := callerFrom(r.Context())
 		w := &statusWriter{ResponseWriter: rw, status: http.StatusOK}
-		log := s.log.With("method", clip(r.Method), "path", clip(r.URL.Path), "uid", p.UID, "pid", p.PID)
+		log := s.log.With("method", foreign.Clip(r.Method, maxShown), "path", foreign.Clip(r.URL.Path, maxShown), "uid", p.UID, "pid", p.PID)
 		defer func() {
 			v := recover()
 			switch {
@@ -453,15 +455,3 @@ func checkLink(ev api.LinkEvent) error {
 	}
 	return nil
 }
-
-// clip bounds what a client sent. The log quotes by itself.
-func clip(s string) string {
-	const most = 80
-	if len(s) > most {
-		return s[:most] + "..."
-	}
-	return s
-}
-
-// cut bounds what a client sent, and quotes it.
-func cut(s string) string { return strconv.Quote(clip(s)) }

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // maxReferred bounds the files that the configuration names. A bundle of all
@@ -73,18 +75,18 @@ func (r *reader) keyPair(t *table) (cert, key string) {
 	}
 	certPEM, keyPEM := r.readable(t, "tls-cert", cert), r.readable(t, "tls-key", key)
 	if keyPEM != nil && worldReadable(key) {
-		t.warn("tls-key", "run chmod o-r "+key, "%s can be read by everyone on this machine", quote(key))
+		t.warn("tls-key", "run chmod o-r "+key, "%s can be read by everyone on this machine", foreign.Quote(key))
 	}
 	if certPEM == nil || keyPEM == nil {
 		return "", ""
 	}
 	leaf, err := firstCertificate(certPEM)
 	if err != nil {
-		t.fail("tls-cert", "", "%s %s", quote(cert), err)
+		t.fail("tls-cert", "", "%s %s", foreign.Quote(cert), err)
 		return "", ""
 	}
 	if encrypted(keyPEM) {
-		t.fail("tls-key", "there is nobody to type it when the daemon starts: remove it with openssl pkey -in FILE -out FILE", "the key in %s has a passphrase", quote(key))
+		t.fail("tls-key", "there is nobody to type it when the daemon starts: remove it with openssl pkey -in FILE -out FILE", "the key in %s has a passphrase", foreign.Quote(key))
 		return "", ""
 	}
 	if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
@@ -93,20 +95,20 @@ func (r *reader) keyPair(t *table) (cert, key string) {
 		case strings.Contains(msg, "found a certificate rather than a key"):
 			msg = "contains a certificate, and no private key"
 		case strings.Contains(msg, "does not match"):
-			msg = "does not contain the key of the certificate in " + quote(cert)
+			msg = "does not contain the key of the certificate in " + foreign.Quote(cert)
 		case strings.Contains(msg, "key input"):
 			msg = "contains no private key in PEM"
 		default:
 			msg = "cannot be used: " + clip(msg)
 		}
-		t.fail("tls-key", "", "%s %s", quote(key), msg)
+		t.fail("tls-key", "", "%s %s", foreign.Quote(key), msg)
 		return "", ""
 	}
 	switch now := r.now(); {
 	case now.After(leaf.NotAfter):
-		t.warn("tls-cert", "renew it", "the certificate in %s expired on %s", quote(cert), leaf.NotAfter.UTC().Format(time.DateOnly))
+		t.warn("tls-cert", "renew it", "the certificate in %s expired on %s", foreign.Quote(cert), leaf.NotAfter.UTC().Format(time.DateOnly))
 	case now.Before(leaf.NotBefore):
-		t.warn("tls-cert", "check the clock of this machine", "the certificate in %s is not valid before %s", quote(cert), leaf.NotBefore.UTC().Format(time.DateOnly))
+		t.warn("tls-cert", "check the clock of this machine", "the certificate in %s is not valid before %s", foreign.Quote(cert), leaf.NotBefore.UTC().Format(time.DateOnly))
 	}
 	return cert, key
 }
@@ -146,7 +148,7 @@ func (r *reader) authorities(t *table) string {
 	}
 	if data := r.readable(t, "tls-ca", path); data != nil {
 		if _, err := firstCertificate(data); err != nil {
-			t.fail("tls-ca", "", "%s %s", quote(path), err)
+			t.fail("tls-ca", "", "%s %s", foreign.Quote(path), err)
 		}
 	}
 	return path
@@ -163,11 +165,11 @@ func (r *reader) password(t *table) string {
 		return ""
 	}
 	if worldReadable(path) {
-		t.fail("password-file", "run chmod o-r "+path, "%s can be read by everyone on this machine", quote(path))
+		t.fail("password-file", "run chmod o-r "+path, "%s can be read by everyone on this machine", foreign.Quote(path))
 	}
 	first, _, _ := bytes.Cut(data, []byte("\n"))
 	if len(bytes.TrimSuffix(first, []byte("\r"))) == 0 {
-		t.fail("password-file", "write the password there, alone on the first line", "the first line of %s is empty", quote(path))
+		t.fail("password-file", "write the password there, alone on the first line", "the first line of %s is empty", foreign.Quote(path))
 	}
 	return path
 }

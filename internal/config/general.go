@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -30,7 +31,7 @@ func (r *reader) general(t *table, c *Config) {
 			return
 		}
 		if msg := hostnameFault(s); msg != "" {
-			t.fail("hostname", hint, "%s %s", quote(s), msg)
+			t.fail("hostname", hint, "%s %s", foreign.Quote(s), msg)
 		}
 		c.Hostname = strings.TrimSuffix(s, ".")
 		return
@@ -41,7 +42,7 @@ func (r *reader) general(t *table, c *Config) {
 		return
 	}
 	if msg := hostnameFault(name); msg != "" {
-		t.fail("hostname", hint, "is not set, and the machine calls itself %s, which %s", quote(name), msg)
+		t.fail("hostname", hint, "is not set, and the machine calls itself %s, which %s", foreign.Quote(name), msg)
 	}
 	c.Hostname = name
 }
@@ -70,12 +71,12 @@ func (r *reader) mta(t *table, c *Config) {
 	if dir, ok := t.text("config-dir"); ok {
 		c.MTA.ConfigDir = dir
 		if !filepath.IsAbs(dir) {
-			t.fail("config-dir", `write it from the root, as in "/etc/postfix"`, "expected an absolute path, got %s", quote(dir))
+			t.fail("config-dir", `write it from the root, as in "/etc/postfix"`, "expected an absolute path, got %s", foreign.Quote(dir))
 		} else if !r.noFiles {
 			if st, err := os.Stat(dir); err != nil {
 				t.fail("config-dir", "install Postfix, or name the directory that holds its main.cf", "%s", reason(err))
 			} else if !st.IsDir() {
-				t.fail("config-dir", "", "%s is not a directory", quote(dir))
+				t.fail("config-dir", "", "%s is not a directory", foreign.Quote(dir))
 			}
 		}
 	}
@@ -86,16 +87,16 @@ func (r *reader) mta(t *table, c *Config) {
 			msg = "has no host before the port"
 		}
 		if msg != "" {
-			t.fail("smtp", `write "127.0.0.1:25"`, "%s %s", quote(s), msg)
+			t.fail("smtp", `write "127.0.0.1:25"`, "%s %s", foreign.Quote(s), msg)
 		}
 	}
 	if s, ok := t.text("transport"); ok {
 		c.MTA.Transport = s
 		// A service name of Postfix; ":" would end it in the transport table.
 		if s == "" || strings.Trim(s, letters+digits+"-_") != "" || strings.Trim(s[:1], letters) != "" {
-			t.fail("transport", `use letters, digits, "-" and "_", and begin with a letter`, "%s is not a valid name for a transport", quote(s))
+			t.fail("transport", `use letters, digits, "-" and "_", and begin with a letter`, "%s is not a valid name for a transport", foreign.Quote(s))
 		} else if slices.Contains([]string{"smtp", "relay", "lmtp", "local", "virtual", "error", "retry", "discard"}, s) {
-			t.fail("transport", `choose a name of its own, such as "transient"`, "%s is a transport that Postfix uses for other mail, which would all be held", quote(s))
+			t.fail("transport", `choose a name of its own, such as "transient"`, "%s is a transport that Postfix uses for other mail, which would all be held", foreign.Quote(s))
 		}
 	}
 	c.MTA.Split = r.split(t, c.MTA.SMTP)
@@ -114,15 +115,15 @@ func (r *reader) split(t *table, smtp string) string {
 	at, err := netip.ParseAddrPort(s)
 	switch {
 	case err != nil || at.Port() == 0:
-		t.fail("split", hint, "expected an address with a port, got %s", quote(s))
+		t.fail("split", hint, "expected an address with a port, got %s", foreign.Quote(s))
 		return ""
 	case !at.Addr().IsLoopback() || at.Addr().Is4In6() || at.Addr().Zone() != "":
-		t.fail("split", hint, "expected an address of the loopback, got %s", quote(s))
+		t.fail("split", hint, "expected an address of the loopback, got %s", foreign.Quote(s))
 		return ""
 	}
 	if host, port, msg := hostPort(smtp); msg == "" && port == at.Port() &&
 		(address(host).Unmap() == at.Addr() || strings.EqualFold(host, "localhost")) {
-		t.fail("split", `choose a port of its own: "127.0.0.1:10366"`, "%s is where the mail server takes all mail (mta: smtp)", quote(s))
+		t.fail("split", `choose a port of its own: "127.0.0.1:10366"`, "%s is where the mail server takes all mail (mta: smtp)", foreign.Quote(s))
 		return ""
 	}
 	return r.listenAt(t, t.line("split"), "split", at.String(), tcpOnly)

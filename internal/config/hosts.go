@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -36,14 +37,14 @@ func hostPort(s string) (host string, port uint16, msg string) {
 	}
 	n, err := strconv.ParseUint(p, 10, 16)
 	if err != nil || n == 0 {
-		return "", 0, "has no valid port: expected 1 to 65535, got " + quote(p)
+		return "", 0, "has no valid port: expected 1 to 65535, got " + foreign.Quote(p)
 	}
 	if host != "" && !address(host).IsValid() {
 		if strings.Contains(host, ":") {
-			return "", 0, "contains " + quote(host) + ", which is not an address"
+			return "", 0, "contains " + foreign.Quote(host) + ", which is not an address"
 		}
 		if msg := nameFault(host); msg != "" {
-			return "", 0, "contains " + quote(host) + ", which " + msg
+			return "", 0, "contains " + foreign.Quote(host) + ", which " + msg
 		}
 	}
 	return host, uint16(n), ""
@@ -69,12 +70,12 @@ func (t *table) prefixes(key string) []netip.Prefix {
 		p, err := prefix(it.s)
 		switch {
 		case err != nil:
-			t.failAt(it.line, key, `write "192.0.2.7", "192.0.2.0/24" or "2001:db8::/48"`, "expected an address or a network, got %s", quote(it.s))
+			t.failAt(it.line, key, `write "192.0.2.7", "192.0.2.0/24" or "2001:db8::/48"`, "expected an address or a network, got %s", foreign.Quote(it.s))
 		case p != p.Masked():
-			t.failAt(it.line, key, fmt.Sprintf("write %q for the network, or %q for the one address", p.Masked(), p.Addr()), "%s is the address of a machine with the length of a network", quote(it.s))
+			t.failAt(it.line, key, fmt.Sprintf("write %q for the network, or %q for the one address", p.Masked(), p.Addr()), "%s is the address of a machine with the length of a network", foreign.Quote(it.s))
 		default:
 			if p.Bits() == 0 {
-				t.warnAt(it.line, key, "", "%s lets in every address there is", quote(it.s))
+				t.warnAt(it.line, key, "", "%s lets in every address there is", foreign.Quote(it.s))
 			}
 			ps = append(ps, p)
 		}

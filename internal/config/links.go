@@ -6,6 +6,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 func (r *reader) link(t *table, c *Config) {
@@ -21,14 +23,14 @@ func (r *reader) link(t *table, c *Config) {
 		_, err := path.Match(it.s, "")
 		switch {
 		case err != nil:
-			t.failAt(it.line, "interfaces", `write a name such as "ppp0", or a pattern such as "wwan*"`, "%s is not a valid pattern", quote(it.s))
+			t.failAt(it.line, "interfaces", `write a name such as "ppp0", or a pattern such as "wwan*"`, "%s is not a valid pattern", foreign.Quote(it.s))
 		case strings.ContainsAny(it.s, " /"):
-			t.failAt(it.line, "interfaces", `write a name such as "ppp0", or a pattern such as "wwan*"`, "%s is not a valid name of an interface", quote(it.s))
+			t.failAt(it.line, "interfaces", `write a name such as "ppp0", or a pattern such as "wwan*"`, "%s is not a valid name of an interface", foreign.Quote(it.s))
 		case !strings.ContainsAny(it.s, `*?[\`) && len(it.s) > maxIfName:
-			t.failAt(it.line, "interfaces", "", "%s is too long: the name of an interface has at most %d bytes", quote(it.s), maxIfName)
+			t.failAt(it.line, "interfaces", "", "%s is too long: the name of an interface has at most %d bytes", foreign.Quote(it.s), maxIfName)
 		default:
 			if other := r.shared(c, it.s); other != "" {
-				t.failAt(it.line, "interfaces", "an interface can belong to only one link", "%s belongs to link %s as well", quote(it.s), quote(other))
+				t.failAt(it.line, "interfaces", "an interface can belong to only one link", "%s belongs to link %s as well", foreign.Quote(it.s), foreign.Quote(other))
 			}
 			l.Interfaces = append(l.Interfaces, it.s)
 		}
@@ -90,7 +92,7 @@ func (r *reader) command(t *table, key string) []string {
 	}
 	prog, line := items[0].s, items[0].line
 	if len(argv) == 1 && strings.Contains(prog, " ") {
-		t.failAt(line, key, "write "+tomlList(strings.Fields(prog)), "%s is a single word, and there is no shell to split it", quote(prog))
+		t.failAt(line, key, "write "+tomlList(strings.Fields(prog)), "%s is a single word, and there is no shell to split it", foreign.Quote(prog))
 		return nil
 	}
 	if filepath.IsAbs(prog) {
@@ -104,7 +106,7 @@ func (r *reader) command(t *table, key string) []string {
 		return argv
 	}
 	if strings.Contains(prog, "/") {
-		t.failAt(line, key, "write it from the root", "expected a program or an absolute path, got %s", quote(prog))
+		t.failAt(line, key, "write it from the root", "expected a program or an absolute path, got %s", foreign.Quote(prog))
 		return nil
 	}
 	for _, dir := range safePath {
@@ -114,7 +116,7 @@ func (r *reader) command(t *table, key string) []string {
 		}
 	}
 	if !r.noFiles {
-		t.failAt(line, key, "install it, or write its absolute path", "there is no program %s in %s", quote(prog), strings.Join(safePath[:], ":"))
+		t.failAt(line, key, "install it, or write its absolute path", "there is no program %s in %s", foreign.Quote(prog), strings.Join(safePath[:], ":"))
 		return nil
 	}
 	return argv
@@ -126,9 +128,9 @@ func executable(path string) error {
 	case err != nil:
 		return err
 	case !st.Mode().IsRegular():
-		return fmt.Errorf("%s is not a regular file", quote(path))
+		return fmt.Errorf("%s is not a regular file", foreign.Quote(path))
 	case st.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%s is not executable", quote(path))
+		return fmt.Errorf("%s is not executable", foreign.Quote(path))
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // maxFile bounds the configuration. A queue of four keys takes about 150
@@ -55,7 +57,7 @@ func readFile(path string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", quote(path))
+		return nil, fmt.Errorf("%s is not a regular file", foreign.Quote(path))
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -67,7 +69,7 @@ func readFile(path string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > max {
-		return nil, fmt.Errorf("%s is longer than %d bytes", quote(path), max)
+		return nil, fmt.Errorf("%s is longer than %d bytes", foreign.Quote(path), max)
 	}
 	return data, nil
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -25,7 +26,7 @@ func (r *reader) queue(t *table, c *Config) {
 	}
 	for _, it := range t.strs("users") {
 		if strings.ContainsAny(it.s, " :") {
-			t.failAt(it.line, "users", "write the name as it stands in the users file", "%s is not a valid user name: it contains a space or a colon", quote(it.s))
+			t.failAt(it.line, "users", "write the name as it stands in the users file", "%s is not a valid user name: it contains a space or a colon", foreign.Quote(it.s))
 			continue
 		}
 		q.Users = append(q.Users, it.s)
@@ -33,7 +34,7 @@ func (r *reader) queue(t *table, c *Config) {
 	for _, it := range t.strs("certificates") {
 		fp, msg := fingerprint(it.s)
 		if msg != "" {
-			t.failAt(it.line, "certificates", "take what openssl x509 -noout -fingerprint -sha256 -in FILE prints", "expected a SHA-256 fingerprint, got %s, which %s", quote(it.s), msg)
+			t.failAt(it.line, "certificates", "take what openssl x509 -noout -fingerprint -sha256 -in FILE prints", "expected a SHA-256 fingerprint, got %s, which %s", foreign.Quote(it.s), msg)
 			continue
 		}
 		q.Certificates = append(q.Certificates, fp)
@@ -53,10 +54,10 @@ func (r *reader) takePatterns(t *table, key string, skip func(item) bool) []queu
 		if err != nil {
 			hint := `write "acme.example", ".acme.example" for all below it, "user@acme.example" or "*"`
 			if d, ok := strings.CutPrefix(it.s, "*."); ok {
-				hint = "write " + quote("."+d) + " for all below " + d
+				hint = "write " + foreign.Quote("."+d) + " for all below " + d
 			} else if d, ok := strings.CutPrefix(it.s, "@"); ok {
-				err = fmt.Errorf("%s is a name to ask for, not a pattern", quote(it.s))
-				hint = "write " + quote(d) + ", and " + quote("."+d) + " for all below it"
+				err = fmt.Errorf("%s is a name to ask for, not a pattern", foreign.Quote(it.s))
+				hint = "write " + foreign.Quote(d) + ", and " + foreign.Quote("."+d) + " for all below it"
 			}
 			t.failAt(it.line, key, hint, "%s", clip(err.Error()))
 			continue
@@ -69,7 +70,7 @@ func (r *reader) takePatterns(t *table, key string, skip func(item) bool) []queu
 			if o.label == t.label {
 				hint = "write it once"
 			}
-			t.failAt(it.line, key, hint, "%s is already held by %s, %s", quote(it.s), o.label, o.from(t.file))
+			t.failAt(it.line, key, hint, "%s is already held by %s, %s", foreign.Quote(it.s), o.label, o.from(t.file))
 			continue
 		}
 		r.patterns[p.String()] = owner{t.label, t.name == "remote", position{t.file, it.line}}
@@ -90,7 +91,7 @@ func (t *table) deliver(key string) queue.Deliver {
 		return queue.Deliver{}
 	}
 	if msg := nextHopFault(d); msg != "" {
-		t.fail(key, `write "smtp:[mail.acme.example]" or "smtp:[mail.acme.example]:2525"`, "%s %s", quote(s), msg)
+		t.fail(key, `write "smtp:[mail.acme.example]" or "smtp:[mail.acme.example]:2525"`, "%s %s", foreign.Quote(s), msg)
 	}
 	return d
 }
@@ -130,13 +131,13 @@ func hopFault(hop string) string {
 		return "contains an address without brackets, which would be looked up as a domain"
 	}
 	if hasPort && !servicePort(port) {
-		return "has no valid port: expected 1 to 65535, got " + quote(port)
+		return "has no valid port: expected 1 to 65535, got " + foreign.Quote(port)
 	}
 	if host == "" && strings.HasPrefix(hop, "[") && !strings.HasPrefix(hop, "[]") {
 		return ""
 	}
 	if msg := nameFault(host); msg != "" {
-		return "contains " + quote(host) + ", which " + msg
+		return "contains " + foreign.Quote(host) + ", which " + msg
 	}
 	return ""
 }

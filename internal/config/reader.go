@@ -12,6 +12,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -154,7 +155,7 @@ func (r *reader) parse(data []byte) *table {
 func decode(data []byte) (vals map[string]any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the TOML library gave up on it: %s", quote(fmt.Sprint(p)))
+			err = fmt.Errorf("the TOML library gave up on it: %s", foreign.Quote(fmt.Sprint(p)))
 		}
 	}()
 	_, err = toml.Decode(string(data), &vals)
@@ -202,7 +203,7 @@ func (t *table) many(name string) []*table {
 	for i, m := range maps {
 		kid := &table{r: t.r, file: t.file, name: name, label: name + " " + strconv.Itoa(i+1), vals: m, at: t.at.kid(name).item(i)}
 		if s, ok := m["name"].(string); ok && s != "" {
-			kid.label = name + " " + quote(s)
+			kid.label = name + " " + foreign.Quote(s)
 		}
 		kid.checkKeys()
 		many = append(many, kid)
@@ -219,7 +220,7 @@ func (t *table) takeName(names map[string]taken, index int) string {
 	}
 	if queue.ParseName(s) != nil {
 		hint := fmt.Sprintf(`use letters, digits, ".", "_" and "-", at most %d of them, and begin with a letter or digit`, queue.MaxName)
-		t.fail("name", hint, "%s is not a valid name for a %s", quote(s), t.name)
+		t.fail("name", hint, "%s is not a valid name for a %s", foreign.Quote(s), t.name)
 		return ""
 	}
 	if o, ok := names[strings.ToLower(s)]; ok {
@@ -227,7 +228,7 @@ func (t *table) takeName(names map[string]taken, index int) string {
 		if o.name != s {
 			hint += ": upper and lower case are the same"
 		}
-		t.fail("name", hint, "%s is already the name of the %s %s", quote(s), t.name, o.from(t.file))
+		t.fail("name", hint, "%s is already the name of the %s %s", foreign.Quote(s), t.name, o.from(t.file))
 		return s
 	}
 	names[strings.ToLower(s)] = taken{s, index, t.pos("name")}
@@ -243,7 +244,7 @@ func (r *reader) unused(c *Config, queues, links []*table) {
 	}
 	for i, t := range links {
 		if name := c.Links[i].Name; name != "" && !r.called[strings.ToLower(name)] {
-			t.warn("", "write a [[remote]] with link = "+quote(name), "no remote is called over this link")
+			t.warn("", "write a [[remote]] with link = "+foreign.Quote(name), "no remote is called over this link")
 		}
 	}
 }

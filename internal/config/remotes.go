@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -33,7 +34,7 @@ func (r *reader) remote(t *table, c *Config) {
 			port = 366 // RFC 2645
 		}
 		if rem.Host, rem.Port, msg = remoteHost(s, port); msg != "" {
-			t.fail("host", `write "hub.example.net", "hub.example.net:366" or "[2001:db8::1]:366"`, "%s %s", quote(s), msg)
+			t.fail("host", `write "hub.example.net", "hub.example.net:366" or "[2001:db8::1]:366"`, "%s %s", foreign.Quote(s), msg)
 		}
 	}
 	r.requests(t, &rem)
@@ -64,10 +65,10 @@ func (r *reader) findLink(t *table, c *Config, name string) string {
 	if len(names) > 0 {
 		hint = "the links are " + enumerate(quoted(names), "and")
 		if n := nearest(name, names); n != "" {
-			hint = "did you mean " + quote(n) + "?"
+			hint = "did you mean " + foreign.Quote(n) + "?"
 		}
 	}
-	t.fail("link", hint, "there is no link %s", quote(name))
+	t.fail("link", hint, "there is no link %s", foreign.Quote(name))
 	return name
 }
 
@@ -100,13 +101,13 @@ func (r *reader) requests(t *table, rem *Remote) {
 		name, msg, hint := requestName(it.s)
 		switch {
 		case msg != "":
-			t.failAt(it.line, "request", hint, "%s %s", quote(it.s), msg)
+			t.failAt(it.line, "request", hint, "%s %s", foreign.Quote(it.s), msg)
 		case rem.Protocol.Turns() && strings.HasPrefix(name, "#"):
-			t.failAt(it.line, "request", `write its domains, or protocol = "etrn"`, "%s is a queue, but ATRN asks for domains (protocol = %s)", quote(it.s), quote(string(rem.Protocol)))
+			t.failAt(it.line, "request", `write its domains, or protocol = "etrn"`, "%s is a queue, but ATRN asks for domains (protocol = %s)", foreign.Quote(it.s), foreign.Quote(string(rem.Protocol)))
 		case rem.Protocol.Turns() && strings.HasPrefix(name, "@"):
-			t.failAt(it.line, "request", `write each of the domains, or protocol = "etrn"`, "%s includes the domains below it, but ATRN asks for each by its name (protocol = %s)", quote(it.s), quote(string(rem.Protocol)))
+			t.failAt(it.line, "request", `write each of the domains, or protocol = "etrn"`, "%s includes the domains below it, but ATRN asks for each by its name (protocol = %s)", foreign.Quote(it.s), foreign.Quote(string(rem.Protocol)))
 		case seen[strings.ToLower(name)]:
-			t.failAt(it.line, "request", "write it once", "%s is asked for twice", quote(it.s))
+			t.failAt(it.line, "request", "write it once", "%s is asked for twice", foreign.Quote(it.s))
 		default:
 			seen[strings.ToLower(name)] = true
 			rem.Request = append(rem.Request, name)
@@ -119,7 +120,7 @@ func (r *reader) requests(t *table, rem *Remote) {
 	case rem.RouterType == "":
 	case rem.RouterType.Pulls():
 		if t.notEmpty("request", `write request = ["site.example"]`) && !t.has("request") {
-			t.fail("request", `write request = ["site.example"], or router-type = "push-only"`, "is missing, and a remote with router-type %s is asked for mail", quote(string(rem.RouterType)))
+			t.fail("request", `write request = ["site.example"], or router-type = "push-only"`, "is missing, and a remote with router-type %s is asked for mail", foreign.Quote(string(rem.RouterType)))
 		}
 	case t.has("request"):
 		// A request without a pulling type is never sent: it has to be a
@@ -128,7 +129,7 @@ func (r *reader) requests(t *table, rem *Remote) {
 		if !t.has("router-type") {
 			byDefault = ", the default"
 		}
-		t.fail("request", `write router-type = "pull-push" or "pull-only"`, "is never sent, because router-type is %s%s", quote(string(rem.RouterType)), byDefault)
+		t.fail("request", `write router-type = "pull-push" or "pull-only"`, "is never sent, because router-type is %s%s", foreign.Quote(string(rem.RouterType)), byDefault)
 	}
 }
 
@@ -147,7 +148,7 @@ func requestName(s string) (name, msg, hint string) {
 	}
 	rest, below := strings.CutPrefix(s, "@")
 	if d, ok := strings.CutPrefix(rest, "."); ok {
-		return "", "is not a name that can be asked for", "write " + quote("@"+d)
+		return "", "is not a name that can be asked for", "write " + foreign.Quote("@"+d)
 	}
 	if address(rest).IsValid() {
 		return "", "is an address, not a domain", forms
@@ -180,7 +181,7 @@ func (r *reader) push(t *table, c *Config, rem *Remote) {
 		r.pushQueue(t, c, rem, it, name)
 		return true
 	})
-	kind := quote(string(rem.RouterType))
+	kind := foreign.Quote(string(rem.RouterType))
 	switch {
 	case rem.RouterType == "":
 	case rem.RouterType == PullOnly:
@@ -212,8 +213,8 @@ func (r *reader) push(t *table, c *Config, rem *Remote) {
 		return
 	}
 	if o, ok := r.queues[strings.ToLower(rem.Name)]; ok {
-		hint := "choose another name for one of them, or write push = [" + quote("#"+o.name) + "]"
-		t.fail("name", hint, "push makes a queue of this name, but there is already the [[queue]] %s %s", quote(o.name), o.from(t.file))
+		hint := "choose another name for one of them, or write push = [" + foreign.Quote("#"+o.name) + "]"
+		t.fail("name", hint, "push makes a queue of this name, but there is already the [[queue]] %s %s", foreign.Quote(o.name), o.from(t.file))
 	}
 	defaults := &table{r: r, name: "queue"}
 	q := queue.Queue{
@@ -242,16 +243,16 @@ func (r *reader) pushQueue(t *table, c *Config, rem *Remote, it item, name strin
 		}
 		hint := "add a [[queue]] table of that name"
 		if n := nearest(name, names); n != "" {
-			hint = "did you mean " + quote("#"+n) + "?"
+			hint = "did you mean " + foreign.Quote("#"+n) + "?"
 		}
-		t.failAt(it.line, "push", hint, "there is no [[queue]] %s", quote(it.s))
+		t.failAt(it.line, "push", hint, "there is no [[queue]] %s", foreign.Quote(it.s))
 		return
 	}
 	if c.Queues[o.index].Deliver.Turn {
-		t.failAt(it.line, "push", `give the queue deliver = "smtp:[host]"`, "%s has deliver = \"turn\", which waits for the other side", quote(it.s))
+		t.failAt(it.line, "push", `give the queue deliver = "smtp:[host]"`, "%s has deliver = \"turn\", which waits for the other side", foreign.Quote(it.s))
 	}
 	if slices.Contains(rem.PushQueues, o.name) {
-		t.failAt(it.line, "push", "write it once", "%s is named twice", quote(it.s))
+		t.failAt(it.line, "push", "write it once", "%s is named twice", foreign.Quote(it.s))
 		return
 	}
 	rem.PushQueues = append(rem.PushQueues, o.name)
@@ -265,7 +266,7 @@ func (r *reader) remoteTLS(t *table, rem *Remote) {
 	if name, ok := t.text("tls-name"); ok {
 		rem.TLSName = name
 		if nameFault(name) != "" {
-			t.fail("tls-name", "write the name that stands in the certificate", "expected a host name, got %s", quote(name))
+			t.fail("tls-name", "write the name that stands in the certificate", "expected a host name, got %s", foreign.Quote(name))
 		}
 	}
 	var idle []string
@@ -274,11 +275,11 @@ func (r *reader) remoteTLS(t *table, rem *Remote) {
 		idle = []string{"tls-ca", "tls-name", "tls-cert", "tls-key"}
 	case TLSInsecure:
 		idle = []string{"tls-ca", "tls-name"}
-		t.warn("tls", `write tls = "require", with tls-ca or tls-name where they help`, "%s does not check who answers: whoever is on the path can read and answer in the remote's name", quote(string(rem.TLS)))
+		t.warn("tls", `write tls = "require", with tls-ca or tls-name where they help`, "%s does not check who answers: whoever is on the path can read and answer in the remote's name", foreign.Quote(string(rem.TLS)))
 	}
 	for _, key := range idle {
 		if t.has(key) {
-			t.fail(key, `write tls = "require", or leave this key out`, "has no effect with tls = %s", quote(string(rem.TLS)))
+			t.fail(key, `write tls = "require", or leave this key out`, "has no effect with tls = %s", foreign.Quote(string(rem.TLS)))
 		}
 	}
 }
@@ -295,8 +296,8 @@ func (r *reader) credentials(t *table, rem *Remote) {
 	case !t.has("user") && rem.Protocol == ProtocolATRN:
 		t.warn("protocol", `write user and password-file`, "ATRN is for users who have authenticated (RFC 2645): without a user the remote will refuse")
 	case !t.has("user") && rem.Protocol == ProtocolAuto:
-		t.warn("protocol", `write user and password-file, or protocol = "etrn"`, "ATRN is for users who have authenticated: without a user %s comes down to ETRN", quote("auto"))
+		t.warn("protocol", `write user and password-file, or protocol = "etrn"`, "ATRN is for users who have authenticated: without a user %s comes down to ETRN", foreign.Quote("auto"))
 	case rem.User != "" && rem.TLS == TLSOff:
-		t.warn("tls", `write tls = "require"`, "%s leaves only SCRAM-SHA-256 and CRAM-MD5 for AUTH: other mechanisms would show the password to the line", quote(string(rem.TLS)))
+		t.warn("tls", `write tls = "require"`, "%s leaves only SCRAM-SHA-256 and CRAM-MD5 for AUTH: other mechanisms would show the password to the line", foreign.Quote(string(rem.TLS)))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // maxHeader leaves room for a queue's name on one line.
@@ -25,13 +27,13 @@ func (r *reader) milter(t *table, c *Config) {
 	c.Milter.Header = h
 	switch {
 	case len(h) > maxHeader || strings.Trim(h, letters+digits+"-") != "":
-		t.fail("header", fmt.Sprintf(`use letters, digits and "-", at most %d of them`, maxHeader), "%s is not a valid name for a header field", quote(h))
+		t.fail("header", fmt.Sprintf(`use letters, digits and "-", at most %d of them`, maxHeader), "%s is not a valid name for a header field", foreign.Quote(h))
 	case strings.EqualFold(h, markHeader):
-		t.fail("header", "choose another name", "%s is the field that marks messages to be taken apart (mta: split)", quote(h))
+		t.fail("header", "choose another name", "%s is the field that marks messages to be taken apart (mta: split)", foreign.Quote(h))
 	case !strings.HasPrefix(strings.ToUpper(h), "X-") || len(h) == 2:
 		// The milter removes the field from mail that comes in: of any other
 		// name that could be one that people use.
-		t.fail("header", `choose a name that begins with "X-"`, "%s may be a field of other people's mail, from which the milter would remove it", quote(h))
+		t.fail("header", `choose a name that begins with "X-"`, "%s may be a field of other people's mail, from which the milter would remove it", foreign.Quote(h))
 	}
 }
 
@@ -59,7 +61,7 @@ func (r *reader) odmr(t *table, c *Config) {
 	o.TLSCert, o.TLSKey = r.keyPair(t)
 	if o.Users = r.path(t, "users"); o.Users != "" && !r.noFiles {
 		if r.readable(t, "users", o.Users) != nil && worldReadable(o.Users) {
-			t.warn("users", "run chmod o-r "+o.Users, "%s can be read by everyone on this machine, who can then try passwords against the hashes in it", quote(o.Users))
+			t.warn("users", "run chmod o-r "+o.Users, "%s can be read by everyone on this machine, who can then try passwords against the hashes in it", foreign.Quote(o.Users))
 		}
 	}
 	if !t.has("users") {
@@ -82,7 +84,7 @@ func (r *reader) control(t *table, c *Config) {
 	if g == "" {
 		t.fail("group", `write "root" to let nobody else in`, "is empty")
 	} else if !r.noFiles && !r.groupExists(g) {
-		t.warn("group", "create it with groupadd --system "+g, "there is no group %s on this machine, so only root can use etrnctl", quote(g))
+		t.warn("group", "create it with groupadd --system "+g, "there is no group %s on this machine, so only root can use etrnctl", foreign.Quote(g))
 	}
 }
 
@@ -124,7 +126,7 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 		return ""
 	}
 	if l.path == "" && allowed == unixOrTCP && l.name != "localhost" && !l.host.IsLoopback() {
-		t.warnAt(line, key, "use a unix socket or 127.0.0.1", "%s can be reached from other machines, and whoever reaches it is believed", quote(s))
+		t.warnAt(line, key, "use a unix socket or 127.0.0.1", "%s can be reached from other machines, and whoever reaches it is believed", foreign.Quote(s))
 	}
 	for _, other := range r.listeners {
 		if !clash(other, l) {
@@ -137,7 +139,7 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 		}
 		r.errs = append(r.errs, Problem{
 			File: mine.file, Line: mine.line, Key: mine.where,
-			Msg:  fmt.Sprintf("%s is already taken by %s, %s", quote(s), other.where, other.from(mine.file)),
+			Msg:  fmt.Sprintf("%s is already taken by %s, %s", foreign.Quote(s), other.where, other.from(mine.file)),
 			Hint: "choose another one",
 		})
 		return ""
@@ -150,17 +152,17 @@ func (r *reader) listenAt(t *table, line int, key, s string, allowed sockets) st
 func (l *listener) parse(s string, allowed sockets) (msg, hint string) {
 	file, isUnix := strings.CutPrefix(s, "unix:")
 	if isUnix && allowed == tcpOnly {
-		return "expected an address with a port, got the unix socket " + quote(s), `write "[::]:366" or an address of this machine with a port`
+		return "expected an address with a port, got the unix socket " + foreign.Quote(s), `write "[::]:366" or an address of this machine with a port`
 	}
 	if isUnix {
 		clean := path.Clean(file)
 		switch {
 		case !path.IsAbs(file):
-			return "expected an absolute path, got " + quote(s), `write it from the root, as in "unix:/run/etrnd/..."`
+			return "expected an absolute path, got " + foreign.Quote(s), `write it from the root, as in "unix:/run/etrnd/..."`
 		case clean == "/":
-			return "expected the path of a file, got " + quote(s), `write "unix:/run/etrnd/..."`
+			return "expected the path of a file, got " + foreign.Quote(s), `write "unix:/run/etrnd/..."`
 		case clean != file:
-			return "expected a path without detours, got " + quote(s), "write " + quote("unix:"+clean)
+			return "expected a path without detours, got " + foreign.Quote(s), "write " + foreign.Quote("unix:"+clean)
 		case len(file) > maxUnixPath:
 			return fmt.Sprintf("the path has %d bytes, and that of a unix socket can have at most %d", len(file), maxUnixPath), "choose a shorter one"
 		}
@@ -170,10 +172,10 @@ func (l *listener) parse(s string, allowed sockets) (msg, hint string) {
 	if allowed == unixOnly {
 		// Who is at the other end is known from the socket: over TCP anyone
 		// on the machine, or beyond it, could speak.
-		return "expected a unix socket, got " + quote(s), `write "unix:" and an absolute path`
+		return "expected a unix socket, got " + foreign.Quote(s), `write "unix:" and an absolute path`
 	}
 	if strings.HasPrefix(s, "/") && allowed == unixOrTCP {
-		return quote(s) + " lacks \"unix:\" before the path", "write " + quote("unix:"+s)
+		return foreign.Quote(s) + " lacks \"unix:\" before the path", "write " + foreign.Quote("unix:"+s)
 	}
 	host, port, fault := hostPort(s)
 	if fault != "" {
@@ -181,7 +183,7 @@ func (l *listener) parse(s string, allowed sockets) (msg, hint string) {
 		if allowed == unixOrTCP {
 			hint = `write "unix:/path" or "host:port"`
 		}
-		return quote(s) + " " + fault, hint
+		return foreign.Quote(s) + " " + fault, hint
 	}
 	l.port = port
 	if host == "" {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // maxString bounds every string of the file: the longest that makes sense is
@@ -89,7 +91,7 @@ func (t *table) checkKeys() {
 		if known.byName[name] == nil && (t.name != "" || !isTable(name)) {
 			t.r.errs = append(t.r.errs, Problem{
 				File: t.file, Line: t.line(name), Key: t.label,
-				Msg: "unknown key " + quote(name), Hint: t.hintFor(name),
+				Msg: "unknown key " + foreign.Quote(name), Hint: t.hintFor(name),
 			})
 		}
 	}
@@ -110,7 +112,7 @@ func (t *table) hintFor(name string) string {
 		if t.name == "" && isTable(n) {
 			return "did you mean " + header(n) + "?"
 		}
-		return "did you mean " + quote(n) + "?"
+		return "did you mean " + foreign.Quote(n) + "?"
 	}
 	if name == "password" || name == "secret" {
 		return "both daemons can read this file, so secrets do not belong in it: put the password in a file of its own, and name that in password-file"
@@ -171,7 +173,7 @@ func (t *table) mistyped(key string, want kind, v any) {
 	case str:
 		if l, ok := v.([]any); ok && len(l) == 1 {
 			if s, ok := l[0].(string); ok {
-				hint = "write " + quote(s)
+				hint = "write " + foreign.Quote(s)
 			}
 		}
 	}
@@ -199,9 +201,9 @@ func (t *table) text(key string) (s string, ok bool) {
 	}
 	hint := ""
 	if n := nearest(s, values); n != "" && len(values) > 1 {
-		hint = "did you mean " + quote(n) + "?"
+		hint = "did you mean " + foreign.Quote(n) + "?"
 	}
-	t.fail(key, hint, "expected %s, got %s", enumerate(quoted(values), "or"), quote(s))
+	t.fail(key, hint, "expected %s, got %s", enumerate(quoted(values), "or"), foreign.Quote(s))
 	return "", false
 }
 
@@ -214,11 +216,11 @@ func (t *table) str(key string) string {
 // sound objects to strings that no key can take.
 func (t *table) sound(line int, key, s string) bool {
 	if len(s) > maxString {
-		t.failAt(line, key, fmt.Sprintf("write at most %d bytes", maxString), "%s is too long", quote(s))
+		t.failAt(line, key, fmt.Sprintf("write at most %d bytes", maxString), "%s is too long", foreign.Quote(s))
 		return false
 	}
 	if i := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
-		t.failAt(line, key, "", "%s contains a control character", quote(s))
+		t.failAt(line, key, "", "%s contains a control character", foreign.Quote(s))
 		return false
 	}
 	return true
@@ -303,12 +305,12 @@ func (t *table) duration(key string) time.Duration {
 				hint = fmt.Sprintf("write %q", strconv.Itoa(days*24)+"h")
 			}
 		}
-		t.fail(key, hint, "expected a duration, got %s", quote(s))
+		t.fail(key, hint, "expected a duration, got %s", foreign.Quote(s))
 		return 0
 	}
 	k := tables[t.name].byName[key]
 	if int64(d) < k.min || int64(d) > k.max {
-		t.fail(key, "", "expected %s to %s, got %s", short(k.min), short(k.max), quote(s))
+		t.fail(key, "", "expected %s to %s, got %s", short(k.min), short(k.max), foreign.Quote(s))
 		return 0
 	}
 	return d

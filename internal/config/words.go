@@ -8,41 +8,21 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
-// quote shows a value of the file: quoted, and cut where it is long.
-func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		return fmt.Sprintf("%q...", strings.ToValidUTF8(s[:most], ""))
-	}
-	return fmt.Sprintf("%q", s)
-}
+// maxShown is how much is shown of a message of another package, in bytes: it
+// may quote what we read.
+const maxShown = 300
 
-// clip makes a message of another package fit for a log: it may quote what we
-// read, at any length and with control characters in it.
-func clip(s string) string {
-	const most = 300
-	if len(s) > most {
-		s = s[:most] + "..."
-	}
-	var b strings.Builder
-	for _, r := range strings.ToValidUTF8(s, "?") {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			fmt.Fprintf(&b, "\\u%04x", r)
-		}
-	}
-	return b.String()
-}
+func clip(s string) string { return foreign.Escape(s, maxShown) }
 
 // reason is an error of the operating system without the name of the call.
 func reason(err error) string {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		return quote(pe.Path) + ": " + clip(pe.Err.Error())
+		return foreign.Quote(pe.Path) + ": " + clip(pe.Err.Error())
 	}
 	return clip(err.Error())
 }
@@ -51,7 +31,7 @@ func reason(err error) string {
 func describe(v any) string {
 	switch v := v.(type) {
 	case string:
-		return "the string " + quote(v)
+		return "the string " + foreign.Quote(v)
 	case bool:
 		return strconv.FormatBool(v)
 	case int64, float64:
@@ -73,7 +53,7 @@ func tomlList(words []string) string {
 func quoted(words []string) []string {
 	qs := make([]string, 0, len(words))
 	for _, w := range words {
-		qs = append(qs, quote(w))
+		qs = append(qs, foreign.Quote(w))
 	}
 	return qs
 }

@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // MaxUnixPath is the longest path of a unix socket, in bytes: sun_path of
@@ -56,23 +58,23 @@ func Parse(spec string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(spec, "unix:"); ok {
 		switch {
 		case !filepath.IsAbs(path):
-			return "", "", fmt.Errorf("%.200q is no address to listen on: the path after \"unix:\" must be absolute", spec)
+			return "", "", fmt.Errorf("%q is no address to listen on: the path after \"unix:\" must be absolute", foreign.Clip(spec, 200))
 		case len(path) > MaxUnixPath:
-			return "", "", fmt.Errorf("%.200q is no address to listen on: a socket's path has at most %d bytes, this one has %d", spec, MaxUnixPath, len(path))
+			return "", "", fmt.Errorf("%q is no address to listen on: a socket's path has at most %d bytes, this one has %d", foreign.Clip(spec, 200), MaxUnixPath, len(path))
 		case strings.IndexByte(path, 0) >= 0 || strings.HasSuffix(path, "/"):
-			return "", "", fmt.Errorf("%.200q is no address to listen on: the path after \"unix:\" names no file", spec)
+			return "", "", fmt.Errorf("%q is no address to listen on: the path after \"unix:\" names no file", foreign.Clip(spec, 200))
 		}
 		return "unix", filepath.Clean(path), nil
 	}
 	host, port, err := net.SplitHostPort(spec)
 	if err != nil {
-		return "", "", fmt.Errorf("%.200q is no address to listen on: write \"unix:/path\", \"host:port\" or \"[::]:port\"", spec)
+		return "", "", fmt.Errorf("%q is no address to listen on: write \"unix:/path\", \"host:port\" or \"[::]:port\"", foreign.Clip(spec, 200))
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 && port != "0" {
-		return "", "", fmt.Errorf("%.200q is no address to listen on: %.40q is no port number (1 to 65535)", spec, port)
+		return "", "", fmt.Errorf("%q is no address to listen on: %s is no port number (1 to 65535)", foreign.Clip(spec, 200), foreign.Quote(port))
 	}
 	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) {
-		return "", "", fmt.Errorf("%.200q is no address to listen on: %.100q is no host", spec, host)
+		return "", "", fmt.Errorf("%q is no address to listen on: %s is no host", foreign.Clip(spec, 200), foreign.Quote(host))
 	}
 	return "tcp", net.JoinHostPort(host, port), nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/mta"
 )
 
@@ -152,14 +153,14 @@ func parseMessage(line []byte) (mta.Message, error) {
 	if l.Arrived != "" {
 		sec, err := l.Arrived.Int64()
 		if err != nil || sec < 0 || sec > 1<<40 {
-			return mta.Message{}, fmt.Errorf("%s: arrival_time %.40q is not a time", l.ID, l.Arrived)
+			return mta.Message{}, fmt.Errorf("%s: arrival_time %s is not a time", l.ID, foreign.Quote(l.Arrived.String()))
 		}
 		m.Arrived = time.Unix(sec, 0)
 	}
 	if l.Size != "" {
 		size, err := l.Size.Int64()
 		if err != nil || size < 0 {
-			return mta.Message{}, fmt.Errorf("%s: message_size %.40q is not a size", l.ID, l.Size)
+			return mta.Message{}, fmt.Errorf("%s: message_size %s is not a size", l.ID, foreign.Quote(l.Size.String()))
 		}
 		m.Size = size
 	}
@@ -183,11 +184,11 @@ func parseMessage(line []byte) (mta.Message, error) {
 // becomes an argument of a command, so it may not look like an option.
 func checkID(id string) error {
 	if id == "" || len(id) > maxID {
-		return fmt.Errorf("%.70q is not a queue id", id)
+		return fmt.Errorf("%s is not a queue id", foreign.Quote(id))
 	}
 	for _, c := range []byte(id) {
 		if !(c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-			return fmt.Errorf("%.70q is not a queue id", id)
+			return fmt.Errorf("%s is not a queue id", foreign.Quote(id))
 		}
 	}
 	return nil

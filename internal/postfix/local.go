@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
@@ -58,7 +59,7 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	}
 	for _, list := range f.lists {
 		if is, err = p.matchList(ctx, f, list, domain, 0); err != nil {
-			return false, fmt.Errorf("is %.100q local: %w", domain, err)
+			return false, fmt.Errorf("is %s local: %w", foreign.Quote(domain), err)
 		}
 		if is {
 			break
@@ -225,7 +226,7 @@ func (p *Instance) inTable(ctx context.Context, table, key string) (bool, error)
 	case saidNothing(err):
 		return false, nil
 	default:
-		return false, fmt.Errorf("look up %.100q in %s: %w", key, table, err)
+		return false, fmt.Errorf("look up %s in %s: %w", foreign.Quote(key), table, err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/mta"
 )
 
@@ -104,11 +105,11 @@ func (p *Instance) Release(ctx context.Context, domains, ids []string) error {
 // an option.
 func checkDomain(d string) error {
 	if d == "" || len(d) > 255 || d[0] == '-' {
-		return fmt.Errorf("%.70q is not a domain", d)
+		return fmt.Errorf("%s is not a domain", foreign.Quote(d))
 	}
 	for _, c := range []byte(d) {
 		if c <= ' ' || c >= 0x7f || c == '@' || c == '#' || c == '/' {
-			return fmt.Errorf("%.70q is not a domain", d)
+			return fmt.Errorf("%s is not a domain", foreign.Quote(d))
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/mta"
 )
 
@@ -80,13 +81,13 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	// for want of permission, too.
 	switch text := stderr.String(); {
 	case strings.Contains(text, "ermission denied"):
-		return fmt.Errorf("%s: %w: %.300q (with NoNewPrivileges the group postdrop is needed)", name, mta.ErrPermission, said)
+		return fmt.Errorf("%s: %w: %q (with NoNewPrivileges the group postdrop is needed)", name, mta.ErrPermission, foreign.Clip(said, 300))
 	case strings.Contains(text, "mail system is down"):
-		return fmt.Errorf("%s: %w: %.300q", name, mta.ErrDown, said)
+		return fmt.Errorf("%s: %w: %q", name, mta.ErrDown, foreign.Clip(said, 300))
 	case strings.Contains(text, "Flush service is not configured"):
-		return fmt.Errorf("%s: %w: %.300q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, said)
+		return fmt.Errorf("%s: %w: %q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, foreign.Clip(said, 300))
 	}
-	return fmt.Errorf("%s: %w: %.300q", name, err, said)
+	return fmt.Errorf("%s: %w: %q", name, err, foreign.Clip(said, 300))
 }
 
 // silentError is the failure of a command that gave no reason. For postmap -q

@@ -24,6 +24,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // Version is that of the protocol. A server refuses any other. New kinds and
@@ -130,7 +132,7 @@ func readEvent(br *bufio.Reader) (Event, error) {
 	line, err := br.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
-		return Event{}, fmt.Errorf("a line longer than %d bytes: %.60q…", MaxLine, line)
+		return Event{}, fmt.Errorf("a line longer than %d bytes: %s", MaxLine, foreign.Quote(line))
 	case errors.Is(err, io.EOF) && len(line) > 0:
 		return Event{}, fmt.Errorf("the stream ends in the middle of a line: %w", io.ErrUnexpectedEOF)
 	case err != nil:
@@ -139,7 +141,7 @@ func readEvent(br *bufio.Reader) (Event, error) {
 	line = line[:len(line)-1]
 	e, err := parse(line)
 	if err != nil {
-		return Event{}, fmt.Errorf("bad line %.200q: %w", line, err)
+		return Event{}, fmt.Errorf("bad line %q: %w", foreign.Clip(line, 200), err)
 	}
 	return e, nil
 }
@@ -192,10 +194,10 @@ func (e *Event) check() error {
 // on to logs, tables and command lines.
 func checkWord(s string, n int) error {
 	if len(s) > n {
-		return fmt.Errorf("%.40q… is longer than %d bytes", s, n)
+		return fmt.Errorf("%s is longer than %d bytes", foreign.Quote(s), n)
 	}
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return fmt.Errorf("%.80q holds a control character", s)
+		return fmt.Errorf("%s holds a control character", foreign.Quote(s))
 	}
 	return nil
 }

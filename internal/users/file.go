@@ -18,8 +18,10 @@ import (
 	"syscall"
 	"unicode/utf8"
 
-	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/xdg-go/stringprep"
+
+	"github.com/etrnd/etrnd/internal/atomicfile"
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // DefaultIterations is the cost of a new secret. Both ends pay it with
@@ -168,7 +170,7 @@ func checkName(name string) error {
 		return errors.New("the name is empty")
 	}
 	if len(name) > maxName {
-		return fmt.Errorf("the name %.40q... is %d bytes long; at most %d are allowed", name, len(name), maxName)
+		return fmt.Errorf("the name %s is %d bytes long; at most %d are allowed", foreign.Quote(name), len(name), maxName)
 	}
 	for i, c := range []byte(name) {
 		switch {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/emersion/go-sasl"
 	"github.com/xdg-go/scram"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // Exchange is the server's side of one authentication. It is a sasl.Server.
@@ -61,7 +63,7 @@ func (s *Store) Server(ctx context.Context, mechanism, host string) (*Exchange, 
 		sv.conversation = server.NewConversation()
 		e.server = sv
 	default:
-		return nil, fmt.Errorf("%w: %.40q", ErrMechanism, mechanism)
+		return nil, fmt.Errorf("%w: %s", ErrMechanism, foreign.Quote(mechanism))
 	}
 	return e, nil
 }
@@ -78,7 +80,7 @@ func (e *Exchange) Next(response []byte) (challenge []byte, done bool, err error
 		e.server = overServer{}
 		if !errors.Is(err, ErrDenied) && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrMalformed) {
 			// The library's errors may quote the peer.
-			err = fmt.Errorf("%w: %.200q", ErrMalformed, err.Error())
+			err = fmt.Errorf("%w: %q", ErrMalformed, foreign.Clip(err.Error(), 200))
 		}
 		return nil, false, err
 	}
@@ -104,7 +106,7 @@ var _ sasl.Server = (*Exchange)(nil)
 // server decide).
 func checkIdentity(identity, name string) error {
 	if identity != "" && identity != name {
-		return fmt.Errorf("%w: wants to act as %.80q", ErrDenied, identity)
+		return fmt.Errorf("%w: wants to act as %s", ErrDenied, foreign.Quote(identity))
 	}
 	return nil
 }
@@ -199,7 +201,7 @@ func (s *scramServer) Next(response []byte) ([]byte, bool, error) {
 	case 1:
 		out, err := s.conversation.Step(string(response))
 		if err != nil {
-			return nil, false, fmt.Errorf("%w: first message: %.200q", ErrMalformed, err.Error())
+			return nil, false, fmt.Errorf("%w: first message: %q", ErrMalformed, foreign.Clip(err.Error(), 200))
 		}
 		if err := checkIdentity(s.conversation.AuthzID(), s.conversation.Username()); err != nil {
 			return nil, false, err
@@ -213,7 +215,7 @@ func (s *scramServer) Next(response []byte) ([]byte, bool, error) {
 		case err != nil && out == scram.ErrInvalidProof:
 			return nil, false, fmt.Errorf("%w: wrong password", ErrDenied)
 		case err != nil:
-			return nil, false, fmt.Errorf("%w: last message: %.200q", ErrMalformed, err.Error())
+			return nil, false, fmt.Errorf("%w: last message: %q", ErrMalformed, foreign.Clip(err.Error(), 200))
 		case !s.conversation.Valid():
 			return nil, false, fmt.Errorf("%w: no valid proof", ErrDenied)
 		}
@@ -256,7 +258,7 @@ func NewClient(mechanism, user, password string) (*Client, error) {
 		conversation := client.NewConversation()
 		return &Client{&scramClient{conversation}, conversation.Valid}, nil
 	}
-	return nil, fmt.Errorf("%w: %.40q", ErrMechanism, mechanism)
+	return nil, fmt.Errorf("%w: %s", ErrMechanism, foreign.Quote(mechanism))
 }
 
 func always() bool { return true }
@@ -305,7 +307,7 @@ func (s *scramClient) Next(challenge []byte) ([]byte, error) {
 	for field := range strings.SplitSeq(string(challenge), ",") {
 		if count, ok := strings.CutPrefix(field, "i="); ok {
 			if n, err := strconv.Atoi(count); err != nil || n > maxIterations {
-				return nil, fmt.Errorf("the server wants %.20q iterations; at most %d are allowed", count, maxIterations)
+				return nil, fmt.Errorf("the server wants %s iterations; at most %d are allowed", foreign.Quote(count), maxIterations)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
 
@@ -71,7 +72,7 @@ func (d *derivation) resolveRoutes() (services []heldService, err error) {
 			continue
 		}
 		if !postfix.TableKey(key) || strings.ContainsAny(key, "#,$") || strings.Trim(key, ".@") == "" {
-			return nil, fmt.Errorf("%.100q cannot be a key of a transport table", r.Pattern)
+			return nil, fmt.Errorf("%s cannot be a key of a transport table", foreign.Quote(r.Pattern))
 		}
 		switch other, ok := seen[key]; {
 		case !ok:
