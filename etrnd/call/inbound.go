@@ -45,7 +45,7 @@ func (in *Inbound) Handle(ev report.Event) {
 	switch ev.Kind {
 	case report.Hello, report.Gone:
 		// Until the picture is complete, it cannot be believed.
-		in.forget(ev.Reporter, ev.Kind == report.Gone)
+		in.forgetLocked(ev.Reporter, ev.Kind == report.Gone)
 		if _, ok := in.reporters[ev.Reporter]; ok {
 			delete(in.reporters, ev.Reporter)
 			if len(in.reporters) == 0 {
@@ -58,7 +58,7 @@ func (in *Inbound) Handle(ev report.Event) {
 		}
 		in.reporters[ev.Reporter] = true
 	case report.Open, report.Mail, report.Message, report.Abort, report.Close:
-		in.session(ev)
+		in.sessionLocked(ev)
 	default:
 		return
 	}
@@ -66,10 +66,9 @@ func (in *Inbound) Handle(ev report.Event) {
 	in.changed = make(chan struct{})
 }
 
-// forget drops the sessions of a reporter. When it is gone for good, they may
-// go on unseen: the MTA does without a milter that has died. The caller holds
-// mu.
-func (in *Inbound) forget(reporter string, gone bool) {
+// forgetLocked drops the sessions of a reporter. When it is gone for good, they
+// may go on unseen: the MTA does without a milter that has died.
+func (in *Inbound) forgetLocked(reporter string, gone bool) {
 	now := time.Now()
 	for id, s := range in.sessions {
 		if s.reporter != reporter {
@@ -90,7 +89,7 @@ func (in *Inbound) forget(reporter string, gone bool) {
 // maxSessions bounds the sessions that are followed. An MTA has some hundreds.
 const maxSessions = 20000
 
-func (in *Inbound) session(ev report.Event) {
+func (in *Inbound) sessionLocked(ev report.Event) {
 	s := in.sessions[ev.Session]
 	if s == nil {
 		if len(in.sessions) >= maxSessions {
