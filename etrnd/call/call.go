@@ -139,19 +139,6 @@ func (cl *call) stopServing(cancel context.CancelFunc) {
 	}
 }
 
-// push releases what is held for the remote. The queues stay open until the
-// line has nothing more to do.
-func (cl *call) push() {
-	for _, s := range cl.pushQueues() {
-		cl.before.Messages += s.Left.Messages
-		cl.before.Bytes += s.Left.Bytes
-	}
-	cl.show(func(s *shown) { s.began = time.Now() })
-	if cl.remote.RouterType.Pushes() {
-		cl.line.pins.add(cl.remote.PushQueues)
-	}
-}
-
 // wait lasts until nothing is left to come or to go.
 func (cl *call) wait(ctx context.Context) {
 	cl.waiting = time.Now()
@@ -223,61 +210,4 @@ func (cl *call) inCounts() Counts {
 		return cl.turned.counts(cl.tally)
 	}
 	return cl.tally.Counts()
-}
-
-// lookAtPush observes the push queues, and returns what has left them since the
-// call began.
-func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
-	listed, _, err := cl.caller.hold.Listed()
-	o.unlisted = time.Since(latest(cl.waiting, listed))
-	o.push.listed = !listed.Before(cl.shown.began)
-	if err != nil {
-		o.push.err = err.Error()
-	}
-	for _, s := range cl.pushQueues() {
-		o.push.add(s)
-		sent.Messages += s.Left.Messages
-		sent.Bytes += s.Left.Bytes
-	}
-	sent.Messages -= cl.before.Messages
-	sent.Bytes -= cl.before.Bytes
-	o.sent = sent.Messages
-	o.still = cl.still.since(o.push, o.sent)
-	return sent
-}
-
-// pushQueues is how the queues stand that go out in this call.
-func (cl *call) pushQueues() (states []hold.State) {
-	for _, name := range cl.remote.PushQueues {
-		if s, ok := cl.caller.hold.State(name); ok {
-			states = append(states, s)
-		}
-	}
-	return states
-}
-
-// add sums up one more queue.
-func (p *pushSeen) add(s hold.State) {
-	p.held += s.Messages - s.OnHold
-	p.underWay += s.UnderWay
-	p.failed += s.Failed
-	p.retry += s.Retry
-	p.open = p.open || s.Open
-	if s.Reason != "" {
-		p.reason = s.Reason
-	}
-}
-
-// stillness is how long the push queues have been as they are.
-type stillness struct {
-	push pushSeen
-	sent int
-	at   time.Time
-}
-
-func (s *stillness) since(push pushSeen, sent int) time.Duration {
-	if s.at.IsZero() || s.push != push || s.sent != sent {
-		*s = stillness{push, sent, time.Now()}
-	}
-	return time.Since(s.at)
 }

@@ -258,17 +258,21 @@ func (c *Caller) LinkDown(ev api.LinkEvent) error {
 // Call calls one remote, and dials when the link is down.
 func (c *Caller) Call(name string) (api.CallRef, error) {
 	cfg := c.config()
+	unknown := api.Errorf(api.ExitUsage, "remotes of the configuration: "+names(cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
 	remote, ok := cfg.Remote(name)
 	if !ok {
-		return api.CallRef{}, api.Errorf(api.ExitUsage, "remotes of the configuration: "+names(cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
+		return api.CallRef{}, unknown
 	}
 	l, _ := cfg.Link(remote.Link)
 	iface, up := present(c.modem, l)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ln := c.links[l.Name]
-	if c.ctx == nil || ln == nil {
+	switch {
+	case c.ctx == nil:
 		return api.CallRef{}, errShutdown
+	case ln == nil: // a reload has taken it away in this moment
+		return api.CallRef{}, unknown
 	}
 	return ln.call(c.ctx, *l, remote, iface, up)
 }

@@ -126,9 +126,12 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool) {
 	cl.serving.Go(func() {
 		t.err = serveTurned(ctx, t.server, conn)
 		c := t.server.Counts()
-		cl.log.Info("turned connection ended", "messages", c.Messages, "bytes", c.Bytes, "refused", c.Refused, "rejected", c.Rejected, "error", t.err)
+		log := cl.log.With("messages", c.Messages, "bytes", c.Bytes, "refused", c.Refused, "rejected", c.Rejected)
 		if t.err != nil {
+			log.Info("turned connection broke", "error", t.err)
 			cl.caller.ledger.turnBroke(r.Name)
+		} else {
+			log.Info("turned connection ended")
 		}
 		close(t.over)
 		move()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
@@ -47,15 +46,6 @@ type observed struct {
 	sent     int           // messages that have left the push queues
 	unlisted time.Duration // of waited, since the MTA last listed its queue
 	still    time.Duration // since push or sent was another
-}
-
-// question is a dialogue with the remote, and what came of it.
-type question struct {
-	atrn    bool // it was put by ATRN
-	before  int  // messages that had come when it was put
-	replies []odmr.Reply
-	err     error
-	cut     bool // the call came to its end meanwhile, which explains err
 }
 
 // turnedSeen is how a turned connection stands.
@@ -119,14 +109,6 @@ func firstBad(list ...conclusion) conclusion {
 	return conclusion{}
 }
 
-// What ends a call before it has talked to anybody, beside the causes of its
-// context.
-type (
-	dialError     struct{ error } // the line did not come up
-	settingsError struct{ error } // a file that the configuration names cannot be used
-	listenerError struct{ error } // the local MTA would not take what comes
-)
-
 // verdict judges the whole call.
 func (o *observed) verdict() verdict {
 	if o.ended != nil {
@@ -148,6 +130,9 @@ func (o *observed) verdict() verdict {
 	return v
 }
 
+// dialError is why a line did not come up.
+type dialError struct{ error }
+
 // cutOff is the conclusion of a call that was ended from outside.
 func cutOff(why error) conclusion {
 	hint := "what has not gone stays held and goes with the next call"
@@ -165,46 +150,6 @@ func (c conclusion) notHungUp(err error) conclusion {
 		text = c.err + "; " + text
 	}
 	return conclusion{api.ExitTempFail, text, "the line may still be up: hang up by hand"}
-}
-
-// accepted tells what the answers promise: that mail may come, whether all of
-// it was counted (251, 253), and if so how many messages.
-func (q *question) accepted() (made, counted bool, announced int) {
-	if q.atrn {
-		if q.err != nil || len(q.replies) == 0 {
-			return false, false, 0
-		}
-		// 453: there is nothing. After 250 the remote says QUIT when it has
-		// no more, without a count.
-		return true, q.replies[0].Code == 453, 0
-	}
-	counted = true
-	busy := false
-	for _, r := range q.replies {
-		switch r.Code {
-		case 250, 252:
-			made, counted = true, false
-		case 251:
-			made = true
-		case 253:
-			made = true
-			if r.Count < 0 {
-				counted = false
-			} else {
-				announced += r.Count
-			}
-		case 458:
-			// The release is under way: mail may come, how much is not said.
-			made, busy = true, true
-		}
-	}
-	// A name that is under way is most often another name of what has just
-	// been released and counted. Only where nothing was counted does it say
-	// that mail of an unknown number is coming.
-	if busy && announced == 0 {
-		counted = false
-	}
-	return made, counted && made, announced
 }
 
 // expected is how many messages the remote has announced, -1 if that is
@@ -239,72 +184,6 @@ func (o *observed) request() conclusion {
 		}
 	}
 	return conclusion{}
-}
-
-// refused is the conclusion when names were refused.
-func (q *question) refused(r *config.Remote) conclusion {
-	n, why := 0, ""
-	for _, reply := range q.replies {
-		switch reply.Code {
-		case 250, 251, 252, 253, 458:
-		default:
-			n++
-			why = fmt.Sprintf("%s: %d %s", reply.Name, reply.Code, reply.Text)
-		}
-	}
-	switch n {
-	case 0:
-		return conclusion{}
-	case len(q.replies):
-		return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", r.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue"}
-	}
-	return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", r.Name, n, len(q.replies), why), "take the name out of request, or have the other side allow it"}
-}
-
-// failed is the conclusion when a dialogue did not come to its end.
-func (q *question) failed(r *config.Remote) conclusion {
-	switch q.err.(type) {
-	case settingsError:
-		return conclusion{api.ExitConfig, q.err.Error(), ""}
-	case listenerError:
-		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed"}
-	}
-	exit, hint, code := api.ExitUnavailable, "", 0
-	if e, ok := errors.AsType[*odmr.Error](q.err); ok {
-		if e.Temporary() {
-			exit = api.ExitTempFail
-		}
-		if e.Op == "ATRN" {
-			code = e.Code
-		}
-	}
-	switch is := func(kind error) bool { return errors.Is(q.err, kind) }; {
-	case is(odmr.ErrNoATRN):
-		hint = fmt.Sprintf("write protocol = \"etrn\" or \"auto\" if %s is to connect to this host instead, or ask its postmaster which port takes ATRN (etrnctl probe shows what it offers)", r.Host)
-	case code == 450:
-		// "Try again" would be of no use: nothing changes until somebody
-		// changes it.
-		exit, hint = api.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there (take it out, or have the other side add it), nor while another connection of that user is open", r.Host, r.User)
-	case code == 451:
-		hint = r.Host + " cannot tell now what it has; the next call asks again"
-	case code == 530:
-		hint = "set user and password-file: ATRN is for users who have authenticated"
-	case is(odmr.ErrNoETRN):
-		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
-	case is(odmr.ErrConnect):
-		exit, hint = api.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
-	case is(odmr.ErrTimeout):
-		exit, hint = api.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
-	case is(odmr.ErrClosed):
-		exit, hint = api.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
-	case is(odmr.ErrTLS):
-		hint = "check tls-ca and tls-name; etrnctl probe shows the certificate"
-	case is(odmr.ErrAuth):
-		hint = "check user and password-file"
-	case is(odmr.ErrRefused):
-		hint = r.Host + " does not want to speak to this host now: its log tells why"
-	}
-	return conclusion{exit, "request to " + r.Name + ": " + q.err.Error(), hint}
 }
 
 // inbound judges whether mail is still coming.
@@ -447,7 +326,7 @@ func (o *observed) came() string {
 	have := "have"
 	switch {
 	case o.turned == nil && expected >= 0:
-		return fmt.Sprintf("%d of %s have come", n, nMessages(expected))
+		return fmt.Sprintf("%d of %d messages have come", n, expected)
 	case n == 1:
 		have = "has"
 	}
