@@ -17,8 +17,8 @@
 // of it, from dialling or coming up to hanging up), a line its calls.
 //
 //   - Each line has a goroutine, which dials, waits for the calls, drains and
-//     hangs up; Caller.Run waits for all of them, and for dial commands. It
-//     begins when that of the link's line before it has ended.
+//     hangs up; Caller.Run waits for all of them. It begins its work when the
+//     link's line before it has ended.
 //   - Each call has a goroutine, to which the call's fields belong; the line
 //     waits for it, and has them before and after. A turned connection has one
 //     more, which the call waits for.
@@ -82,7 +82,7 @@ type Caller struct {
 	ledger  *ledger
 	ready   chan struct{} // closed when ctx is set
 
-	goroutines sync.WaitGroup // of lines, and of commands that outlive them
+	lines sync.WaitGroup // their goroutines
 
 	mu    sync.Mutex
 	ctx   context.Context // of Run; nil before and after
@@ -130,7 +130,7 @@ func (c *Caller) Run(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	cancel(errShutdown)
-	c.goroutines.Wait()
+	c.lines.Wait()
 	return nil
 }
 

@@ -26,7 +26,7 @@ func (l *line) dial(ctx context.Context) error {
 	limit, cancel := context.WithTimeoutCause(ctx, l.cfg.DialTimeout, fmt.Errorf("link %s did not come up within %v", l.cfg.Name, l.cfg.DialTimeout))
 	defer cancel()
 	ran := make(chan error, 1)
-	l.caller.goroutines.Go(func() { ran <- l.caller.modem.Dial(ctx, &l.cfg) })
+	l.dialling.Go(func() { ran <- l.caller.modem.Dial(ctx, &l.cfg) })
 	look := time.NewTicker(dialLook)
 	defer look.Stop()
 	for {
@@ -88,8 +88,11 @@ func (l *line) cameUp(iface string) {
 	ln.setLocked(api.LinkUp)
 }
 
-// giveUp ends a line that did not come up.
+// giveUp ends a line that did not come up. The command to hang up does not run
+// into the one to dial, which ends with the line.
 func (l *line) giveUp(why error) {
+	l.end(why)
+	l.dialling.Wait()
 	l.link.mu.Lock()
 	next := l.standingLocked(why).undialled()
 	l.link.mu.Unlock()

@@ -27,6 +27,7 @@ type line struct {
 	hooked   chan struct{}           // closed when the link's hook says that it is up
 	left     chan struct{}           // has an element when a call has ended
 	calling  sync.WaitGroup          // the goroutines of calls
+	dialling sync.WaitGroup          // that of the command to dial
 	pins     pins
 	ended    chan struct{} // closed when nothing of the line goes on
 	failed   error         // why it could not be hung up; for those who have seen ended
@@ -51,6 +52,7 @@ func newLine(ln *link, cfg config.Link) *line {
 // link's last line, which has to have ended.
 func (l *line) run(ctx context.Context, before *line) {
 	defer close(l.ended)
+	defer l.dialling.Wait()
 	defer l.end(nil)
 	if before != nil {
 		<-before.ended

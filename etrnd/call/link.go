@@ -173,7 +173,7 @@ func (ln *link) startLocked(ctx context.Context, l *line, state api.LinkState, r
 		ln.caller.log.Info("link "+string(state), "link", ln.name, "interface", ln.iface, "calls", len(l.calls))
 	}
 	ln.setLocked(state)
-	ln.caller.goroutines.Go(func() { l.run(ctx, before) })
+	ln.caller.lines.Go(func() { l.run(ctx, before) })
 }
 
 // lastConfig is the link's settings as its line has them.

@@ -60,8 +60,11 @@ func inBubble(t *testing.T, cfg *config.Config, test func(s *site), change ...op
 				t.Errorf("Run: %v", err)
 			}
 		})
-		defer s.hold.sending.Wait()
-		defer s.stop()
+		defer func() {
+			s.stop()
+			synctest.Wait()
+			s.hold.sending.Wait()
+		}()
 		<-s.Ready()
 		test(s)
 	})
