@@ -109,20 +109,7 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
-			if ev.QueueID != "" {
-				t.latest[t.next%len(t.latest)] = ev.QueueID
-				t.next++
-			}
-			if again && ev.QueueID != "" && len(t.again) < againMax {
-				t.again = append(t.again, ev.QueueID)
-			}
-			if t.match(s.client, s.local) != foreign {
-				t.messages++
-				t.bytes += ev.Size
-				if again {
-					t.duplicates++
-				}
-			}
+			t.messageLocked(ev, again, t.match(s.client, s.local) != foreign)
 		}
 	case report.Abort:
 		s.transaction = false
@@ -137,6 +124,26 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 			t.active = now
 			t.any = true
 		}
+	}
+}
+
+// messageLocked counts a message. again says that it has come before, ours that
+// it is of a session that counts.
+func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
+	if ev.QueueID != "" {
+		t.latest[t.next%len(t.latest)] = ev.QueueID
+		t.next++
+	}
+	if again && ev.QueueID != "" && len(t.again) < againMax {
+		t.again = append(t.again, ev.QueueID)
+	}
+	if !ours {
+		return
+	}
+	t.messages++
+	t.bytes += ev.Size
+	if again {
+		t.duplicates++
 	}
 }
 
@@ -230,8 +237,9 @@ func (t *Tally) Counts() Counts {
 // them.
 func (t *Tally) Again(ours func(queueID string) bool) (n int) {
 	t.in.mu.Lock()
-	defer t.in.mu.Unlock()
-	for _, id := range t.again {
+	again := t.again // only ever appended to
+	t.in.mu.Unlock()
+	for _, id := range again {
 		if ours(id) {
 			n++
 		}

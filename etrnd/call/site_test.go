@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +52,7 @@ func inBubble(t *testing.T, cfg *config.Config, test func(s *site), change ...op
 			f(s, &o)
 		}
 		s.Caller = New(o)
+		s.hold.asked, s.modem.asked, s.net.asked = s.unlocked, s.unlocked, s.unlocked
 		s.inbound.Handle(report.Event{Kind: report.Ready, Reporter: "m"})
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error)
@@ -72,6 +75,35 @@ func inBubble(t *testing.T, cfg *config.Config, test func(s *site), change ...op
 
 // greet is a local mail server that is ready.
 func greet(c net.Conn) { fmt.Fprint(c, "220 site.example\r\n") }
+
+// unlocked fails the test if a lock of the package is held by whoever calls it.
+// Others may hold one, but not for long.
+func (s *site) unlocked() {
+	free := func(name string, mu *sync.Mutex) {
+		for range 20_000_000 {
+			if mu.TryLock() {
+				mu.Unlock()
+				return
+			}
+			runtime.Gosched()
+		}
+		panic(name + " is held while somebody is asked")
+	}
+	free("Caller.mu", &s.mu)
+	s.mu.Lock()
+	links := slices.Collect(maps.Values(s.links))
+	s.mu.Unlock()
+	for _, ln := range links {
+		free("link.mu", &ln.mu)
+	}
+	free("ledger.mu", &s.ledger.mu)
+	s.ledger.mu.Lock()
+	calls := slices.Collect(maps.Values(s.ledger.calls))
+	s.ledger.mu.Unlock()
+	for _, cl := range calls {
+		free("call.mu", &cl.mu)
+	}
+}
 
 // oneLink is a configuration with a link that is dialled and hung up, and
 // remotes of it.
@@ -243,6 +275,7 @@ func (s *site) took(what string, got, want time.Duration) {
 
 // fakeModem is a modem whose commands are functions.
 type fakeModem struct {
+	asked   func()
 	mu      sync.Mutex
 	dial    func(context.Context) error
 	hangUp  func() error
@@ -258,6 +291,7 @@ func (m *fakeModem) set(iface string) {
 }
 
 func (m *fakeModem) Dial(ctx context.Context, _ *config.Link) error {
+	m.asked()
 	m.mu.Lock()
 	m.dials = append(m.dials, time.Now())
 	dial := m.dial
@@ -266,6 +300,7 @@ func (m *fakeModem) Dial(ctx context.Context, _ *config.Link) error {
 }
 
 func (m *fakeModem) HangUp(*config.Link) error {
+	m.asked()
 	m.mu.Lock()
 	m.hangUps = append(m.hangUps, time.Now())
 	hangUp := m.hangUp
@@ -274,6 +309,7 @@ func (m *fakeModem) HangUp(*config.Link) error {
 }
 
 func (m *fakeModem) Interfaces(l *config.Link) []Interface {
+	m.asked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.iface == "" || !l.Match(m.iface) {
@@ -310,6 +346,7 @@ func (s *site) hungUpAt() time.Time {
 
 // fakeNet connects to functions.
 type fakeNet struct {
+	asked func()
 	mu    sync.Mutex
 	hosts map[string]func(net.Conn) // by address; none: nobody is there
 }
@@ -322,6 +359,7 @@ func (n *fakeNet) host(addr string, talk func(net.Conn)) {
 }
 
 func (n *fakeNet) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
+	n.asked()
 	n.mu.Lock()
 	talk := n.hosts[addr]
 	n.mu.Unlock()
@@ -349,6 +387,7 @@ func (c addrConn) RemoteAddr() net.Addr { return c.remote }
 
 // fakeHold holds mail, and sends it when a queue is pinned.
 type fakeHold struct {
+	asked   func()
 	mu      sync.Mutex
 	changed chan struct{}
 	states  map[string]hold.State
@@ -422,14 +461,19 @@ func (h *fakeHold) release(q string) {
 }
 
 func (h *fakeHold) Changed() <-chan struct{} {
+	h.asked()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.changed
 }
 
-func (h *fakeHold) Watch() func() { return func() {} }
+func (h *fakeHold) Watch() func() {
+	h.asked()
+	return h.asked
+}
 
 func (h *fakeHold) Pin(sels ...queue.Selection) func() {
+	h.asked()
 	for _, sel := range sels {
 		h.mu.Lock()
 		h.pins[sel.Queue]++
@@ -438,6 +482,7 @@ func (h *fakeHold) Pin(sels ...queue.Selection) func() {
 		h.release(sel.Queue)
 	}
 	return func() {
+		h.asked()
 		for _, sel := range sels {
 			h.mu.Lock()
 			h.pins[sel.Queue]--
@@ -447,6 +492,7 @@ func (h *fakeHold) Pin(sels ...queue.Selection) func() {
 }
 
 func (h *fakeHold) State(q string) (hold.State, bool) {
+	h.asked()
 	if h.looked != nil {
 		h.looked()
 	}
@@ -456,6 +502,7 @@ func (h *fakeHold) State(q string) (hold.State, bool) {
 }
 
 func (h *fakeHold) Listed() (time.Time, time.Duration, error) {
+	h.asked()
 	at, err := h.listed()
 	return at, 0, err
 }
