@@ -244,7 +244,7 @@ func TestInbound(t *testing.T) {
 		}
 		return qs
 	}
-	wait := ends{75, "1 of 2 messages have come, and then nothing for wait = 1m0s", "port 25"}
+	wait := ends{75, "1 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
 	blindly := ends{75, "nobody could see whether mail came: etrn-milter did not report, so the line was kept for wait = 1m0s", "start etrn-milter"}
 	for _, c := range []struct {
 		name  string
@@ -287,7 +287,7 @@ func TestInbound(t *testing.T) {
 
 		// Fewer than announced, and nothing is coming.
 		{"nothing yet: the remote may need a while to connect", two, in(0, 0, 0), 10 * sec, want{waiting: "0 of 2 messages have come", look: settle}},
-		{"nothing for wait", two, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "port 25"}}},
+		{"nothing for wait", two, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 		{"some, a moment ago", two, in(1, 0, 0), 1 * sec, want{waiting: "1 of 2 messages have come", look: 4 * sec}},
 		{"some, nearly idle", two, in(1, 0, 0), 5*sec - 1, want{waiting: "1 of 2 messages have come", look: settle}},
 		{"some, and idle: ask", two, in(1, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
@@ -299,7 +299,7 @@ func TestInbound(t *testing.T) {
 		{"asked again three times is enough", again(4), in(1, 0, 0), 5 * sec, want{waiting: "1 of 3 messages have come", look: settle}},
 		{"just before the end of wait", again(4), in(1, 0, 0), 60*sec - 100*ms, want{waiting: "1 of 3 messages have come", look: 100 * ms}},
 		{"the end of wait", []question{etrn("253:2"), etrn("458"), etrn("458"), etrn("458")}, in(1, 0, 0), 60 * sec, want{over: true, ends: wait}},
-		{"the end of wait, and nothing was ever seen", two, in(0, 0, 0), 61 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "port 25"}}},
+		{"the end of wait, and nothing was ever seen", two, in(0, 0, 0), 61 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 
 		// No count.
 		{"nothing yet", unknown, in(0, 0, 0), 59 * sec, want{waiting: "mail to begin to come in", look: 1 * sec}},
@@ -467,7 +467,7 @@ func TestVerdict(t *testing.T) {
 		{"refused and unsent: the first is told", observed{questions: refused, push: failed}, "", want{over: true, ends: refusal}},
 		{"one of two names refused: the other's mail is waited for", observed{questions: partly, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 messages have come", look: sec}},
 		{"one of two names refused, and nothing came: the first is told", observed{questions: partly, quiet: 60 * sec, in: in(0, 0, 0), push: gone}, "", want{over: true, ends: ends{69, "hub refused 1 of 2 names: n1: 459 said", "take the name out"}}},
-		{"nothing came and unsent: the first is told", observed{questions: some, quiet: 60 * sec, in: in(0, 0, 0), push: failed}, "", want{over: true, ends: ends{75, "0 of 1 messages have come, and then nothing for wait = 1m0s", "port 25"}}},
+		{"nothing came and unsent: the first is told", observed{questions: some, quiet: 60 * sec, in: in(0, 0, 0), push: failed}, "", want{over: true, ends: ends{75, "0 of 1 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 		{"all came, unsent", observed{questions: nothing, push: failed}, "", want{over: true, ends: ends{75, "1 message could not be sent: lost", "next call"}}},
 		{"nothing came for wait, but mail still goes out", observed{questions: some, quiet: 60 * sec, in: in(0, 0, 0), push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
 
