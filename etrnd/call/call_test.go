@@ -439,6 +439,9 @@ func TestWatch(t *testing.T) {
 			if n := len(phases); n == 0 || phases[n-1] != last.Phase {
 				phases = append(phases, last.Phase)
 			}
+			if last.Phase == api.PhaseHangingUp && last.Waiting != "link isp to go down" {
+				t.Errorf("while it is hung up: %+v", last)
+			}
 		}
 		if got, want := fmt.Sprint(phases), "[dialling receiving hanging-up done]"; got != want {
 			t.Errorf("phases %s, want %s", got, want)

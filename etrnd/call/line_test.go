@@ -34,6 +34,9 @@ func TestTwoHooks(t *testing.T) {
 		if n := len(s.History(10)); n != 1 {
 			t.Errorf("%d calls", n)
 		}
+		if l := s.Links()[0]; l.State != api.LinkDown || l.Interface != "" {
+			t.Errorf("the link: %+v", l)
+		}
 	})
 }
 
@@ -60,6 +63,24 @@ func TestOtherInterfaces(t *testing.T) {
 		s.result(75, "the link went down")
 		s.state(api.LinkDown)
 		s.commands(0, 0) // it is down already
+	})
+}
+
+// The link was named first, and the interface is learnt from the next hook.
+func TestInterfaceIsLearnt(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		s.quiet()
+		if _, err := s.LinkUp(api.LinkEvent{Link: "isp"}); err != nil {
+			t.Fatal(err)
+		}
+		s.up()
+		if l := s.Links()[0]; l.Interface != "ppp0" {
+			t.Errorf("the link: %+v", l)
+		}
+		if err := s.LinkDown(api.LinkEvent{Interface: "ppp1"}); err != nil {
+			t.Fatal(err)
+		}
+		s.state(api.LinkUp)
 	})
 }
 
@@ -453,9 +474,99 @@ func TestCallDuringHangUp(t *testing.T) {
 	})
 }
 
+// The hook says that the line is down before the command to hang up has ended:
+// that is since when it is down.
+func TestHookOfTheHangUp(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		s.hubSays("251 OK, no messages waiting")
+		s.modem.hangUp = func() error { s.down(); time.Sleep(5 * sec); return nil }
+		s.up()
+		s.result(0, "")
+		if l := s.Links()[0]; l.State != api.LinkDown || !l.Since.Equal(s.hungUpAt()) {
+			t.Errorf("hung up at %v, the link: %+v", s.hungUpAt(), l)
+		}
+	})
+}
+
+// An operator hangs up a line whose call takes its time to end; before it has,
+// the line is down, and somebody calls anew: that line is another one.
+func TestNewLineWhileTheOldOneIsHungUp(t *testing.T) {
+	n := 0
+	inBubble(t, oneLink(atrnRemote(nil)), func(s *site) {
+		s.provider("250 OK")
+		s.up()
+		time.Sleep(sec)
+		s.modem.hangUp = func() error { time.Sleep(5 * sec); return nil }
+		order := make(chan error, 1)
+		go func() { order <- s.HangUp(s.t.Context(), "isp") }()
+		s.state(api.LinkHangingUp)
+		s.down()
+		s.call("hub")
+		s.state(api.LinkDialling)
+		time.Sleep(12 * sec) // the call has ended, and the old line is being hung up
+		s.commands(0, 1)
+		s.state(api.LinkDialling)
+		if err := <-order; err != nil {
+			t.Error(err)
+		}
+		s.check(s.results(2)[1], 0, "")
+		s.commands(1, 2)
+	}, turning(func(ctx context.Context, _ *site, _ *fakeReceiver, _ net.Conn) error {
+		if n++; n == 1 {
+			<-ctx.Done()
+			time.Sleep(10 * sec)
+			return ctx.Err()
+		}
+		time.Sleep(sec)
+		return nil
+	}))
+}
+
+// The hook has said that the line is down, which is no reason not to hang up
+// when an operator says so: he may know better.
+func TestHangUpALineThatIsDown(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		s.quiet()
+		s.up()
+		time.Sleep(sec)
+		s.down()
+		s.result(75, "the link went down")
+		if err := s.HangUp(s.t.Context(), "isp"); err != nil {
+			t.Error(err)
+		}
+		s.commands(0, 1)
+		s.state(api.LinkDown)
+	})
+}
+
+// Links without interfaces: that a line is down cannot be seen, so a command
+// that fails is tried again, and one that succeeds is believed at once.
+func TestHangUpUnseen(t *testing.T) {
+	cfg := oneLink(remote("hub", nil))
+	cfg.Links[0].Interfaces = nil
+	inBubble(t, cfg, func(s *site) {
+		s.hubSays("251 OK, no messages waiting")
+		s.modem.hangUp = func() error { return errors.New("the modem is jammed") }
+		s.call("hub")
+		s.result(75, "the modem is jammed")
+		s.commands(1, 3)
+	})
+	always := oneLink(remote("hub", nil))
+	always.Links[0].Interfaces, always.Links[0].Dial = nil, nil
+	inBubble(t, always, func(s *site) {
+		s.hubSays("251 OK, no messages waiting")
+		s.call("hub")
+		r := s.result(0, "")
+		s.took("hanging up", r.End.Sub(s.hungUpAt()), 0)
+	})
+}
+
 // A line that nobody knows of is hung up when an operator says so.
 func TestHangUpUnusedLink(t *testing.T) {
 	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		if l := s.Links()[0]; l.Since != nil {
+			t.Errorf("the link: %+v", l)
+		}
 		for n := 1; n <= 2; n++ {
 			if err := s.HangUp(s.t.Context(), "isp"); err != nil {
 				t.Error(err)
@@ -492,6 +603,7 @@ func TestHangUpWithoutACommand(t *testing.T) {
 		time.Sleep(sec)
 		refuses()
 		s.result(75, "hung up by an operator")
+		s.commands(0, 0)
 	})
 }
 
@@ -698,6 +810,12 @@ func TestLinkLimit(t *testing.T) {
 			s.took("the call", r.End.Sub(start), time.Minute)
 			s.state(api.LinkDown)
 			s.commands(0, len(cfg.Links[0].HangUp))
+			// Now it has a command, if it had none.
+			s.SetConfig(oneLink(remote("hub", nil)))
+			if err := s.HangUp(s.t.Context(), "isp"); err != nil {
+				t.Error(err)
+			}
+			s.commands(0, len(cfg.Links[0].HangUp)+1)
 			if refs := s.up(); len(refs) != 1 {
 				t.Errorf("calls after the limit: %v", refs)
 			}
@@ -727,6 +845,20 @@ func TestReloadRemovesTheLink(t *testing.T) {
 		if refs, err := s.LinkUp(api.LinkEvent{Interface: "ppp0"}); refs != nil || err != nil {
 			t.Errorf("its interface is still known: %v, %v", refs, err)
 		}
+	})
+	// It is found by its old interfaces, though nobody has said which is in use.
+	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		s.quiet()
+		if _, err := s.LinkUp(api.LinkEvent{Link: "isp"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(sec)
+		s.SetConfig(&config.Config{})
+		if err := s.LinkDown(api.LinkEvent{Interface: "eth0"}); err != nil || len(s.Calls()) != 1 {
+			t.Errorf("another interface went down: %v, calls %+v", err, s.Calls())
+		}
+		s.down()
+		s.result(75, "the link went down")
 	})
 	// By its old settings it is hung up.
 	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
@@ -778,6 +910,7 @@ func TestStop(t *testing.T) {
 		time.Sleep(sec)
 		s.stop()
 		s.result(75, "etrnd was stopped")
+		s.state(api.LinkUp) // as far as anybody knows
 		s.commands(0, 0)
 		for what, err := range map[string]error{
 			"up":      second(s.LinkUp(api.LinkEvent{Link: "isp"})),

@@ -290,8 +290,11 @@ func (m *fakeModem) set(iface string) {
 	m.iface = iface
 }
 
-func (m *fakeModem) Dial(ctx context.Context, _ *config.Link) error {
+func (m *fakeModem) Dial(ctx context.Context, l *config.Link) error {
 	m.asked()
+	if len(l.Dial) == 0 {
+		panic("dialled without a command")
+	}
 	m.mu.Lock()
 	m.dials = append(m.dials, time.Now())
 	dial := m.dial
@@ -299,8 +302,11 @@ func (m *fakeModem) Dial(ctx context.Context, _ *config.Link) error {
 	return dial(ctx)
 }
 
-func (m *fakeModem) HangUp(*config.Link) error {
+func (m *fakeModem) HangUp(l *config.Link) error {
 	m.asked()
+	if len(l.HangUp) == 0 {
+		panic("hung up without a command")
+	}
 	m.mu.Lock()
 	m.hangUps = append(m.hangUps, time.Now())
 	hangUp := m.hangUp
