@@ -45,6 +45,7 @@ func TestTwoHooks(t *testing.T) {
 func TestOtherInterfaces(t *testing.T) {
 	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
 		s.quiet()
+		s.down() // nobody has heard of it before
 		s.up()
 		for _, iface := range []string{"ppp1", "eth7"} {
 			refs, err := s.LinkUp(api.LinkEvent{Interface: iface})
@@ -62,7 +63,16 @@ func TestOtherInterfaces(t *testing.T) {
 		s.down()
 		s.result(75, "the link went down")
 		s.state(api.LinkDown)
+		down := s.Links()[0]
+		if down.Interface != "" {
+			t.Errorf("the link: %+v", down)
+		}
 		s.commands(0, 0) // it is down already
+		time.Sleep(sec)
+		s.down() // the hook fires twice
+		if l := s.Links()[0]; !l.Since.Equal(*down.Since) {
+			t.Errorf("down since %v, before it was %v", l.Since, down.Since)
+		}
 	})
 }
 
@@ -226,6 +236,13 @@ func TestDial(t *testing.T) {
 			inBubble(t, cfg, func(s *site) {
 				s.hubSays("251 OK, no messages waiting")
 				s.modem.dial = func(context.Context) error { return c.dial(s) }
+				s.modem.hangUp = func() error {
+					if l := s.Links()[0]; strings.HasPrefix(c.name, "the interface") && l.Interface != "ppp0" {
+						t.Errorf("the link, before it is hung up: %+v", l)
+					}
+					s.modem.set("")
+					return nil
+				}
 				start := time.Now()
 				ref := s.call("hub")
 				if again := s.call("hub"); again != ref {
@@ -286,9 +303,65 @@ func TestDialFails(t *testing.T) {
 				// And again: nothing is left of the first time.
 				s.call("hub")
 				s.check(s.results(2)[1], 75, c.says)
+				// An operator who knows better hangs up all the same.
+				if err := s.HangUp(s.t.Context(), "isp"); (err == nil) != c.hangUp {
+					t.Errorf("hang up: %v", err)
+				}
+				s.commands(2, 3*c.hangUps)
 			})
 		})
 	}
+}
+
+// A line did not come up, and is being hung up; it is said to be down, and
+// somebody calls anew: that line is another one.
+func TestNewLineWhileTheOldOneIsGivenUp(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+		s.hubSays("251 OK, no messages waiting")
+		n := 0
+		s.modem.dial = func(context.Context) error {
+			if n++; n == 1 {
+				return errors.New("no carrier")
+			}
+			time.Sleep(10 * sec)
+			s.modem.set("ppp0")
+			return nil
+		}
+		s.modem.hangUp = func() error { time.Sleep(5 * sec); s.modem.set(""); return nil }
+		s.call("hub")
+		time.Sleep(sec)
+		if err := s.LinkDown(api.LinkEvent{Link: "isp"}); err != nil {
+			t.Fatal(err)
+		}
+		s.call("hub")
+		time.Sleep(6 * sec)
+		s.state(api.LinkDialling)
+		s.check(s.results(1)[0], 75, "no carrier")
+		s.check(s.results(2)[1], 0, "")
+	})
+}
+
+// What is found out about a line that dials is of no use once it has been
+// ordered to hang up.
+func TestCameUpTooLate(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", nil), remote("other", nil)), func(s *site) {
+		s.modem.dial = func(ctx context.Context) error { <-ctx.Done(); time.Sleep(sec); return ctx.Err() }
+		s.call("hub")
+		s.state(api.LinkDialling)
+		l := s.links["isp"].line
+		order := make(chan error, 1)
+		go func() { order <- s.HangUp(s.t.Context(), "isp") }()
+		s.state(api.LinkHangingUp)
+		l.cameUp("ppp0")
+		s.state(api.LinkHangingUp)
+		if err := <-order; err != nil {
+			t.Error(err)
+		}
+		s.result(75, "hung up by an operator")
+		if n := len(s.History(9)); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+	})
 }
 
 // The modem fails, and fails to hang up: the call says why it came to nothing,
@@ -421,7 +494,8 @@ func TestHangUp(t *testing.T) {
 		go func() { done <- s.HangUp(s.t.Context(), "isp") }()
 		time.Sleep(sec)
 		s.state(api.LinkHangingUp)
-		if _, err := s.Call("hub"); err == nil || !strings.Contains(err.Error(), "just being hung up") {
+		_, err := s.Call("hub")
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.Exit != api.ExitTempFail || !strings.Contains(e.Message, "just being hung up") {
 			t.Errorf("a call while the line is hung up: %v", err)
 		}
 		if refs, err := s.LinkUp(api.LinkEvent{Interface: "ppp0"}); err != nil || len(refs) != 0 {
