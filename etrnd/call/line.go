@@ -196,9 +196,6 @@ func (l *line) waitForCalls(ctx context.Context) {
 // ended leaves its queue open until the last one ends, and mail that came
 // meanwhile is on its way.
 func (l *line) drain(ctx context.Context) {
-	if len(l.cfg.HangUp) == 0 {
-		return
-	}
 	limit := time.NewTimer(drainMax)
 	defer limit.Stop()
 	for ctx.Err() == nil {
