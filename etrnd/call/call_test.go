@@ -162,6 +162,20 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// A call counts what has gone out in it, and not what went before.
+func TestOutIsOfThisCall(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly })), func(s *site) {
+		for i, n := range []int{5, 2} {
+			s.hold.add("hub", n)
+			s.up()
+			want := api.Progress{Messages: n, Bytes: int64(n) * 1000, Expected: n}
+			if r := s.results(i + 1)[i]; r.Out != want {
+				t.Errorf("call %d: out %+v, want %+v", i+1, r.Out, want)
+			}
+		}
+	})
+}
+
 // The local mail server is waited for before anything is requested, and not
 // for ever.
 func TestLocalMTA(t *testing.T) {
