@@ -6,83 +6,106 @@
 // MTA on either side; the call only watches, so that the line is up no second
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,
-// and the MTA's queue. Timers only bound them.
+// and the MTA's queue. Timers only bound them. What follows from what was seen
+// is decided in verdict.go and ending.go, by functions of nothing else.
 //
 // The package has no schedule and keeps no mail.
+//
+// # Who owns what
+//
+// A Caller has a link for each of the configuration, a link its line (one life
+// of it, from dialling or coming up to hanging up), a line its calls.
+//
+//   - Each line has a goroutine, which dials, waits for the calls, drains and
+//     hangs up; Caller.Run waits for all of them. It begins its work when the
+//     link's line before it has ended.
+//   - Each call has a goroutine, to which the call's fields belong; the line
+//     waits for it, and has them before and after. A turned connection has one
+//     more, which the call waits for.
+//   - Caller.mu guards the configuration and the table of links; link.mu a
+//     link's state, its line and which calls are on it; ledger.mu the calls
+//     under way and the history; call.mu what a call shows of itself. They are
+//     taken in this order. Inbound.mu, and below it senders.mu, stand apart.
+//   - Under none of them is anybody asked: no Holder, Modem, Network or
+//     Receiver, no file, no wait. Methods that need one held end in Locked.
 package call
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"os/exec"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/queue"
+
+	"time"
 )
 
-// Why a call ends before its time. They are causes of its context.
-var (
-	errLinkDown = errors.New("the link went down")
-	errHungUp   = errors.New("the line was hung up by an operator")
-	errShutdown = errors.New("etrnd was stopped")
-)
-
-// historyLength is how many calls that have ended are kept.
-const historyLength = 100
+// Holder is what a call needs of a hold.Manager.
+type Holder interface {
+	// Changed returns a channel that is closed at the next change.
+	Changed() <-chan struct{}
+	// Watch makes it look often, until stop is called.
+	Watch() (stop func())
+	// Pin opens queues until unpin is called.
+	Pin(sels ...queue.Selection) (unpin func())
+	State(queue string) (hold.State, bool)
+	// Listed is when the MTA's queue was last listed, and why the last try
+	// failed.
+	Listed() (at time.Time, took time.Duration, err error)
+}
 
 // Options of a Caller.
 type Options struct {
 	Config  *config.Config
-	Hold    *hold.Manager
+	Hold    Holder
 	Inbound *Inbound
 	Logger  *slog.Logger
+
+	Modem   Modem                          // default: Commands
+	Network Network                        // default: the machine's
+	Receive func(receive.Options) Receiver // default: receive.New
 }
 
 // Caller knows the links and makes the calls.
 type Caller struct {
-	hold    *hold.Manager
+	hold    Holder
 	inbound *Inbound
+	modem   Modem
+	network Network
+	receive func(receive.Options) Receiver
 	log     *slog.Logger
+	ledger  *ledger
+	ready   chan struct{} // closed when ctx is set
 
-	mu      sync.Mutex
-	ctx     context.Context // of Run; nil before
-	cfg     *config.Config
-	ready   chan struct{}    // closed when ctx is set
-	lines   map[string]*line // by name of the link, as configured
-	calls   map[string]*call // under way, by id
-	history []api.CallResult
-	broke   map[string]time.Time // when a turned connection last ended without QUIT, by remote
-	last    uint64               // number of the last call
-	changed chan struct{}        // closed and replaced when a call or a line changes
-	wg      sync.WaitGroup
-}
+	lines sync.WaitGroup // their goroutines
 
-// line is a link and its state.
-type line struct {
-	name  string
-	state api.LinkState
-	since time.Time
-	iface string
-	calls map[string]*call // under way, by remote
-	last  *session         // the present one, or the last one; nil: none yet
+	mu    sync.Mutex
+	ctx   context.Context // of Run; nil before and after
+	cfg   *config.Config
+	links map[string]*link // by name, as configured
 }
 
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, log: o.Logger,
-		lines: map[string]*line{}, calls: map[string]*call{}, broke: map[string]time.Time{}, changed: make(chan struct{}), ready: make(chan struct{}),
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, log: o.Logger,
+		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
-	c.setConfig(o.Config)
+	if c.modem == nil {
+		c.modem = Commands{Logger: o.Logger}
+	}
+	if c.network == nil {
+		c.network = machine{}
+	}
+	if c.receive == nil {
+		c.receive = func(o receive.Options) Receiver { return receive.New(o) }
+	}
+	c.setConfigLocked(o.Config)
 	return c
 }
 
@@ -91,22 +114,23 @@ func New(o Options) *Caller {
 // line is up takes it over, and hangs it up when its calls are done.
 func (c *Caller) Run(ctx context.Context) error {
 	calls, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
 	c.mu.Lock()
 	c.ctx = calls
-	c.resume()
 	c.mu.Unlock()
+	c.resume()
 	close(c.ready)
 	<-ctx.Done()
 	c.mu.Lock()
 	c.ctx = nil
-	for _, ln := range c.lines {
-		if ln.state != api.LinkDown {
-			c.log.Warn("the line is left as it is: nobody hangs it up until etrnd runs again", "link", ln.name, "state", string(ln.state))
+	for _, ln := range c.links {
+		if l := ln.show(); l.State != api.LinkDown {
+			c.log.Warn("the line is left as it is: nobody hangs it up until etrnd runs again", "link", l.Name, "state", string(l.State))
 		}
 	}
 	c.mu.Unlock()
 	cancel(errShutdown)
-	c.wg.Wait()
+	c.lines.Wait()
 	return nil
 }
 
@@ -114,16 +138,23 @@ func (c *Caller) Run(ctx context.Context) error {
 func (c *Caller) Ready() <-chan struct{} { return c.ready }
 
 // resume makes the calls of links that are up already: their hooks have fired
-// while nobody was there to hear it, at boot or during a restart. The caller
-// holds mu.
+// while nobody was there to hear it, at boot or during a restart.
 func (c *Caller) resume() {
-	for i := range c.cfg.Links {
-		link := &c.cfg.Links[i]
-		if iface, up := present(link); up && iface != "" {
-			c.log.Info("link was up before etrnd", "link", link.Name, "interface", iface)
-			c.comesUp(c.lines[link.Name], iface, c.cfg.RemotesOf(link.Name))
+	cfg := c.config()
+	for i := range cfg.Links {
+		l := &cfg.Links[i]
+		if iface, up := present(c.modem, l); up && iface != "" {
+			c.log.Info("link was up before etrnd", "link", l.Name, "interface", iface)
+			c.LinkUp(api.LinkEvent{Link: l.Name, Interface: iface})
 		}
 	}
+}
+
+// config is the configuration in force.
+func (c *Caller) config() *config.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg
 }
 
 // SetConfig swaps the configuration, as a reload does. Calls under way go on
@@ -131,59 +162,56 @@ func (c *Caller) resume() {
 func (c *Caller) SetConfig(cfg *config.Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.setConfig(cfg)
-	c.notify()
+	c.setConfigLocked(cfg)
+	c.ledger.notify()
 }
 
-func (c *Caller) setConfig(cfg *config.Config) {
+func (c *Caller) setConfigLocked(cfg *config.Config) {
 	c.cfg = cfg
 	for _, l := range cfg.Links {
-		if c.lines[l.Name] == nil {
-			c.lines[l.Name] = &line{name: l.Name, state: api.LinkDown, calls: map[string]*call{}}
+		if c.links[l.Name] == nil {
+			c.links[l.Name] = newLink(c, l.Name)
 		}
 	}
-	for name, ln := range c.lines {
-		if _, ok := cfg.Link(name); !ok && ln.state == api.LinkDown {
-			delete(c.lines, name)
+	for name, ln := range c.links {
+		// Of one that is up, somebody has to hear that it goes down.
+		if _, ok := cfg.Link(name); !ok && ln.down() {
+			delete(c.links, name)
 		}
 	}
 }
 
-// notify tells watchers. The caller holds mu.
-func (c *Caller) notify() {
-	close(c.changed)
-	c.changed = make(chan struct{})
-}
-
-func (c *Caller) changes() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.changed
-}
-
-// find resolves a link event. ok is false for an interface of no link. A line
+// findLocked resolves a link event: nil for an interface of no link. A line
 // that is up is found even when a reload has taken its link or its interface
-// out of the configuration: somebody has to hear that it goes down.
-func (c *Caller) find(ev api.LinkEvent) (ln *line, ok bool, err error) {
+// out of the configuration.
+func (c *Caller) findLocked(ev api.LinkEvent) (*link, error) {
 	if ev.Link == "" {
-		for _, ln := range c.lines {
-			if ln.state != api.LinkDown && (ln.iface == ev.Interface || ln.iface == "" && ln.last.link.Match(ev.Interface)) {
-				return ln, true, nil
+		for _, ln := range c.links {
+			if ln.uses(ev.Interface) {
+				return ln, nil
 			}
 		}
-		l, ok := c.cfg.LinkOf(ev.Interface)
-		if !ok {
-			return nil, false, nil
+		if l, ok := c.cfg.LinkOf(ev.Interface); ok {
+			return c.links[l.Name], nil
 		}
-		return c.lines[l.Name], true, nil
+		return nil, nil
 	}
 	if l, ok := c.cfg.Link(ev.Link); ok {
-		return c.lines[l.Name], true, nil
+		return c.links[l.Name], nil
 	}
-	if ln := c.lines[ev.Link]; ln != nil {
-		return ln, true, nil
+	if ln := c.links[ev.Link]; ln != nil {
+		return ln, nil
 	}
-	return nil, false, api.Errorf(api.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
+	return nil, api.Errorf(api.ExitUsage, "links of the configuration: "+names(c.cfg.Links, func(l config.Link) string { return l.Name }), "there is no link %q", ev.Link)
+}
+
+// linkConfigLocked is the settings of a link, or those that it had when a
+// reload took it away.
+func (c *Caller) linkConfigLocked(ln *link) config.Link {
+	if l, ok := c.cfg.Link(ln.name); ok {
+		return *l
+	}
+	return ln.lastConfig()
 }
 
 func names[T any](list []T, name func(T) string) string {
@@ -201,87 +229,14 @@ func names[T any](list []T, name func(T) string) string {
 func (c *Caller) LinkUp(ev api.LinkEvent) ([]api.CallRef, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ln, ok, err := c.find(ev)
-	if err != nil || !ok {
+	ln, err := c.findLocked(ev)
+	switch {
+	case err != nil || ln == nil:
 		return nil, err
-	}
-	if c.ctx == nil {
+	case c.ctx == nil:
 		return nil, errShutdown
 	}
-	return c.comesUp(ln, ev.Interface, c.cfg.RemotesOf(ln.name)), nil
-}
-
-// comesUp starts the calls of a line that is up. Hooks fire more than once
-// for one connection (for IPv4 and IPv6, say), so while calls are under way
-// that changes nothing. If none is, calls are made even though the line is
-// believed to be up: a hook that told of its end may have been lost, and a
-// call too many costs less than a site that never calls again. The caller
-// holds mu.
-func (c *Caller) comesUp(ln *line, iface string, remotes []*config.Remote) []api.CallRef {
-	if iface != "" && (ln.iface == "" || ln.state == api.LinkDown || len(ln.calls) == 0) {
-		ln.iface = iface // one that comes up beside it is not in use
-	}
-	switch ln.state {
-	case api.LinkDialling:
-		// The session that dials makes the calls.
-		ln.last.cameUp()
-	case api.LinkUp:
-		if len(ln.calls) == 0 {
-			for _, r := range remotes {
-				ln.last.join(r)
-			}
-		}
-	case api.LinkHangingUp:
-		// A hook that is late: the line is on its way down. If it comes up
-		// again after that, it has its hook again.
-	default:
-		if len(remotes) == 0 {
-			break // nothing to call, so nothing to hang up after
-		}
-		c.start(ln, remotes, false)
-	}
-	return refs(ln)
-}
-
-func refs(ln *line) []api.CallRef {
-	list := []api.CallRef{}
-	for _, cl := range ln.calls {
-		list = append(list, cl.ref)
-	}
-	slices.SortFunc(list, func(a, b api.CallRef) int { return strings.Compare(a.Call, b.Call) })
-	return list
-}
-
-// start begins a session of a line that is down: dial if asked to, make the
-// calls, hang up. The caller holds mu.
-func (c *Caller) start(ln *line, remotes []*config.Remote, dial bool) {
-	ctx, end := context.WithCancelCause(c.ctx)
-	s := &session{
-		caller: c, line: ln, before: ln.last, end: end, ended: make(chan struct{}),
-		left: make(chan struct{}, 1), pins: map[string]func(){},
-	}
-	if link, ok := c.cfg.Link(ln.name); ok {
-		s.link = *link
-	}
-	ln.last, ln.since, ln.state = s, time.Now(), api.LinkUp
-	if dial {
-		ln.state = api.LinkDialling
-		s.dialled = make(chan struct{})
-	}
-	for _, r := range remotes {
-		s.add(r)
-	}
-	c.log.Info("link "+string(ln.state), "link", ln.name, "interface", ln.iface, "calls", len(s.calls))
-	c.notify()
-	c.wg.Go(func() {
-		defer close(s.ended)
-		defer end(nil)
-		if s.before != nil {
-			<-s.before.ended
-			s.before = nil
-		}
-		s.run(ctx)
-	})
+	return ln.up(c.ctx, c.linkConfigLocked(ln), c.cfg.RemotesOf(ln.name), ev.Interface), nil
 }
 
 // LinkDown notes that a link is down and ends its calls. What has not gone
@@ -289,344 +244,99 @@ func (c *Caller) start(ln *line, remotes []*config.Remote, dial bool) {
 func (c *Caller) LinkDown(ev api.LinkEvent) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ln, ok, err := c.find(ev)
-	if err != nil || !ok {
+	ln, err := c.findLocked(ev)
+	if err != nil || ln == nil {
 		return err
 	}
-	if ev.Link == "" && ln.iface != "" && ev.Interface != ln.iface {
-		// Another interface of the same link, which is not in use.
-		return nil
+	if ev.Link != "" {
+		ev.Interface = "" // it is only noted
 	}
-	c.goesDown(ln, errLinkDown)
+	ln.wentDown(ev.Interface)
 	return nil
-}
-
-// goesDown ends the session of a line. The caller holds mu.
-func (c *Caller) goesDown(ln *line, why error) {
-	if ln.state == api.LinkDown {
-		return
-	}
-	c.log.Info("link down", "link", ln.name, "calls", len(ln.calls), "reason", why)
-	ln.last.end(why)
-	ln.state, ln.since, ln.iface = api.LinkDown, time.Now(), ""
-	c.notify()
 }
 
 // Call calls one remote, and dials when the link is down.
 func (c *Caller) Call(name string) (api.CallRef, error) {
+	cfg := c.config()
+	unknown := api.Errorf(api.ExitUsage, "remotes of the configuration: "+names(cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
+	remote, ok := cfg.Remote(name)
+	if !ok {
+		return api.CallRef{}, unknown
+	}
+	l, _ := cfg.Link(remote.Link)
+	iface, up := present(c.modem, l)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	remote, ok := c.cfg.Remote(name)
-	if !ok {
-		return api.CallRef{}, api.Errorf(api.ExitUsage, "remotes of the configuration: "+names(c.cfg.Remotes, func(r config.Remote) string { return r.Name }), "there is no remote %q", name)
-	}
-	if c.ctx == nil {
+	ln := c.links[l.Name]
+	switch {
+	case c.ctx == nil:
 		return api.CallRef{}, errShutdown
+	case ln == nil: // a reload has taken it away in this moment
+		return api.CallRef{}, unknown
 	}
-	ln := c.lines[remote.Link]
-	if cl := ln.calls[remote.Name]; cl != nil && cl.session == ln.last && ln.state != api.LinkDown {
-		return cl.ref, nil
-	}
-	link, _ := c.cfg.Link(remote.Link)
-	switch ln.state {
-	case api.LinkHangingUp:
-		return api.CallRef{}, api.Errorf(api.ExitTempFail, "wait until the line is down, and call again", "link %s is just being hung up", ln.name)
-	case api.LinkUp, api.LinkDialling:
-		ln.last.join(remote)
-	default:
-		iface, up := present(link)
-		switch {
-		case up:
-			if iface != "" {
-				ln.iface = iface
-			}
-			c.start(ln, []*config.Remote{remote}, false)
-		case len(link.Dial) > 0:
-			c.start(ln, []*config.Remote{remote}, true)
-		default:
-			return api.CallRef{}, api.Errorf(api.ExitTempFail, "bring it up, or give the link a \"dial\" command", "link %s is down: no interface like %s is up, and there is no command to dial", ln.name, strings.Join(link.Interfaces, ", "))
-		}
-	}
-	return ln.calls[remote.Name].ref, nil
-}
-
-// present reports whether an interface of the link is up and has an address.
-// A link without interfaces and without a command to dial is always up: there
-// is nothing to tell otherwise.
-func present(link *config.Link) (iface string, up bool) {
-	if len(link.Interfaces) == 0 {
-		return "", len(link.Dial) == 0
-	}
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		return "", false
-	}
-	for _, i := range ifaces {
-		if i.Flags&net.FlagUp == 0 || !link.Match(i.Name) {
-			continue
-		}
-		if addrs, err := i.Addrs(); err == nil && len(addrs) > 0 {
-			return i.Name, true
-		}
-	}
-	return "", false
+	return ln.call(c.ctx, *l, remote, iface, up)
 }
 
 // HangUp ends the calls of a link and runs its command to hang up. What has
 // been begun is finished even if nobody waits for it any more.
 func (c *Caller) HangUp(ctx context.Context, name string) error {
-	c.mu.Lock()
-	ln, _, err := c.find(api.LinkEvent{Link: name})
-	if err == nil && c.ctx == nil {
-		err = errShutdown
-	}
+	cfg, l, err := c.orderHangUp(name)
 	if err != nil {
-		c.mu.Unlock()
 		return err
 	}
-	link, ok := c.cfg.Link(name)
-	if !ok {
-		link = &ln.last.link
-	}
-	last := ln.last
-	c.goesDown(ln, errHungUp)
-	if last != nil {
-		// Nobody may call while the command is about to cut the line.
-		ln.state = api.LinkHangingUp
-	}
-	done := make(chan error, 1)
-	c.wg.Go(func() {
-		if last != nil {
-			<-last.ended
-			defer func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				if ln.last == last && ln.state == api.LinkHangingUp {
-					ln.state, ln.since = api.LinkDown, time.Now()
-					c.notify()
-				}
-			}()
+	if l != nil {
+		select {
+		case <-l.ended:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if len(link.HangUp) == 0 {
-			done <- api.Errorf(api.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", link.Name)
-			return
-		}
-		if err := c.hangUp(link, last); err != nil {
-			done <- api.Errorf(api.ExitTempFail, "the line may still be up: hang up by hand", "%v", err)
-			return
-		}
-		done <- nil
-	})
-	c.mu.Unlock()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	}
-}
-
-// hangUpTries is how often a line is hung up that stays up.
-const hangUpTries = 3
-
-// hangUp runs the command of a link to hang up, again if it fails and the line
-// may still be up, which costs money. It has no context, since a line is hung
-// up whoever has gone; each try has its limit. There is no second try once the
-// line has come up for somebody else, or etrnd is to end. last is the line's
-// session, or nil.
-func (c *Caller) hangUp(link *config.Link, last *session) (err error) {
-	for try := range hangUpTries {
-		if try > 0 {
-			time.Sleep(time.Duration(try) * 2 * time.Second)
-			c.mu.Lock()
-			over := c.ctx == nil || last != nil && last.line.last != last
-			c.mu.Unlock()
-			if over {
-				return err
-			}
-			if _, up := present(link); !up && len(link.Interfaces) > 0 {
-				return nil
-			}
-		}
-		if err = c.command(context.Background(), link.Name, "hang-up", link.HangUp, link.HangUpTimeout); err != nil {
-			continue
-		}
-		// The command may return while the line still goes down: it must not
-		// be taken for one that is up.
-		for range 20 {
-			if iface, up := present(link); !up || iface == "" {
-				break
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		return nil
+	switch {
+	case len(cfg.HangUp) == 0:
+		return api.Errorf(api.ExitConfig, "give the link a \"hang-up\" command", "the calls of link %s have ended, but it has no command to hang up", cfg.Name)
+	case l.failed != nil:
+		return api.Errorf(api.ExitTempFail, "the line may still be up: hang up by hand", "%v", l.failed)
 	}
-	return err
-}
-
-// command runs a command of a link. It gets no input and a small environment;
-// what it prints goes to the log, cut.
-func (c *Caller) command(ctx context.Context, link, what string, argv []string, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "ETRND_LINK=" + link}
-	cmd.Dir = "/"
-	// A command that leaves a child behind must not keep the call waiting.
-	cmd.WaitDelay = time.Second
-	var out tail
-	cmd.Stdout, cmd.Stderr = &out, &out
-	start := time.Now()
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil
-	}
-	if ctx.Err() == context.DeadlineExceeded {
-		err = fmt.Errorf("it did not end within %v", timeout)
-	}
-	log := c.log.With("link", link, "command", argv, "took", time.Since(start).Round(time.Millisecond), "output", out.String())
-	if err != nil {
-		log.Error("command failed", "what", what, "error", err)
-		if text := out.String(); text != "" {
-			return fmt.Errorf("the %s command %q of link %s failed: %w: %s", what, argv[0], link, err, text)
-		}
-		return fmt.Errorf("the %s command %q of link %s failed: %w", what, argv[0], link, err)
-	}
-	log.Info("command run", "what", what)
 	return nil
 }
 
-// tail keeps the first part of what a command prints.
-type tail struct{ buf []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p[:min(len(p), 300-min(len(t.buf), 300))]...)
-	return len(p), nil
+func (c *Caller) orderHangUp(name string) (config.Link, *line, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ln, err := c.findLocked(api.LinkEvent{Link: name})
+	switch {
+	case err != nil:
+		return config.Link{}, nil, err
+	case c.ctx == nil:
+		return config.Link{}, nil, errShutdown
+	}
+	cfg := c.linkConfigLocked(ln)
+	return cfg, ln.hangUp(c.ctx, cfg), nil
 }
-
-func (t *tail) String() string { return strings.ToValidUTF8(strings.TrimSpace(string(t.buf)), "?") }
 
 // Links tells how the links are, in the order of the configuration.
 func (c *Caller) Links() []api.Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	links := []api.Link{}
-	for _, l := range c.cfg.Links {
-		ln := c.lines[l.Name]
-		link := api.Link{Name: l.Name, State: ln.state, Interface: ln.iface, Remotes: []string{}}
-		if since := ln.since; !since.IsZero() {
-			link.Since = &since
+	for _, cfg := range c.cfg.Links {
+		l := c.links[cfg.Name].show()
+		l.Remotes = []string{}
+		for _, r := range c.cfg.RemotesOf(cfg.Name) {
+			l.Remotes = append(l.Remotes, r.Name)
 		}
-		for _, r := range c.cfg.RemotesOf(l.Name) {
-			link.Remotes = append(link.Remotes, r.Name)
-		}
-		links = append(links, link)
+		links = append(links, l)
 	}
 	return links
 }
 
 // Calls returns the latest event of each call that is under way.
-func (c *Caller) Calls() []api.CallEvent {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	events := []api.CallEvent{}
-	for _, cl := range c.calls {
-		events = append(events, cl.event())
-	}
-	slices.SortFunc(events, func(a, b api.CallEvent) int { return strings.Compare(a.Call, b.Call) })
-	return events
-}
+func (c *Caller) Calls() []api.CallEvent { return c.ledger.underWay() }
 
 // History returns up to n calls that have ended, the latest first.
-func (c *Caller) History(n int) []api.CallResult {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	results := []api.CallResult{}
-	for i := len(c.history) - 1; i >= 0 && len(results) < n; i-- {
-		results = append(results, c.history[i])
-	}
-	return results
-}
-
-// newID names a call: short, and sorted by age. The caller holds mu.
-func (c *Caller) newID() string {
-	c.last++
-	return time.Now().UTC().Format("20060102") + "-" + fmt.Sprintf("%06s", strconv.FormatUint(c.last, 10))
-}
-
-// watchInterval is the least time between two events of a call to one
-// watcher, the last one excepted.
-const watchInterval = 100 * time.Millisecond
+func (c *Caller) History(n int) []api.CallResult { return c.ledger.ended(n) }
 
 // Watch reports on calls until each has ended or ctx does.
 func (c *Caller) Watch(ctx context.Context, ids []string) (<-chan api.CallEvent, error) {
-	c.mu.Lock()
-	for _, id := range ids {
-		if _, ok := c.latest(id); !ok {
-			c.mu.Unlock()
-			return nil, api.Errorf(api.ExitUsage, "\"etrnctl history\" lists those that are known", "there is no call %q", id)
-		}
-	}
-	c.mu.Unlock()
-	events := make(chan api.CallEvent)
-	open := slices.Clone(ids)
-	// The goroutine ends with ctx, which is the request's, or with the calls,
-	// which Run waits for.
-	go func() {
-		defer close(events)
-		sent := map[string]api.CallEvent{}
-		for len(open) > 0 {
-			changed := c.changes()
-			for _, id := range slices.Clone(open) {
-				c.mu.Lock()
-				ev, ok := c.latest(id)
-				c.mu.Unlock()
-				if !ok || ev.Result != nil {
-					open = slices.DeleteFunc(open, func(o string) bool { return o == id })
-				}
-				if last, again := sent[id]; !ok || again && same(last, ev) {
-					continue
-				}
-				select {
-				case events <- ev:
-					sent[id] = ev
-				case <-ctx.Done():
-					return
-				}
-			}
-			if len(open) == 0 {
-				return
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case <-time.After(watchInterval):
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return events, nil
-}
-
-// same reports whether an event tells nothing that the last one did not.
-func same(a, b api.CallEvent) bool {
-	return a.Phase == b.Phase && a.Waiting == b.Waiting && a.In == b.In && a.Out == b.Out && b.Result == nil
-}
-
-// latest returns how a call stands, be it under way or in the history. The
-// caller holds mu.
-func (c *Caller) latest(id string) (api.CallEvent, bool) {
-	if cl := c.calls[id]; cl != nil {
-		return cl.event(), true
-	}
-	for _, r := range slices.Backward(c.history) {
-		if r.Call == id {
-			return api.CallEvent{CallRef: r.CallRef, Time: r.End, Phase: api.PhaseDone, Line: r.Line, In: r.In, Out: r.Out, Result: &r}, true
-		}
-	}
-	return api.CallEvent{}, false
+	return c.ledger.watch(ctx, ids)
 }

@@ -45,7 +45,7 @@ func (in *Inbound) Handle(ev report.Event) {
 	switch ev.Kind {
 	case report.Hello, report.Gone:
 		// Until the picture is complete, it cannot be believed.
-		in.forget(ev.Reporter, ev.Kind == report.Gone)
+		in.forgetLocked(ev.Reporter, ev.Kind == report.Gone)
 		if _, ok := in.reporters[ev.Reporter]; ok {
 			delete(in.reporters, ev.Reporter)
 			if len(in.reporters) == 0 {
@@ -58,7 +58,7 @@ func (in *Inbound) Handle(ev report.Event) {
 		}
 		in.reporters[ev.Reporter] = true
 	case report.Open, report.Mail, report.Message, report.Abort, report.Close:
-		in.session(ev)
+		in.sessionLocked(ev)
 	default:
 		return
 	}
@@ -66,10 +66,9 @@ func (in *Inbound) Handle(ev report.Event) {
 	in.changed = make(chan struct{})
 }
 
-// forget drops the sessions of a reporter. When it is gone for good, they may
-// go on unseen: the MTA does without a milter that has died. The caller holds
-// mu.
-func (in *Inbound) forget(reporter string, gone bool) {
+// forgetLocked drops the sessions of a reporter. When it is gone for good, they
+// may go on unseen: the MTA does without a milter that has died.
+func (in *Inbound) forgetLocked(reporter string, gone bool) {
 	now := time.Now()
 	for id, s := range in.sessions {
 		if s.reporter != reporter {
@@ -90,7 +89,7 @@ func (in *Inbound) forget(reporter string, gone bool) {
 // maxSessions bounds the sessions that are followed. An MTA has some hundreds.
 const maxSessions = 20000
 
-func (in *Inbound) session(ev report.Event) {
+func (in *Inbound) sessionLocked(ev report.Event) {
 	s := in.sessions[ev.Session]
 	if s == nil {
 		if len(in.sessions) >= maxSessions {
@@ -110,20 +109,7 @@ func (in *Inbound) session(ev report.Event) {
 		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
-			if ev.QueueID != "" {
-				t.latest[t.next%len(t.latest)] = ev.QueueID
-				t.next++
-			}
-			if again && ev.QueueID != "" && len(t.again) < againMax {
-				t.again = append(t.again, ev.QueueID)
-			}
-			if t.match(s.client, s.local) != foreign {
-				t.messages++
-				t.bytes += ev.Size
-				if again {
-					t.duplicates++
-				}
-			}
+			t.messageLocked(ev, again, t.match(s.client, s.local) != foreign)
 		}
 	case report.Abort:
 		s.transaction = false
@@ -138,6 +124,26 @@ func (in *Inbound) session(ev report.Event) {
 			t.active = now
 			t.any = true
 		}
+	}
+}
+
+// messageLocked counts a message. again says that it has come before, ours that
+// it is of a session that counts.
+func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
+	if ev.QueueID != "" {
+		t.latest[t.next%len(t.latest)] = ev.QueueID
+		t.next++
+	}
+	if again && ev.QueueID != "" && len(t.again) < againMax {
+		t.again = append(t.again, ev.QueueID)
+	}
+	if !ours {
+		return
+	}
+	t.messages++
+	t.bytes += ev.Size
+	if again {
+		t.duplicates++
 	}
 }
 
@@ -231,8 +237,9 @@ func (t *Tally) Counts() Counts {
 // them.
 func (t *Tally) Again(ours func(queueID string) bool) (n int) {
 	t.in.mu.Lock()
-	defer t.in.mu.Unlock()
-	for _, id := range t.again {
+	again := t.again // only ever appended to
+	t.in.mu.Unlock()
+	for _, id := range again {
 		if ours(id) {
 			n++
 		}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/etrnd/etrnd/internal/config"
 )
@@ -47,8 +46,9 @@ func (s *senders) match(client, to netip.Addr) likeness {
 	return foreign
 }
 
-// connected learns from the connection to the remote.
-func (s *senders) connected(conn net.Conn, link *config.Link) {
+// connected learns from the connection to the remote, and from the interfaces
+// of the link.
+func (s *senders) connected(conn net.Conn, link []Interface) {
 	if s.fixed {
 		return
 	}
@@ -62,34 +62,19 @@ func (s *senders) connected(conn net.Conn, link *config.Link) {
 	}
 	// The MTA that sends need not have the address that takes requests, but
 	// its mail comes over the link.
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		return
-	}
-	for _, i := range ifaces {
-		if !link.Match(i.Name) {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				s.local = append(s.local, p.Addr().Unmap())
-			}
-		}
+	for _, i := range link {
+		s.local = append(s.local, i.Addrs...)
 	}
 }
 
 // resolve learns the other addresses of the remote.
-func (s *senders) resolve(ctx context.Context, host string) {
+func (s *senders) resolve(ctx context.Context, n Network, host string) {
 	if s.fixed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := n.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return // the address that was connected to is known
 	}

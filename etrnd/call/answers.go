@@ -1,0 +1,131 @@
+package call
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// question is a dialogue with the remote, and what came of it.
+type question struct {
+	atrn    bool // it was put by ATRN
+	before  int  // messages that had come when it was put
+	replies []odmr.Reply
+	err     error
+	cut     bool // the call came to its end meanwhile, which explains err
+}
+
+// Why a remote is not asked, beside what odmr tells.
+type (
+	settingsError struct{ error } // a file that the configuration names cannot be used
+	listenerError struct{ error } // the local MTA would not take what comes
+)
+
+// accepted tells what the answers promise: that mail may come, whether all of
+// it was counted (251, 253), and if so how many messages.
+func (q *question) accepted() (made, counted bool, announced int) {
+	if q.atrn {
+		if q.err != nil || len(q.replies) == 0 {
+			return false, false, 0
+		}
+		// 453: there is nothing. After 250 the remote says QUIT when it has
+		// no more, without a count.
+		return true, q.replies[0].Code == 453, 0
+	}
+	counted = true
+	busy := false
+	for _, r := range q.replies {
+		switch r.Code {
+		case 250, 252:
+			made, counted = true, false
+		case 251:
+			made = true
+		case 253:
+			made = true
+			if r.Count < 0 {
+				counted = false
+			} else {
+				announced += r.Count
+			}
+		case 458:
+			// The release is under way: mail may come, how much is not said.
+			made, busy = true, true
+		}
+	}
+	// A name that is under way is most often another name of what has just
+	// been released and counted. Only where nothing was counted does it say
+	// that mail of an unknown number is coming.
+	if busy && announced == 0 {
+		counted = false
+	}
+	return made, counted && made, announced
+}
+
+// refused is the conclusion when names were refused.
+func (q *question) refused(r *config.Remote) conclusion {
+	n, why := 0, ""
+	for _, reply := range q.replies {
+		switch reply.Code {
+		case 250, 251, 252, 253, 458:
+		default:
+			n++
+			why = fmt.Sprintf("%s: %d %s", reply.Name, reply.Code, reply.Text)
+		}
+	}
+	switch n {
+	case 0:
+		return conclusion{}
+	case len(q.replies):
+		return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", r.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue"}
+	}
+	return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", r.Name, n, len(q.replies), why), "take the name out of request, or have the other side allow it"}
+}
+
+// failed is the conclusion when a dialogue did not come to its end.
+func (q *question) failed(r *config.Remote) conclusion {
+	switch q.err.(type) {
+	case settingsError:
+		return conclusion{api.ExitConfig, q.err.Error(), ""}
+	case listenerError:
+		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed"}
+	}
+	exit, hint, code := api.ExitUnavailable, "", 0
+	if e, ok := errors.AsType[*odmr.Error](q.err); ok {
+		if e.Temporary() {
+			exit = api.ExitTempFail
+		}
+		if e.Op == "ATRN" {
+			code = e.Code
+		}
+	}
+	switch is := func(kind error) bool { return errors.Is(q.err, kind) }; {
+	case is(odmr.ErrNoATRN):
+		hint = fmt.Sprintf("write protocol = \"etrn\" or \"auto\" if %s is to connect to this host instead, or ask its postmaster which port takes ATRN (etrnctl probe shows what it offers)", r.Host)
+	case code == 450:
+		// "Try again" would be of no use: nothing changes until somebody
+		// changes it.
+		exit, hint = api.ExitUnavailable, fmt.Sprintf("%s sends nothing when a single domain of request is not user %q's there (take it out, or have the other side add it), nor while another connection of that user is open", r.Host, r.User)
+	case code == 451:
+		hint = r.Host + " cannot tell now what it has; the next call asks again"
+	case code == 530:
+		hint = "set user and password-file: ATRN is for users who have authenticated"
+	case is(odmr.ErrNoETRN):
+		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
+	case is(odmr.ErrConnect):
+		exit, hint = api.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
+	case is(odmr.ErrTimeout):
+		exit, hint = api.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
+	case is(odmr.ErrClosed):
+		exit, hint = api.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
+	case is(odmr.ErrTLS):
+		hint = "check tls-ca and tls-name; etrnctl probe shows the certificate"
+	case is(odmr.ErrAuth):
+		hint = "check user and password-file"
+	case is(odmr.ErrRefused):
+		hint = r.Host + " does not want to speak to this host now: its log tells why"
+	}
+	return conclusion{exit, "request to " + r.Name + ": " + q.err.Error(), hint}
+}
