@@ -4,7 +4,6 @@
 package contrib
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // program puts an executable of this name and text into dir.
@@ -27,8 +28,7 @@ func program(t *testing.T, dir, name, text string) {
 func run(t *testing.T, dir string, env, args []string) (calls, logged string) {
 	t.Helper()
 	program(t, dir, "logger", `echo "$@" >>"$RECORD/logged"`)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	ctx := hang.Context(t)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append([]string{"RECORD=" + dir, "PATH=" + dir}, env...)
 	cmd.Dir = "/"

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // childSocket makes the test binary a client of that socket, to be run as
@@ -33,7 +34,7 @@ const childSocket = "ETRND_TEST_CHILD_SOCKET"
 
 func TestMain(m *testing.M) {
 	if s := os.Getenv(childSocket); s != "" {
-		_, err := NewClient(ClientOptions{Socket: s, Timeout: 20 * time.Second}).Queues(context.Background())
+		_, err := NewClient(ClientOptions{Socket: s, Timeout: hang.Limit}).Queues(context.Background())
 		if err == nil {
 			fmt.Println("allowed")
 			os.Exit(0)
@@ -153,7 +154,7 @@ func serveOn(t *testing.T, o Options, ln net.Listener) (stop func() error) {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-hang.After():
 			return errors.New("Serve has not returned within 20 seconds")
 		}
 	})
@@ -166,7 +167,7 @@ func serveOn(t *testing.T, o Options, ln net.Listener) (stop func() error) {
 }
 
 func client(t *testing.T, socket string) *Client {
-	c := NewClient(ClientOptions{Socket: "unix:" + socket, Timeout: 20 * time.Second})
+	c := NewClient(ClientOptions{Socket: "unix:" + socket, Timeout: hang.Limit})
 	t.Cleanup(c.Close)
 	return c
 }
@@ -175,7 +176,7 @@ func within(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Fatalf("10 seconds have passed, and not: %s", what)
 	}
 }
@@ -503,7 +504,7 @@ func TestWatch(t *testing.T) {
 			if !reflect.DeepEqual(g, ev) {
 				t.Errorf("event %d: got %+v, want %+v", i, g, ev)
 			}
-		case <-time.After(10 * time.Second):
+		case <-hang.After():
 			t.Fatalf("event %d has not come within 10 seconds", i)
 		}
 	}
@@ -656,7 +657,7 @@ func TestBadRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetDeadline(hang.Deadline())
 			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", c.method, c.path, len(c.body), c.body)
 			rsp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -707,7 +708,7 @@ func TestBadClients(t *testing.T) {
 				t.Errorf("another client meanwhile: %v", err)
 			}
 			// The server closes the connection by itself.
-			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = conn.SetReadDeadline(hang.Deadline())
 			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Error("the connection is still open after 10 seconds")
 			}
@@ -730,7 +731,7 @@ func TestBadClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer extra.Close()
-		_ = extra.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = extra.SetReadDeadline(hang.Deadline())
 		if n, err := extra.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("one more than the limit: read %d bytes (%v), want it closed", n, err)
 		}
@@ -740,7 +741,7 @@ func TestBadClients(t *testing.T) {
 		}
 		// One that closes makes room, and is noticed when the server reads.
 		conns[0].Close()
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := hang.Deadline()
 		for {
 			if _, err := client(t, socket).Queues(t.Context()); err == nil {
 				break
@@ -787,7 +788,7 @@ func TestShutdown(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
 	// No new requests: the socket is gone.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := hang.Deadline()
 	for {
 		if _, err := os.Stat(socket); err != nil {
 			break
@@ -844,7 +845,7 @@ func TestUnreachable(t *testing.T) {
 				if err != nil {
 					return
 				}
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(hang.Deadline())
 				if text == "" {
 					_, _ = io.Copy(io.Discard, c) // until the client gives up
 				} else {

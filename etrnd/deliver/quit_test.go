@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -62,7 +63,7 @@ func TestMessageAtTheEnd(t *testing.T) {
 	turn.begin()
 	select {
 	case <-settled:
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Fatal("the message was not answered for")
 	}
 	for _, r := range m.rcpts {
@@ -131,7 +132,7 @@ func TestSiteOwesAReply(t *testing.T) {
 		if err == nil {
 			t.Error("no error")
 		}
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Error("the line is kept")
 	}
 }

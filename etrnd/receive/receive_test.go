@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // fakeMTA is an SMTP server as lenient as a careless one: LF ends a line, any
@@ -96,7 +98,7 @@ func (m *fakeMTA) took(text string) string {
 }
 
 func (m *fakeMTA) serve(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(hang.Deadline())
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
 	enough := false
 	say := func(text string) { out.WriteString(text + "\r\n"); enough = strings.HasPrefix(text, "421") }
@@ -246,7 +248,7 @@ func begin(t testing.TB, ctx context.Context, o Options) *turned {
 	h := &turned{t: t, g: New(o), conn: hub.(*net.TCPConn), in: bufio.NewReader(hub), done: make(chan error, 1)}
 	go func() { h.done <- h.g.Serve(ctx, site) }()
 	t.Cleanup(func() { hub.Close() })
-	hub.SetDeadline(time.Now().Add(30 * time.Second))
+	hub.SetDeadline(hang.Deadline())
 	return h
 }
 
@@ -288,7 +290,7 @@ func (h *turned) end(kind error) {
 		if !errors.Is(err, kind) {
 			h.t.Errorf("the server ended with %v, want %v", err, kind)
 		}
-	case <-time.After(20 * time.Second):
+	case <-hang.After():
 		h.t.Fatal("the server does not end")
 	}
 }
@@ -373,7 +375,7 @@ func TestParallel(t *testing.T) {
 		select {
 		case <-gate:
 			return "250 2.0.0 Ok"
-		case <-time.After(10 * time.Second):
+		case <-hang.After():
 			return "451 alone"
 		}
 	}
@@ -539,7 +541,7 @@ func FuzzGate(f *testing.F) {
 		h.conn.CloseWrite()
 		select {
 		case <-h.done:
-		case <-time.After(20 * time.Second):
+		case <-hang.After():
 			t.Fatal("the server does not end")
 		}
 		c := h.g.Counts()
