@@ -15,7 +15,7 @@ func quitting(t *testing.T, s *site) *turn {
 	t.Helper()
 	ours, theirs := tcp(t)
 	go s.serve(theirs)
-	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), Dir: t.TempDir(), ReplyTimeout: 5 * time.Second})
+	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), Dir: t.TempDir(), ReplyTimeout: hang.Limit})
 	turn := newTurn(c, ours, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
 	turn.offers = offers{pipelining: true, chunking: true}
 	if r, err := readReply(turn.in); err != nil || r.code != 220 {

@@ -119,7 +119,7 @@ func TestTurnKeepsTLS(t *testing.T) {
 		heard <- "all"
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	c, err := Dial(ctx, l.Addr().String(), ClientOptions{Hostname: "site.acme.example", TLS: TLSRequire, Config: &tls.Config{RootCAs: pki().roots, ServerName: hostname}, ReplyTimeout: 5 * time.Second})
+	c, err := Dial(ctx, l.Addr().String(), ClientOptions{Hostname: "site.acme.example", TLS: TLSRequire, Config: &tls.Config{RootCAs: pki().roots, ServerName: hostname}, ReplyTimeout: hang.Limit})
 	if err != nil {
 		t.Fatal(err)
 	}

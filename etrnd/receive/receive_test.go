@@ -455,7 +455,11 @@ func TestEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			m := newMTA(t)
-			h := begin(t, t.Context(), Options{Dial: m.dial, Silence: 500 * time.Millisecond})
+			silence := hang.Limit
+			if tt.want == ErrSilent {
+				silence = 2 * time.Second
+			}
+			h := begin(t, t.Context(), Options{Dial: m.dial, Silence: silence})
 			h.expect("220")
 			h.send(hello)
 			h.expect("250")

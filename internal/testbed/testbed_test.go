@@ -215,9 +215,9 @@ func TestLinkRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	// The best of ten: the machine may be busy, but never early.
+	// The machine may be busy and late, now and then, but never early.
 	best := time.Hour
-	for range 10 {
+	for i := 0; i < 10 || i < 1000 && best > rtt*3/2; i++ {
 		start := time.Now()
 		_ = c.SetDeadline(start.Add(longest))
 		if _, err := c.Write([]byte("x")); err != nil {
@@ -232,7 +232,7 @@ func TestLinkRoundTrip(t *testing.T) {
 			best = min(best, took)
 		}
 	}
-	if best > rtt+40*time.Millisecond {
+	if best > rtt*3/2 {
 		t.Errorf("the best round trip took %v, want little more than %v", best, rtt)
 	}
 }
@@ -263,20 +263,28 @@ func TestLinkRateEachWay(t *testing.T) {
 		}
 		defer in.Close()
 		const size = 250_000
-		start, before := time.Now(), link.Counters(c.d)
-		_ = in.SetDeadline(start.Add(longest))
-		_ = out.SetDeadline(start.Add(longest))
-		go func() { // ends by the deadline at the latest
-			_, _ = out.Write(make([]byte, size))
-		}()
-		if _, err := io.ReadFull(in, make([]byte, size)); err != nil {
-			t.Fatal(err)
+		best := 0.0
+		// Never faster; slower only when a busy machine makes it so, which is
+		// not always.
+		for try := 0; try < 20 && best < c.rate*0.4; try++ {
+			start, before := time.Now(), link.Counters(c.d)
+			_ = in.SetDeadline(start.Add(longest))
+			_ = out.SetDeadline(start.Add(longest))
+			go func() { // ends by the deadline at the latest
+				_, _ = out.Write(make([]byte, size))
+			}()
+			if _, err := io.ReadFull(in, make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			took := time.Since(start).Seconds()
+			rate := float64(link.Counters(c.d).Bytes-before.Bytes) * 8 / took
+			if rate > c.rate*1.01 {
+				t.Errorf("%v: %.2f Mbit/s, want %.2f", c.d, rate/1e6, c.rate/1e6)
+			}
+			best = max(best, rate)
 		}
-		took := time.Since(start).Seconds()
-		rate := float64(link.Counters(c.d).Bytes-before.Bytes) * 8 / took
-		// Never faster; slower only as far as a busy machine makes it.
-		if rate > c.rate*1.01 || rate < c.rate*0.4 {
-			t.Errorf("%v: %.2f Mbit/s, want %.2f", c.d, rate/1e6, c.rate/1e6)
+		if best < c.rate*0.4 {
+			t.Errorf("%v: %.2f Mbit/s at best, want %.2f", c.d, best/1e6, c.rate/1e6)
 		}
 	}
 }
@@ -296,7 +304,7 @@ func TestLinkLossIsCounted(t *testing.T) {
 	}
 	defer out.Close()
 	before := link.Counters(AtoB)
-	const n = 2000
+	const n = 500
 	for i := range int64(n) {
 		if _, err := out.Write([]byte("x")); err != nil {
 			t.Fatal(err)
@@ -309,10 +317,10 @@ func TestLinkLossIsCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Six standard deviations of a binomial distribution: 107. The kernel's
+	// Six standard deviations of a binomial distribution: 54. The kernel's
 	// own packets (IPv6 router solicitations) are few.
 	lost := link.Counters(AtoB).Lost - before.Lost
-	if lost < n/5-107 || lost > n/5+107 {
+	if lost < n/5-54 || lost > n/5+54 {
 		t.Errorf("%d of %d lost, want about %d", lost, n, n/5)
 	}
 }
@@ -505,10 +513,18 @@ func TestHostIsAMachineOfItsOwn(t *testing.T) {
 	if out := run(t, h, "bash", "-c", "echo /proc/[0-9]*"); !strings.HasPrefix(out, "/proc/1 ") || len(strings.Fields(out)) != 2 {
 		t.Errorf("processes: %s", out)
 	}
-	// No DNS: fails, and at once.
-	start := time.Now()
-	if out, err := h.Run(t.Context(), "getent", "hosts", "www.example.com"); err == nil || time.Since(start) > 5*time.Second {
-		t.Errorf("a name that is not in /etc/hosts: %q after %v", out, time.Since(start))
+	// No DNS: fails, and without waiting for an answer, which is for five
+	// seconds each time. The best of three, since the machine may be busy.
+	best := time.Hour
+	for range 3 {
+		start := time.Now()
+		if out, err := h.Run(t.Context(), "getent", "hosts", "www.example.com"); err == nil {
+			t.Errorf("a name that is not in /etc/hosts: %q", out)
+		}
+		best = min(best, time.Since(start))
+	}
+	if best > 4*time.Second {
+		t.Errorf("a name that is not in /etc/hosts is looked for for %v", best)
 	}
 	// A user of the host with the groups that were asked for, and no others.
 	out, err := h.Command(t.Context(), "id", "-nG").As("etrnd", "postdrop").Text()
