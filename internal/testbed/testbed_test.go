@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets the test binary be a program that uses a test bed and is then
@@ -553,6 +558,30 @@ func TestHostIsAMachineOfItsOwn(t *testing.T) {
 	c.Close()
 }
 
+// What is started or opened in a host is so by threads that end there. The main
+// thread of this process cannot end: it must not be one of them.
+func TestMainThreadStays(t *testing.T) {
+	h := host(t, Start(t), "a", "")
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for range 50 {
+				if err := h.enter(unix.CLONE_NEWNET, func() error { return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
+		t.Errorf("the main thread is in %s, and was in %s: %v", now, own, err)
+	}
+}
+
 // alive tells whether a process of the machine is there and no zombie.
 func alive(pid int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -769,8 +798,11 @@ func crowd(ctx context.Context, bed *Bed) (traces []string, err error) {
 	return traces, nil
 }
 
-// holders are the processes of the machine in any of these namespaces.
-func holders(traces []string) ([]string, error) {
+// holders are the threads of the machine in any of these namespaces that were
+// started before a time since boot. The kernel gives the numbers of namespaces
+// that are gone to new ones, such as those of another test's hosts; whoever is
+// in one of these was started later.
+func holders(traces []string, before time.Duration) ([]string, error) {
 	want := map[string]bool{}
 	for _, ns := range traces {
 		want[ns] = true
@@ -778,22 +810,44 @@ func holders(traces []string) ([]string, error) {
 	links, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/*")
 	var found []string
 	for _, l := range links {
-		if ns, err := os.Readlink(l); err == nil && want[ns] {
+		if ns, err := os.Readlink(l); err == nil && want[ns] && started(filepath.Dir(filepath.Dir(l))) < before {
 			found = append(found, l+" "+ns)
 		}
 	}
 	return found, err
 }
 
-// clean waits until nothing of these namespaces is left, and checks that the
-// machine's own mounts and interfaces were left alone.
-func clean(t *testing.T, traces []string, mounts, interfaces string) {
+// started is when a thread began, since boot; proc(5) counts in ticks of 10 ms.
+func started(thread string) time.Duration {
+	stat, _ := os.ReadFile(thread + "/stat")
+	// The name, in parentheses, may hold anything. State is the third field.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	ticks, _ := strconv.ParseInt(fields[19], 10, 64)
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// sinceBoot is the time by which started goes.
+func sinceBoot(t *testing.T) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// clean waits until nothing is left of these namespaces, which were ended then,
+// and checks that the machine's own mounts and interfaces were left alone.
+func clean(t *testing.T, traces []string, ended time.Duration, mounts, interfaces string) {
 	t.Helper()
 	if err := Until(t.Context(), "every process to go", func() (bool, error) {
-		found, err := holders(traces)
+		found, err := holders(traces, ended)
 		return len(found) == 0, err
 	}); err != nil {
-		found, _ := holders(traces)
+		found, _ := holders(traces, ended)
 		t.Errorf("%v: %s", err, strings.Join(found, "\n"))
 	}
 	if now := machineMounts(t); now != mounts {
@@ -847,13 +901,14 @@ func TestNothingLeftBehindAfterClose(t *testing.T) {
 		bed.Close()
 		t.Fatal(err)
 	}
-	if found, err := holders(traces); err != nil || len(found) < 2*5 {
+	ended := sinceBoot(t)
+	if found, err := holders(traces, ended); err != nil || len(found) < 2*5 {
 		t.Errorf("the check itself sees only %v, %v", found, err)
 	}
 	if err := bed.Close(); err != nil {
 		t.Error(err)
 	}
-	clean(t, traces, mounts, interfaces)
+	clean(t, traces, ended, mounts, interfaces)
 	if _, err := bed.Host(t.Context(), "c", HostOptions{}); err == nil {
 		t.Error("a closed bed makes hosts")
 	}
@@ -886,13 +941,14 @@ func TestNothingLeftBehindAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
+	ended := sinceBoot(t)
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	_ = cmd.Wait()
 	traces := strings.Fields(line)
 	if err != nil || len(traces) != 10 {
 		t.Fatalf("the program said %q, %v", line, err)
 	}
-	clean(t, traces, mounts, interfaces)
+	clean(t, traces, ended, mounts, interfaces)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
