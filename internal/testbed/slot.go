@@ -18,10 +18,10 @@ const slotDir = "/run/lock/etrnd-testbed"
 
 // slots is how many test beds of tests are in use at a time on the machine. A
 // host starts dozens of processes and its programs have time-outs of their own,
-// so hosts of a bed must not be starved by those of others; and a bed with one
-// core to itself is at work most of the time. The number is that of one process,
-// but as `go test` runs one for each package, they count together.
-func slots() int { return runtime.GOMAXPROCS(0) }
+// so the hosts of a bed must not be starved by those of others. One bed more than
+// there are cores, since each waits for something now and then. `go test` runs a
+// process for each package, at the same time: they count together.
+func slots() int { return runtime.GOMAXPROCS(0) + 1 }
 
 // slot waits for one of n slots in dir and takes it, until release is called or
 // this process ends, however it ends. Who comes first is served first.
