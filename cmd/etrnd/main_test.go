@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,7 +116,12 @@ func TestCommandLine(t *testing.T) {
 // It ends with 0 on SIGTERM, and leaves no socket that somebody would wait at.
 func TestLife(t *testing.T) {
 	dir := t.TempDir()
-	config := "hostname = \"hub.example.net\"\n[milter]\nreport = \"unix:" + dir + "/report.sock\"\n[policy]\nlisten = \"unix:" + dir + "/policy.sock\"\n[control]\nlisten = \"unix:" + dir + "/control.sock\"\ngroup = \"root\"\n[odmr]\nlisten = [\"127.0.0.1:18366\"]\n"
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close() // and so it is, but for a moment
+	config := "hostname = \"hub.example.net\"\n[milter]\nreport = \"unix:" + dir + "/report.sock\"\n[policy]\nlisten = \"unix:" + dir + "/policy.sock\"\n[control]\nlisten = \"unix:" + dir + "/control.sock\"\ngroup = \"root\"\n[odmr]\nlisten = [\"" + free.Addr().String() + "\"]\n"
 	file := filepath.Join(dir, "etrnd.toml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		t.Fatal(err)

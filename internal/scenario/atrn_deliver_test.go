@@ -417,11 +417,11 @@ func resident(t *testing.T, p *testbed.Process) (now, peak int) {
 	return now, peak
 }
 
-// Of a message of 30 MB the daemon never has more than a little in memory.
+// Of a message of 20 MB the daemon never has more than a little in memory.
 func TestATRNLargeMessage(t *testing.T) {
 	t.Parallel()
 	ctx, w := worldATRN(t, Options{})
-	ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 30<<20, "a@acme.example"))
+	ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 20<<20, "a@acme.example"))
 	must(t, w.Hub.WaitQueue(ctx, "acme", 1))
 	_, before := resident(t, w.Hub.Etrnd)
 	pull(ctx, t, w, "")
