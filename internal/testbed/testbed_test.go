@@ -801,7 +801,8 @@ func crowd(ctx context.Context, bed *Bed) (traces []string, err error) {
 // holders are the threads of the machine in any of these namespaces that were
 // started before a time since boot. The kernel gives the numbers of namespaces
 // that are gone to new ones, such as those of another test's hosts; whoever is
-// in one of these was started later.
+// in one of these was started later. A zombie is none: whether the first process
+// of the machine, or of a container, reaps orphans is its own affair.
 func holders(traces []string, before time.Duration) ([]string, error) {
 	want := map[string]bool{}
 	for _, ns := range traces {
@@ -810,26 +811,29 @@ func holders(traces []string, before time.Duration) ([]string, error) {
 	links, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/*")
 	var found []string
 	for _, l := range links {
-		if ns, err := os.Readlink(l); err == nil && want[ns] && started(filepath.Dir(filepath.Dir(l))) < before {
-			found = append(found, l+" "+ns)
+		if ns, err := os.Readlink(l); err == nil && want[ns] {
+			if state, start := thread(filepath.Dir(filepath.Dir(l))); start < before && state != "Z" {
+				found = append(found, l+" "+state+" "+ns)
+			}
 		}
 	}
 	return found, err
 }
 
-// started is when a thread began, since boot; proc(5) counts in ticks of 10 ms.
-func started(thread string) time.Duration {
-	stat, _ := os.ReadFile(thread + "/stat")
-	// The name, in parentheses, may hold anything. State is the third field.
+// thread is the state of a thread and when it began, since boot, for which proc(5)
+// has ticks of 10 ms.
+func thread(dir string) (state string, began time.Duration) {
+	stat, _ := os.ReadFile(dir + "/stat")
+	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 20 {
-		return 0
+		return "Z", 0 // gone by now
 	}
 	ticks, _ := strconv.ParseInt(fields[19], 10, 64)
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return fields[0], time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// sinceBoot is the time by which started goes.
+// sinceBoot is the time by which thread goes.
 func sinceBoot(t *testing.T) time.Duration {
 	t.Helper()
 	var ts unix.Timespec
