@@ -112,6 +112,8 @@ func pass(ctx context.Context, conn net.Conn, to *testbed.Host, addr string) err
 		return err
 	}
 	defer local.Close()
+	ctx, cancel := context.WithTimeout(ctx, hang.Limit)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { local.Close(); conn.Close() })
 	defer stop()
 	done := make(chan struct{})
