@@ -170,6 +170,8 @@ func TestATRNSlowSite(t *testing.T) {
 		}
 	}
 
+	stuck := time.Now()
+
 	sink := func(conn net.Conn) (n int) {
 		in := bufio.NewReader(conn)
 		fmt.Fprint(conn, "220 gamma\r\n")
@@ -201,9 +203,19 @@ func TestATRNSlowSite(t *testing.T) {
 	if n := sink(gamma); n != len(small) {
 		t.Errorf("gamma got %d of %d", n, len(small))
 	}
-	// acme is stuck still, so nothing of this can have waited for it. Its kernel
-	// acknowledges that there is no room: that is a sign of life.
-	if _, answer := atrn(ctx, t, w.SiteHost, "acme", ""); !strings.HasPrefix(answer, "450 ") {
+	// acme is stuck still, so nothing of this can have waited for it.
+	if q, err := w.Hub.Queue(ctx, "acme"); err != nil || q.UnderWay == 0 {
+		t.Errorf("while acme should be stuck: %+v, %v", q, err)
+	}
+	// Its kernel acknowledges that there is no room: that is a sign of life. It
+	// is asked less and less often, though, and a machine that took half a minute
+	// to get here may find that it has not said so for ten seconds.
+	second, answer := atrn(ctx, t, w.SiteHost, "acme", "")
+	switch {
+	case strings.HasPrefix(answer, "450 "):
+	case strings.HasPrefix(answer, "250 ") && time.Since(stuck) > 15*time.Second:
+		pass(ctx, second, w.SiteHost, "127.0.0.1:25")
+	default:
 		t.Errorf("second connection: %s", answer)
 	}
 	slow.Close()
@@ -212,7 +224,7 @@ func TestATRNSlowSite(t *testing.T) {
 		conn, answer := atrn(ctx, t, w.SiteHost, "acme", "")
 		if !strings.HasPrefix(answer, "250 ") {
 			conn.Close()
-			return false, nil
+			return strings.HasPrefix(answer, "453 "), nil // all of it came over the second one
 		}
 		start := time.Now()
 		pass(ctx, conn, w.SiteHost, "127.0.0.1:25")
