@@ -11,8 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -98,8 +98,7 @@ func held(ctx context.Context, t *testing.T, h *testbed.Host, n int) {
 // TestPostfixPages sets up a hub and a site by the pages for doing it by hand,
 // with neither of the daemons there: Postfix alone must accept, hold and flush.
 func TestPostfixPages(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
+	ctx := t.Context()
 	bed := testbed.Start(t)
 	hub := machine(ctx, t, bed, "hub", "hub.example.net", "postfix/hub.md", testbed.PostfixOptions{
 		Final: []string{"world.example"},
@@ -172,9 +171,7 @@ func TestPostfixPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := textproto.NewConn(conn)
-		if deadline, ok := ctx.Deadline(); ok {
-			conn.SetDeadline(deadline)
-		}
+		conn.SetDeadline(hang.Deadline())
 		if _, _, err := c.ReadResponse(220); err != nil {
 			t.Fatal(err)
 		}

@@ -13,10 +13,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gomilter "github.com/d--j/go-milter"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 )
@@ -294,11 +296,33 @@ func (s *server) count(k report.Kind) (n int) {
 
 func start(t testing.TB, o Options) *server {
 	t.Helper()
-	s := &server{path: filepath.Join(t.TempDir(), "m")}
-	ln, err := net.Listen("unix", s.path)
+	path := filepath.Join(t.TempDir(), "m")
+	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := startOn(t, ln, o)
+	s.path = path
+	return s
+}
+
+// pipes is a listener for a synctest bubble.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+
+func startOn(t testing.TB, ln net.Listener, o Options) *server {
+	t.Helper()
+	s := &server{}
 	if o.Settings.Header == "" {
 		o.Settings = Settings{Header: "X-ETRN-Queue", Queues: acme(t)}
 	}
@@ -327,11 +351,11 @@ func start(t testing.TB, o Options) *server {
 
 func (s *server) dial(t testing.TB) net.Conn {
 	t.Helper()
-	c, err := net.DialTimeout("unix", s.path, 5*time.Second)
+	c, err := net.DialTimeout("unix", s.path, hang.Limit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(hang.Deadline())
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -381,8 +405,8 @@ func (s *server) passes(t testing.TB) {
 
 // What no MTA says ends that connection, and no other.
 func TestGarbage(t *testing.T) {
-	s := start(t, Options{PacketTimeout: 200 * time.Millisecond})
-	s.passes(t)
+	patient, hasty := start(t, Options{}), start(t, Options{PacketTimeout: 50 * time.Millisecond})
+	patient.passes(t)
 	for _, tt := range []struct {
 		name, in string
 		log      string // why, in the log; empty: a plain end
@@ -406,6 +430,10 @@ func TestGarbage(t *testing.T) {
 		{"half a packet", negotiation + packet('M', "<a@example.org>\x00")[:9], "in the middle of a packet"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			s := patient
+			if tt.name == "half a packet" {
+				s = hasty
+			}
 			before := len(s.logged())
 			c := s.dial(t)
 			io.WriteString(c, tt.in) // may be cut off
@@ -417,13 +445,15 @@ func TestGarbage(t *testing.T) {
 			}
 		})
 	}
-	s.passes(t)
-	s.stop() // returns after every session has ended
-	if s.count(report.Open) != s.count(report.Close) {
-		t.Errorf("%d sessions opened, %d closed", s.count(report.Open), s.count(report.Close))
-	}
-	if strings.Contains(s.logged(), "panic") {
-		t.Errorf("panics in the log: %s", s.logged())
+	patient.passes(t)
+	for _, s := range []*server{patient, hasty} {
+		s.stop() // returns after every session has ended
+		if s.count(report.Open) != s.count(report.Close) {
+			t.Errorf("%d sessions opened, %d closed", s.count(report.Open), s.count(report.Close))
+		}
+		if strings.Contains(s.logged(), "panic") {
+			t.Errorf("panics in the log: %s", s.logged())
+		}
 	}
 }
 
@@ -456,39 +486,46 @@ func TestHalfClosed(t *testing.T) {
 	}
 }
 
-// A slow sender is none: the MTA may be silent for as long as its client is.
+// A slow sender is none: the MTA may be silent for as long as its client is,
+// up to a limit.
 func TestSlow(t *testing.T) {
-	s := start(t, Options{PacketTimeout: 50 * time.Millisecond})
-	c := s.dial(t)
-	in := negotiation + connect + packet('M', "<a@example.org>\x00") + packet('R', "<a@acme.example>\x00") + packet('E', "")
-	// Packets apart from each other by more than a packet may take.
-	for len(in) > 0 {
-		n := 4 + int(binary.BigEndian.Uint32([]byte(in)))
-		if _, err := io.WriteString(c, in[:n]); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		ln := make(pipes)
+		s := startOn(t, ln, Options{PacketTimeout: time.Second, IdleTimeout: time.Hour})
+		dial := func() (c net.Conn, ended chan time.Duration) {
+			c, far := net.Pipe()
+			ln <- far
+			began := time.Now()
+			ended = make(chan time.Duration, 1)
+			go func() {
+				io.Copy(io.Discard, c)
+				ended <- time.Since(began)
+			}()
+			return c, ended
 		}
-		in = in[n:]
-		quiet := time.NewTimer(100 * time.Millisecond)
-		<-quiet.C
-	}
-	c.(*net.UnixConn).CloseWrite()
-	if _, err := io.ReadAll(c); err != nil {
-		t.Fatal(err)
-	}
-	if s.count(report.Message) != 1 {
-		t.Errorf("the message is not reported; log: %s", s.logged())
-	}
+		c, ended := dial()
+		in := negotiation + connect + packet('M', "<a@example.org>\x00") + packet('R', "<a@acme.example>\x00") + packet('E', "") + packet('Q', "")
+		// Packets apart from each other by far more than a packet may take.
+		for len(in) > 0 {
+			n := 4 + int(binary.BigEndian.Uint32([]byte(in)))
+			if _, err := io.WriteString(c, in[:n]); err != nil {
+				t.Fatal(err)
+			}
+			in = in[n:]
+			time.Sleep(50 * time.Minute)
+		}
+		<-ended
+		if s.count(report.Message) != 1 {
+			t.Errorf("the message is not reported; log: %s", s.logged())
+		}
 
-	// There is an end to it all the same.
-	s = start(t, Options{IdleTimeout: 50 * time.Millisecond})
-	c = s.dial(t)
-	io.WriteString(c, negotiation)
-	if _, err := io.ReadAll(c); err != nil {
-		t.Errorf("the silent connection: %v", err)
-	}
-	if !strings.Contains(s.logged(), "silent for 50ms") {
-		t.Errorf("log: %s", s.logged())
-	}
+		// There is an end to it all the same.
+		c, ended = dial()
+		io.WriteString(c, negotiation)
+		if took := <-ended; took != time.Hour || !strings.Contains(s.logged(), "silent for 1h") {
+			t.Errorf("the silent connection ended after %v; log: %s", took, s.logged())
+		}
+	})
 }
 
 // An MTA that can do less is served too: version 2 knows no stages without

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
@@ -116,9 +117,7 @@ func (r *recorder) all() []report.Event {
 
 func (r *recorder) wait(t *testing.T, what string, ok func([]report.Event) bool) []report.Event {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	err := testbed.Until(ctx, what, func() (bool, error) { return ok(r.all()), nil })
+	err := testbed.Until(t.Context(), what, func() (bool, error) { return ok(r.all()), nil })
 	if err != nil {
 		t.Fatalf("%v; events: %s", err, brief(r.all()))
 	}
@@ -188,7 +187,7 @@ func dialSMTP(t *testing.T, h *testbed.Host) *smtp {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(60 * time.Second))
+	c.SetDeadline(hang.Deadline())
 	s := &smtp{t: t, c: textproto.NewConn(c), n: c}
 	s.expect(220)
 	s.cmd(250, "EHLO client.example.org")
@@ -342,10 +341,8 @@ func TestTags(t *testing.T) {
 		})
 	}
 	// Two messages went to online.example alone, one there and elsewhere.
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	var got []testbed.Delivered
-	if err := testbed.Until(ctx, "three deliveries", func() (ok bool, err error) {
+	if err := testbed.Until(t.Context(), "three deliveries", func() (ok bool, err error) {
 		got, err = h.Delivered()
 		return len(got) == 3, err
 	}); err != nil {
@@ -660,7 +657,7 @@ func TestEnd(t *testing.T) {
 	}
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-hang.After():
 		t.Fatal("Serve goes on though nothing is under way")
 	}
 	for _, s := range []*smtp{idle, busy, dialSMTP(t, h)} {
@@ -725,9 +722,7 @@ func TestSplit(t *testing.T) {
 			held[e.Recipients[0]] += e.QueueID + " " + strings.Join(e.Recipients, ",")
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := h.WaitQueue(ctx, 2); err != nil {
+	if err := h.WaitQueue(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
 	for q, rcpt := range map[string]string{"acme": "a@acme.example", "beta": "b@beta.example"} {

@@ -19,9 +19,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/listen"
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/report"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -35,38 +36,20 @@ deliver = "smtp:[127.0.0.1]:9"
 clients = ["192.0.2.0/24"]
 `
 
-// binary is the program, built once.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "etrn-milter-test")
-	if err != nil {
-		return "", err
-	}
-	built = dir
-	bin := filepath.Join(dir, "etrn-milter")
-	out, err := exec.Command("go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", bin, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return bin, nil
-})
-
-var built string // the directory of binary
+// program is etrn-milter as it is installed.
+var program string
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if built != "" {
-		os.RemoveAll(built)
-	}
-	os.Exit(code)
-}
-
-func program(t *testing.T) string {
-	t.Helper()
-	bin, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bin
+	os.Exit(func() int {
+		built, err := programs.Build(context.Background(), false)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer built.Close()
+		program = built.Path("etrn-milter")
+		return m.Run()
+	}())
 }
 
 func write(t *testing.T, path, text string) {
@@ -86,7 +69,7 @@ func TestCommandLine(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		{args: []string{"-version"}, stdout: "etrn-milter 1.2.3-test\n"},
+		{args: []string{"-version"}, stdout: "etrn-milter " + programs.Version + "\n"},
 		{args: []string{"-check", "-config", good}, stderr: "good.toml: no errors\n"},
 		// All problems at once.
 		{args: []string{"-check", "-config", bad}, code: 78, stderr: "colour"},
@@ -97,12 +80,10 @@ func TestCommandLine(t *testing.T) {
 		{args: []string{"-colour"}, code: 64, stderr: "-colour"},
 		{args: []string{"start"}, code: 64, stderr: `"start"`},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		cmd := exec.CommandContext(ctx, program(t), tt.args...)
+		cmd := exec.CommandContext(hang.Context(t), program, tt.args...)
 		var stdout, stderr strings.Builder
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
-		cancel()
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) {
 			t.Fatal(err)
@@ -133,7 +114,7 @@ func newSystemd(t *testing.T) *systemd {
 func (s *systemd) expect(t *testing.T, state string) {
 	t.Helper()
 	b := make([]byte, 1000)
-	s.c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	s.c.SetReadDeadline(hang.Deadline())
 	n, err := s.c.Read(b)
 	if err != nil || !strings.HasPrefix(string(b[:n]), state) {
 		t.Fatalf("systemd is told %q, %v; want %s", b[:n], err, state)
@@ -147,10 +128,9 @@ func TestLife(t *testing.T) {
 	config := goodConfig + fmt.Sprintf("[milter]\nlisten = \"unix:%s\"\nreport = \"unix:%s/r\"\n", sock, dir)
 	write(t, file, config)
 	systemd := newSystemd(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx := hang.Context(t)
 	start := func() (*exec.Cmd, *strings.Builder) {
-		cmd := exec.CommandContext(ctx, program(t), "-config", file)
+		cmd := exec.CommandContext(ctx, program, "-config", file)
 		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+systemd.path)
 		var log strings.Builder
 		cmd.Stderr = &log
@@ -201,11 +181,14 @@ func TestLife(t *testing.T) {
 // hub is a host whose Postfix asks the milter.
 func hub(t *testing.T) *testbed.Host {
 	t.Helper()
-	return host(t, goodConfig, nil)
+	h, _ := host(t, goodConfig, nil)
+	return h
 }
 
-// host is a host with this etrnd.toml and these further settings of Postfix.
-func host(t *testing.T, config string, main map[string]string) *testbed.Host {
+// host is a host with this etrnd.toml and these further settings of Postfix,
+// which would wait for a milter for longer than a test does: that mail is taken
+// shows that it was not waited for.
+func host(t *testing.T, config string, main map[string]string) (*testbed.Host, *testbed.Postfix) {
 	t.Helper()
 	ctx := t.Context()
 	h, err := testbed.Start(t).Host(ctx, "hub", testbed.HostOptions{Hostname: "hub.example.net"})
@@ -215,7 +198,7 @@ func host(t *testing.T, config string, main map[string]string) *testbed.Host {
 	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Install(program(t), "/usr/local/sbin/etrn-milter", 0o755); err != nil {
+	if err := h.Install(program, "/usr/local/sbin/etrn-milter", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	// As the package makes it (tmpfiles.d).
@@ -229,13 +212,17 @@ func host(t *testing.T, config string, main map[string]string) *testbed.Host {
 		"smtpd_milters":         "unix:etrnd/milter.sock",
 		"non_smtpd_milters":     "unix:etrnd/milter.sock",
 		"milter_default_action": "accept",
+
+		"milter_connect_timeout": "1h",
+		"milter_command_timeout": "1h",
+		"milter_content_timeout": "1h",
 	}
 	maps.Copy(settings, main)
-	_, err = h.Postfix(ctx, testbed.PostfixOptions{Main: settings, Master: []string{"transient unix - - n - - smtp"}})
+	pf, err := h.Postfix(ctx, testbed.PostfixOptions{Main: settings, Master: []string{"transient unix - - n - - smtp"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h
+	return h, pf
 }
 
 // start starts the milter as its own user and waits until it answers.
@@ -262,9 +249,7 @@ func start(t *testing.T, h *testbed.Host) *testbed.Process {
 
 func until(t *testing.T, what string, ok func() (bool, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := testbed.Until(ctx, what, ok); err != nil {
+	if err := testbed.Until(t.Context(), what, ok); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -289,12 +274,12 @@ func tagged(t *testing.T, h *testbed.Host) (all, tagged int) {
 	return len(ids), strings.Count(out, "\nX-ETRN-Queue: acme\n")
 }
 
-// Postfix takes every message, whatever happens to the milter, at once.
+// Postfix takes every message, whatever happens to the milter, and does not wait
+// for it.
 func TestKilled(t *testing.T) {
 	h := hub(t)
 	p := start(t, h)
 	var sent atomic.Int64
-	var slowest atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 3 {
@@ -305,16 +290,12 @@ func TestKilled(t *testing.T) {
 					return
 				default:
 				}
-				began := time.Now()
 				ids, err := h.SendMany(t.Context(), "", []testbed.Message{toAcme, toAcme, toAcme})
 				if err != nil || len(ids) != 3 {
 					t.Errorf("Postfix took %d of 3: %v", len(ids), err)
 					return
 				}
 				sent.Add(3)
-				if d := int64(time.Since(began)); d > slowest.Load() {
-					slowest.Store(d)
-				}
 			}
 		})
 	}
@@ -346,9 +327,6 @@ func TestKilled(t *testing.T) {
 	// Five times fifteen came while it ran, give or take those of a kill.
 	if n < 30 || n == all {
 		t.Errorf("%d of %d messages have tags", n, all)
-	}
-	if d := time.Duration(slowest.Load()); d > 10*time.Second {
-		t.Errorf("three messages took %v", d)
 	}
 }
 
@@ -387,15 +365,10 @@ func TestEMFILE(t *testing.T) {
 		log, err := h.ReadFile(p.Log())
 		return strings.Contains(string(log), "too many open files"), err
 	})
-	began := time.Now()
 	for range 3 {
 		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
 			t.Fatal(err)
 		}
-	}
-	// Postfix waits 30 seconds for a milter that does not answer.
-	if d := time.Since(began); d > 10*time.Second {
-		t.Errorf("three messages took %v", d)
 	}
 	if all, n := tagged(t, h); all != 4 || n != 1 {
 		t.Errorf("%d of %d messages have tags, want 1 of 4", n, all)
@@ -506,7 +479,7 @@ func TestDaemonAway(t *testing.T) {
 // recipient to the milter for mail by SMTP only; for mail from the command
 // line the milter's own user must be able to find out what is local.
 func TestCommandLineMail(t *testing.T) {
-	h := host(t, `hostname = "site.example"
+	h, _ := host(t, `hostname = "site.example"
 
 [[queue]]
 name = "out"
@@ -562,21 +535,31 @@ clients = ["192.0.2.0/24"]
 // A milter that hangs delays mail by no more than Postfix is told to wait for
 // it, and what it is told about this milter leaves others alone.
 func TestHangs(t *testing.T) {
-	h := host(t, goodConfig, map[string]string{
-		"smtpd_milters":         "{ unix:etrnd/milter.sock, connect_timeout=2s, command_timeout=2s, content_timeout=2s, default_action=accept }",
-		"non_smtpd_milters":     "",
-		"milter_default_action": "tempfail", // for other milters
-	})
-	p := start(t, h)
-	send := func() time.Duration {
+	told := func(timeout string) map[string]string {
+		return map[string]string{
+			"smtpd_milters":         "{ unix:etrnd/milter.sock, connect_timeout=" + timeout + ", command_timeout=" + timeout + ", content_timeout=" + timeout + ", default_action=accept }",
+			"non_smtpd_milters":     "",
+			"milter_default_action": "tempfail", // for other milters
+		}
+	}
+	h, pf := host(t, goodConfig, told("1h"))
+	// tell changes it, for the time in which nobody answers: a milter that is
+	// merely slow, as this machine may be, is to have what it needs.
+	tell := func(timeout string) {
 		t.Helper()
-		began := time.Now()
+		if err := errors.Join(pf.Set(t.Context(), told(timeout)), pf.Reload(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := start(t, h)
+	send := func() {
+		t.Helper()
 		if _, err := h.Send(t.Context(), "", toAcme); err != nil {
 			t.Fatal(err)
 		}
-		return time.Since(began)
 	}
 	send()
+	tell("2s")
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -593,13 +576,12 @@ func TestHangs(t *testing.T) {
 		}
 		return len(threads) > 0, err
 	})
-	if d := send(); d > 15*time.Second {
-		t.Errorf("a message took %v with a milter that hangs", d)
-	}
+	send()
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	send()
+	tell("1h")
 	start(t, h)
 	send()
 	if all, n := tagged(t, h); all != 4 || n != 2 {

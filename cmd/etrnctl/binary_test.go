@@ -22,6 +22,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // run runs the built binary.
@@ -103,7 +104,7 @@ func (f *follow) String() string {
 
 func (f *follow) wait(t *testing.T, words string) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !strings.Contains(f.String(), words); time.Sleep(5 * time.Millisecond) {
+	for deadline := hang.Deadline(); !strings.Contains(f.String(), words); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("15 seconds have passed without %q in %q", words, f.String())
 		}
@@ -328,7 +329,7 @@ func TestProbe(t *testing.T) {
 				if err != nil {
 					return
 				}
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(hang.Deadline())
 				_, _ = io.WriteString(c, greeting)
 				if ehlo != "" {
 					_, _ = c.Read(make([]byte, 512))

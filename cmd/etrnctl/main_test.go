@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/control"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/programs"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -26,23 +27,16 @@ var update = flag.Bool("update", false, "write the golden files anew")
 var binary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "etrnctl")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(dir, "etrnctl")
-	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.version=1.2.3", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	code := 1
-	// Other users are to run it too.
-	if err := errors.Join(build.Run(), os.Chmod(dir, 0o755)); err != nil {
-		os.Stderr.WriteString("build etrnctl: " + err.Error() + "\n")
-	} else {
-		code = m.Run()
-	}
-	os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(func() int {
+		built, err := programs.Build(context.Background(), false)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer built.Close()
+		binary = built.Path("etrnctl")
+		return m.Run()
+	}())
 }
 
 // noon is when the tests take place.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,24 +13,31 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
+	"github.com/etrnd/etrnd/internal/programs"
 )
 
-// build builds the program as it is installed.
-func build(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "etrnd")
-	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return path
+// program is etrnd as it is installed.
+var program string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		built, err := programs.Build(context.Background(), false)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer built.Close()
+		program = built.Path("etrnd")
+		return m.Run()
+	}())
 }
 
-// run runs the program and returns its exit code and all that it says.
-func runBinary(t *testing.T, program string, args ...string) (int, string) {
+// runBinary runs the program and returns its exit code and all that it says.
+func runBinary(t *testing.T, args ...string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	out, err := exec.CommandContext(hang.Context(t), program, args...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -42,7 +51,6 @@ func runBinary(t *testing.T, program string, args ...string) (int, string) {
 // Every bad configuration is refused by the program itself with exit code 78
 // and all of its problems, whether it is asked to check or to run.
 func TestBadConfigurations(t *testing.T) {
-	program := build(t)
 	const testdata = "../../internal/config/testdata"
 	root := t.TempDir()
 	if err := os.CopyFS(root, os.DirFS(testdata)); err != nil {
@@ -72,7 +80,7 @@ func TestBadConfigurations(t *testing.T) {
 		if i%2 == 0 {
 			args = append(args, "-check")
 		}
-		code, out := runBinary(t, program, args...)
+		code, out := runBinary(t, args...)
 		out = strings.ReplaceAll(out, dir+"/", "")
 		out = strings.ReplaceAll(out, filepath.Dir(dir)+"/", "../")
 		out = strings.ReplaceAll(out, root+"/", "../../")
@@ -83,7 +91,6 @@ func TestBadConfigurations(t *testing.T) {
 }
 
 func TestCommandLine(t *testing.T) {
-	program := build(t)
 	good := filepath.Join(t.TempDir(), "etrnd.toml")
 	if err := os.WriteFile(good, []byte("hostname = \"hub.example.net\"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -100,7 +107,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"start"}, 64, "start"},
 		{[]string{"-config", "/nonexistent/etrnd.toml"}, 78, "/nonexistent/etrnd.toml"},
 	} {
-		if code, out := runBinary(t, program, c.args...); code != c.code || !strings.Contains(out, c.says) {
+		if code, out := runBinary(t, c.args...); code != c.code || !strings.Contains(out, c.says) {
 			t.Errorf("etrnd %v: exit %d, want %d; it says %q", c.args, code, c.code, out)
 		}
 	}
@@ -108,9 +115,13 @@ func TestCommandLine(t *testing.T) {
 
 // It ends with 0 on SIGTERM, and leaves no socket that somebody would wait at.
 func TestLife(t *testing.T) {
-	program := build(t)
 	dir := t.TempDir()
-	config := "hostname = \"hub.example.net\"\n[milter]\nreport = \"unix:" + dir + "/report.sock\"\n[policy]\nlisten = \"unix:" + dir + "/policy.sock\"\n[control]\nlisten = \"unix:" + dir + "/control.sock\"\ngroup = \"root\"\n[odmr]\nlisten = [\"127.0.0.1:18366\"]\n"
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close() // and so it is, but for a moment
+	config := "hostname = \"hub.example.net\"\n[milter]\nreport = \"unix:" + dir + "/report.sock\"\n[policy]\nlisten = \"unix:" + dir + "/policy.sock\"\n[control]\nlisten = \"unix:" + dir + "/control.sock\"\ngroup = \"root\"\n[odmr]\nlisten = [\"" + free.Addr().String() + "\"]\n"
 	file := filepath.Join(dir, "etrnd.toml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
@@ -123,7 +134,7 @@ func TestLife(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	deadline := time.After(20 * time.Second)
+	deadline := hang.After()
 	for {
 		if _, err := os.Stat(dir + "/control.sock"); err == nil {
 			break

@@ -170,7 +170,7 @@ func (ln *link) startLocked(ctx context.Context, l *line, state api.LinkState, r
 		l.addLocked(r)
 	}
 	if state != api.LinkHangingUp {
-		ln.caller.log.Info("link "+string(state), "link", ln.name, "interface", ln.iface, "calls", len(l.calls))
+		ln.caller.log.Info("link changes", "link", ln.name, "state", string(state), "interface", ln.iface, "calls", len(l.calls))
 	}
 	ln.setLocked(state)
 	ln.caller.lines.Go(func() { l.run(ctx, before) })

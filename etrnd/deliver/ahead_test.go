@@ -9,7 +9,8 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // A site that says so in its greeting gets EHLO and mail in one burst; of any
@@ -100,7 +101,7 @@ func aheadPair(t *testing.T) (*turn, net.Conn) {
 	t.Helper()
 	hub, site := net.Pipe()
 	t.Cleanup(func() { hub.Close(); site.Close() })
-	site.SetDeadline(time.Now().Add(10 * time.Second))
+	site.SetDeadline(hang.Deadline())
 	c := New(Options{Hostname: "hub.example.net"})
 	return newTurn(c, hub, nil, slog.New(slog.DiscardHandler)), site
 }

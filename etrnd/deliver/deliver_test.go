@@ -18,6 +18,7 @@ import (
 
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -456,7 +457,7 @@ func TestBadSites(t *testing.T) {
 			return ""
 		}
 	}
-	hang := func(command string) func(*site, string) string {
+	stuck := func(command string) func(*site, string) string {
 		return func(s *site, c string) string {
 			if strings.HasPrefix(c, command) {
 				s.conn.Read(make([]byte, 1<<20)) // until the other side gives up
@@ -486,8 +487,8 @@ func TestBadSites(t *testing.T) {
 		"endless reply":          {&site{offers: all, reply: reply("RCPT", strings.Repeat("250-x\r\n", 200)+"250 x")}, "more than", 451},
 		"two codes in one reply": {&site{offers: all, reply: reply("RCPT", "250-x\r\n550 x")}, "began with", 451},
 		"354 for the end":        {&site{offers: all, reply: reply("END", "354 more")}, "", 451},
-		"hangs at MAIL":          {&site{offers: all, reply: hang("MAIL")}, "quiet", 451},
-		"hangs at the end":       {&site{offers: all, reply: hang("BDAT")}, "quiet", 451},
+		"hangs at MAIL":          {&site{offers: all, reply: stuck("MAIL")}, "quiet", 451},
+		"hangs at the end":       {&site{offers: all, reply: stuck("BDAT")}, "quiet", 451},
 		"503 to RCPT":            {&site{offers: all, reply: reply("RCPT", "503 what?")}, "", 451},
 		"502 to BDAT":            {&site{offers: all, reply: reply("BDAT", "502 what?")}, "", 451},
 		"250 to DATA":            {&site{offers: all[:1], reply: reply("DATA", "250 ok")}, "", 451},
@@ -507,7 +508,15 @@ func TestBadSites(t *testing.T) {
 		"late refusal":                   {&site{offers: all, reply: reply("END", "550 5.6.0 a virus")}, "", 550},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, Options{ReplyTimeout: 300 * time.Millisecond, GreetTimeout: 300 * time.Millisecond})
+			// Short only where it is to pass.
+			o := Options{ReplyTimeout: hang.Limit, GreetTimeout: hang.Limit}
+			switch {
+			case strings.HasPrefix(name, "hangs"):
+				o.ReplyTimeout = 300 * time.Millisecond
+			case name == "does not greet":
+				o.GreetTimeout = 300 * time.Millisecond
+			}
+			b := newBench(t, o)
 			b.hold.add("acme", 1)
 			far, near := tcp(t)
 			end := b.turn(t.Context(), near, "acme")
@@ -630,7 +639,7 @@ func TestStopsReading(t *testing.T) {
 // A second connection of a site is refused while the first one lives, and takes
 // its place when it does not.
 func TestTakeover(t *testing.T) {
-	b := newBench(t, Options{Dead: 200 * time.Millisecond})
+	b := newBench(t, Options{Dead: hang.Limit})
 	b.hold.add("acme", 1)
 	far, near := tcp(t)
 	held := make(chan struct{})
@@ -650,6 +659,7 @@ func TestTakeover(t *testing.T) {
 	if a, _ := b.agent.Turn(t.Context(), etrn.Identity{User: "acme"}, nil); a.Code != 450 {
 		t.Errorf("while the first one lives: %+v", a)
 	}
+	b.agent.o.Dead = 50 * time.Millisecond
 	until(t, "the first one to look dead", func() bool { return !b.agent.holder("acme").alive(b.agent.o.Dead) })
 	far2, near2 := tcp(t)
 	second := &site{offers: []string{"PIPELINING", "CHUNKING"}}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -14,7 +15,7 @@ func quitting(t *testing.T, s *site) *turn {
 	t.Helper()
 	ours, theirs := tcp(t)
 	go s.serve(theirs)
-	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), ReplyTimeout: 5 * time.Second})
+	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), ReplyTimeout: hang.Limit})
 	turn := newTurn(c, ours, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
 	turn.offers = offers{pipelining: true, chunking: true}
 	if r, err := turn.in.ReadReply(); err != nil || r.Code != 220 {
@@ -62,7 +63,7 @@ func TestMessageAtTheEnd(t *testing.T) {
 	turn.begin()
 	select {
 	case <-settled:
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Fatal("the message was not answered for")
 	}
 	for _, r := range m.rcpts {
@@ -131,7 +132,7 @@ func TestSiteOwesAReply(t *testing.T) {
 		if err == nil {
 			t.Error("no error")
 		}
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Error("the line is kept")
 	}
 }

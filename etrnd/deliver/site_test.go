@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // site is the customer's SMTP server, small enough to be told to misbehave. It
@@ -221,7 +223,7 @@ func tcp(t testing.TB) (a, b net.Conn) {
 // until waits for a condition.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+	for deadline := hang.Deadline(); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // TestTurn has a case for each answer to ATRN.
@@ -101,7 +103,7 @@ func TestTurnKeepsTLS(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(hang.Deadline())
 		p := newPeer(conn, "S:")
 		if err := p.play("S: 220 hub\nC: EHLO site.acme.example\nS: 250-hub\nS: 250 STARTTLS\nC: STARTTLS\nS: 220 go\n"); err != nil {
 			heard <- err.Error()
@@ -117,7 +119,7 @@ func TestTurnKeepsTLS(t *testing.T) {
 		heard <- "all"
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	c, err := Dial(ctx, l.Addr().String(), ClientOptions{Hostname: "site.acme.example", TLS: TLSRequire, Config: &tls.Config{RootCAs: pki().roots, ServerName: hostname}, ReplyTimeout: 5 * time.Second})
+	c, err := Dial(ctx, l.Addr().String(), ClientOptions{Hostname: "site.acme.example", TLS: TLSRequire, Config: &tls.Config{RootCAs: pki().roots, ServerName: hostname}, ReplyTimeout: hang.Limit})
 	if err != nil {
 		t.Fatal(err)
 	}

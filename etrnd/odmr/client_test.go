@@ -312,7 +312,7 @@ func TestClientAgainstOddServers(t *testing.T) {
 }
 
 // hang answers the first n lines with the given replies and then says nothing.
-func hang(replies ...string) func(context.Context, string, string) (net.Conn, error) {
+func stall(replies ...string) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
 		go func() {
@@ -362,7 +362,7 @@ func TestClientTimeouts(t *testing.T) {
 				}
 				defer cancel()
 				began := time.Now()
-				c, err := Dial(ctx, "hub.example.net:366", ClientOptions{DialContext: hang(test.replies...)})
+				c, err := Dial(ctx, "hub.example.net:366", ClientOptions{DialContext: stall(test.replies...)})
 				var replies []Reply
 				if err == nil {
 					defer c.Close()
@@ -380,7 +380,7 @@ func TestClientTimeouts(t *testing.T) {
 	}
 	t.Run("QUIT waits a moment only", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			c, err := Dial(t.Context(), "hub.example.net:366", ClientOptions{DialContext: hang("220 hub", "250 hub")})
+			c, err := Dial(t.Context(), "hub.example.net:366", ClientOptions{DialContext: stall("220 hub", "250 hub")})
 			if err != nil {
 				t.Fatal(err)
 			}

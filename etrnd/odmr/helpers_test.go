@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -285,7 +286,7 @@ func fromTranscript(t testing.TB, text string) ServerOptions {
 }
 
 // patience is the deadline of everything in a test that should not take long.
-const patience = 20 * time.Second
+const patience = hang.Limit
 
 // peer plays one side of a transcript: "C:" and "S:" are lines of the two sides,
 // "R:" raw bytes of ours as a Go string ("R*n:" n times), "-- tls" the handshake,

@@ -7,9 +7,9 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 type asker struct {
@@ -113,7 +113,7 @@ func serve(t *testing.T, a *asker) (net.Conn, chan error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.SetDeadline(time.Now().Add(10 * time.Second))
+	client.SetDeadline(hang.Deadline())
 	t.Cleanup(func() { client.Close() })
 	return client, done
 }

@@ -7,11 +7,11 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-smtp"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // The greeting tells what the MTA offers, no more than the reply to EHLO does,
@@ -28,7 +28,7 @@ func TestAhead(t *testing.T) {
 	t.Cleanup(func() { mta.Close() })
 
 	hub, site := net.Pipe()
-	hub.SetDeadline(time.Now().Add(10 * time.Second))
+	hub.SetDeadline(hang.Deadline())
 	srv := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(t.Context(), site) }()
@@ -76,7 +76,7 @@ func TestAheadNeedsEHLO(t *testing.T) {
 	go mta.Serve(l)
 	t.Cleanup(func() { mta.Close() })
 	hub, site := net.Pipe()
-	hub.SetDeadline(time.Now().Add(10 * time.Second))
+	hub.SetDeadline(hang.Deadline())
 	srv := New(Options{Ahead: true, Hostname: "mail.acme.example", Domains: []string{"acme.example"}, Dial: Dialer(l.Addr().String())})
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(t.Context(), site) }()

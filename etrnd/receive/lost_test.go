@@ -10,7 +10,7 @@ import (
 
 // A message may take longer than the MTA has to answer, as long as it goes on.
 func TestLongMessage(t *testing.T) {
-	const pieces, wait = 30, time.Second
+	const pieces, wait = 30, 4 * time.Second // which a busy machine is not late by
 	for name, tt := range map[string]struct {
 		begin, end string
 		codes      []string
@@ -56,18 +56,15 @@ func TestGoneAndHanging(t *testing.T) {
 		return "250 2.1.5 Ok"
 	}
 	defer close(hang)
-	h := begin(t, t.Context(), Options{Dial: m.dial, MTATimeout: time.Minute})
+	// Ten times over, if each reply were waited for: the end would not come.
+	h := begin(t, t.Context(), Options{Dial: m.dial, MTATimeout: time.Hour})
 	h.expect("220")
 	h.send(hello)
 	h.expect("250")
 	h.send("MAIL FROM:<a@x.example>\r\n" + strings.Repeat("RCPT TO:<b@acme.example>\r\n", 10))
 	<-asked // the replier waits by now, or will with the same result
-	start := time.Now()
 	h.conn.Close()
 	h.end(ErrClosed)
-	if took := time.Since(start); took > 2*maxGone {
-		t.Errorf("it took %v", took)
-	}
 }
 
 // 421 ends one connection to the MTA. What was on it is to come again, and the

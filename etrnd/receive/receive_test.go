@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // A connection with messages by BDAT and DATA, refusals of both sides, and an
@@ -86,7 +88,7 @@ func TestParallel(t *testing.T) {
 		select {
 		case <-gate:
 			return "250 2.0.0 Ok"
-		case <-time.After(10 * time.Second):
+		case <-hang.After():
 			return "451 alone"
 		}
 	}
@@ -166,7 +168,11 @@ func TestEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			m := newMTA(t)
-			h := begin(t, t.Context(), Options{Dial: m.dial, Silence: 500 * time.Millisecond})
+			silence := hang.Limit
+			if tt.want == ErrSilent {
+				silence = 2 * time.Second
+			}
+			h := begin(t, t.Context(), Options{Dial: m.dial, Silence: silence})
 			h.expect("220")
 			h.send(hello)
 			h.expect("250")
@@ -206,7 +212,7 @@ func FuzzServe(f *testing.F) {
 		h.conn.CloseWrite()
 		select {
 		case <-h.done:
-		case <-time.After(20 * time.Second):
+		case <-hang.After():
 			t.Fatal("the server does not end")
 		}
 		c := h.srv.Counts()

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -27,7 +27,7 @@ const (
 type bench struct {
 	congestion string
 	capture    string
-	programs   string
+	programs   *programs.Set
 	runs       int
 	hub        []string // settings of main.cf beside etrnd
 	log        io.Writer
@@ -35,21 +35,11 @@ type bench struct {
 
 // build builds the programs, as users get them: without the race detector.
 func (b *bench) build(ctx context.Context) (err error) {
-	if b.programs, err = os.MkdirTemp("", "etrnd-bench-"); err != nil {
-		return err
-	}
-	args := []string{"build", "-o", b.programs + "/"}
-	for _, p := range []string{"etrnd", "etrn-milter", "etrnctl"} {
-		args = append(args, "github.com/etrnd/etrnd/cmd/"+p)
-	}
-	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
-		b.close()
-		return fmt.Errorf("build the programs: %w\n%s", err, out)
-	}
-	return nil
+	b.programs, err = programs.Build(ctx, false)
+	return err
 }
 
-func (b *bench) close() { _ = os.RemoveAll(b.programs) }
+func (b *bench) close() { _ = b.programs.Close() }
 
 // world is a hub and a site with a line between them, for one run.
 type world struct {
@@ -94,10 +84,8 @@ func (w *world) up(ctx context.Context) error {
 
 // install puts the programs into a host, with a configuration.
 func (w *world) install(ctx context.Context, h *testbed.Host, config string) error {
-	for _, name := range []string{"etrnd", "etrn-milter", "etrnctl"} {
-		if err := h.Install(filepath.Join(w.bench.programs, name), "/usr/local/sbin/"+name, 0o755); err != nil {
-			return err
-		}
+	if err := w.bench.programs.Install(h); err != nil {
+		return err
 	}
 	return h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644)
 }

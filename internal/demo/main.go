@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/scenario"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -42,11 +43,11 @@ func run(ctx context.Context) (err error) {
 		fmt.Printf("%5.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
 	say("building etrnd, etrn-milter and etrnctl, and setting up four hosts with a Postfix each")
-	programs, err := scenario.Build(ctx, false)
+	set, err := programs.Build(ctx, false)
 	if err != nil {
 		return err
 	}
-	defer programs.Close()
+	defer set.Close()
 	bed, err := testbed.New(ctx, testbed.Options{})
 	if err != nil {
 		return err
@@ -58,7 +59,7 @@ func run(ctx context.Context) (err error) {
 		err = errors.Join(err, bed.Close())
 	}()
 	line := testbed.Shape{RTT: 600 * time.Millisecond, Rate: 256_000}
-	w, err := scenario.New(ctx, bed, scenario.Options{Programs: programs, Shape: line})
+	w, err := scenario.New(ctx, bed, scenario.Options{Programs: set, Shape: line})
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
@@ -91,8 +90,6 @@ func exim(ctx context.Context, t *testing.T, h *testbed.Host, final, held, more 
 // eximWaits waits until n messages are in Exim's queue.
 func eximWaits(ctx context.Context, t *testing.T, h *testbed.Host, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
 	var out string
 	err := testbed.Until(ctx, fmt.Sprintf("%d messages in the queue of Exim", n), func() (_ bool, err error) {
 		out, err = h.Run(ctx, "/usr/local/sbin/exim4", "-bpc")
@@ -134,7 +131,7 @@ func TestEximHub(t *testing.T) {
 			t.Parallel()
 			ctx, p := dialled(t)
 			exim(ctx, t, p.hub, "online.example", "acme.example : beta.example", c.setting)
-			site := ourSite(ctx, t, p.site, fmt.Sprintf(callConfig, c.request))
+			site := ourSite(ctx, t, p.site, callConfig(p, c.request))
 			r := callsForMail(ctx, t, p, site, func(n int) { eximWaits(ctx, t, p.hub, n) })
 			if r.Exit != c.exit || !strings.Contains(r.Error, c.says) {
 				t.Errorf("exit %d, want %d and %q: %q", r.Exit, c.exit, c.says, r.Error)

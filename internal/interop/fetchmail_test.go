@@ -99,7 +99,7 @@ func TestFetchmailETRN(t *testing.T) {
 }
 
 func etrnRC(port int, domain string, user bool) string {
-	rc := fmt.Sprintf("poll %s protocol ETRN port %d timeout 30", hubName, port)
+	rc := fmt.Sprintf("poll %s protocol ETRN port %d timeout 300", hubName, port)
 	if user {
 		rc += fmt.Sprintf(" esmtpname acme esmtppassword %q", password)
 	}

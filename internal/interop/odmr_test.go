@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -114,7 +115,7 @@ func TestFetchmailODMR(t *testing.T) {
 // odmr.
 func odmr(ctx context.Context, t *testing.T, h *testbed.Host, password, domains string, exit int, answer string) {
 	t.Helper()
-	code, out := fetchmail(ctx, t, h, fmt.Sprintf("poll %s protocol ODMR port 366 timeout 30 user acme password %q fetchdomains %s\n", hubName, password, domains))
+	code, out := fetchmail(ctx, t, h, fmt.Sprintf("poll %s protocol ODMR port 366 timeout 300 user acme password %q fetchdomains %s\n", hubName, password, domains))
 	if code != exit && (exit != fetchFails || code == fetchOK) || !strings.Contains(out, "< "+answer) {
 		t.Fatalf("domains %s: exit %d, want %d and the answer %q:\n%s", domains, code, exit, answer, out)
 	}
@@ -131,7 +132,7 @@ func awkward(ctx context.Context, t *testing.T, h *testbed.Host, to string) stri
 	conn, err := h.Dial(ctx, "tcp", "127.0.0.1:25")
 	must(t, err)
 	defer conn.Close()
-	must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	must(t, conn.SetDeadline(hang.Deadline()))
 	c, err := smtp.NewClient(conn, hubName)
 	must(t, err)
 	must(t, c.Hello(hubName))

@@ -3,7 +3,6 @@
 package interop
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/etrnd/etrnd/internal/api"
@@ -27,7 +26,7 @@ func TestPostfixHub(t *testing.T) {
 		Final:  []string{"online.example"},
 	})
 	must(t, err)
-	site := ourSite(ctx, t, p.site, fmt.Sprintf(callConfig, `"acme.example"`))
+	site := ourSite(ctx, t, p.site, callConfig(p, `"acme.example"`))
 	r := callsForMail(ctx, t, p, site, func(n int) { must(t, p.hub.WaitQueue(ctx, n)) })
 	if r.Exit != api.ExitOK {
 		t.Errorf("result of the call: %+v", r)

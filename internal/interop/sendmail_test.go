@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/testbed"
@@ -101,8 +100,6 @@ func sendmail(ctx context.Context, t *testing.T, h *testbed.Host, final, held []
 // sendmailWaits waits until n messages are in Sendmail's queue.
 func sendmailWaits(ctx context.Context, t *testing.T, h *testbed.Host, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
 	var out string
 	err := testbed.Until(ctx, fmt.Sprintf("%d messages in the queue of Sendmail", n), func() (_ bool, err error) {
 		out, err = h.Run(ctx, "/usr/local/sbin/sendmail", "-bp")
@@ -119,7 +116,7 @@ func TestSendmailHub(t *testing.T) {
 	t.Parallel()
 	ctx, p := dialled(t)
 	sendmail(ctx, t, p.hub, []string{"online.example"}, []string{"acme.example", "beta.example"})
-	site := ourSite(ctx, t, p.site, fmt.Sprintf(callConfig, `"acme.example", "@acme.example"`))
+	site := ourSite(ctx, t, p.site, callConfig(p, `"acme.example", "@acme.example"`))
 	r := callsForMail(ctx, t, p, site, func(n int) { sendmailWaits(ctx, t, p.hub, n) })
 	if r.Exit != api.ExitOK {
 		t.Errorf("result of the call: %+v", r)

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 func TestParse(t *testing.T) {
@@ -116,7 +118,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-hang.After():
 		t.Fatal("nothing came within 10 s")
 	}
 	panic("unreachable")
@@ -124,12 +126,12 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 
 func dial(t *testing.T, ln net.Listener) net.Conn {
 	t.Helper()
-	c, err := net.DialTimeout(ln.Addr().Network(), ln.Addr().String(), 5*time.Second)
+	c, err := net.DialTimeout(ln.Addr().Network(), ln.Addr().String(), hang.Limit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(hang.Deadline())
 	return c
 }
 
@@ -255,12 +257,12 @@ func TestEMFILE(t *testing.T) {
 	addr := line(t, out)
 	ask := func() string {
 		t.Helper()
-		c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		c, err := net.DialTimeout("tcp", addr, hang.Limit)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(hang.Deadline())
 		b, err := io.ReadAll(c)
 		if err != nil {
 			t.Fatal(err)
@@ -278,7 +280,7 @@ func TestEMFILE(t *testing.T) {
 	}
 	// It may just be turning connections away.
 	got := ask()
-	for deadline := time.Now().Add(10 * time.Second); got == "" && time.Now().Before(deadline); {
+	for deadline := hang.Deadline(); got == "" && time.Now().Before(deadline); {
 		got = ask()
 	}
 	if got != "served" {

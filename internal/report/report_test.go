@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // daemon is a Server on a socket, and what it was handed.
@@ -71,7 +73,7 @@ func testLog(t *testing.T) *slog.Logger {
 // wait waits until the events seen so far satisfy a condition.
 func (d *daemon) wait(t *testing.T, what string, ok func([]Event) bool) []Event {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := hang.After()
 	for {
 		d.mu.Lock()
 		seen := append([]Event(nil), d.events...)
@@ -258,7 +260,7 @@ func TestStuckDaemon(t *testing.T) {
 	d.wait(t, "ready", atLeast(Ready, 1))
 	r.Report(ev(Open, "s1"))
 	sent := 0
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := hang.Deadline(); ; {
 		r.Report(msg("s1", fmt.Sprintf("%06X", sent)))
 		sent++
 		r.mu.Lock()
@@ -358,7 +360,7 @@ func TestBadLines(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(10 * time.Second))
+			c.SetDeadline(hang.Deadline())
 			// The server may close before all of it is written.
 			io.WriteString(c, tt.in)
 			if b, err := io.ReadAll(c); len(b) > 0 || os.IsTimeout(err) {
@@ -403,7 +405,7 @@ func TestMain(m *testing.M) {
 			os.Exit(2)
 		}
 		io.WriteString(c, `{"kind":"hello","version":1}`+"\n")
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(hang.Deadline())
 		if _, err := io.ReadAll(c); os.IsTimeout(err) {
 			os.Exit(3)
 		}

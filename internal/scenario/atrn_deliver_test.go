@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -78,8 +80,8 @@ func TestATRNEnvelopes(t *testing.T) {
 	hand(ctx, t, w.Online, append(append([]string{`MAIL FROM:<"a b"@online.example>`, `RCPT TO:<"q u"@acme.example>`}, head("quoted@x")...), "x", ".")...)
 	must(t, w.Hub.WaitQueue(ctx, "acme", 5))
 	conn := &taped{Conn: turned(ctx, t, w.SiteHost, "acme")}
-	pass(within(ctx, t, time.Minute), conn, w.SiteHost, "127.0.0.1:25")
-	if n := delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, []string{"null@x", "dsn@x", "eight@x", "utf8@x", "quoted@x"}); n != 0 {
+	pass(ctx, conn, w.SiteHost, "127.0.0.1:25")
+	if n := delivered(ctx, t, w.SiteHost, []string{"null@x", "dsn@x", "eight@x", "utf8@x", "quoted@x"}); n != 0 {
 		t.Errorf("%d duplicates", n)
 	}
 	all := conn.tape.String()
@@ -109,9 +111,9 @@ func TestATRNRecipients(t *testing.T) {
 	must(t, w.SiteMTA.Reload(ctx))
 	ids := send(ctx, t, w.Online, hubName+":25", []testbed.Message{{From: "author@online.example", To: []string{"a@acme.example", "later@acme.example", "never@acme.example", "b@acme.example"}}})
 	must(t, w.Hub.WaitQueue(ctx, "acme", 1))
-	used := pull(within(ctx, t, time.Minute), t, w, "")
+	used := pull(ctx, t, w, "")
 	t.Logf("the line was used for %v", used)
-	delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids)
+	delivered(ctx, t, w.SiteHost, ids)
 	var to []string
 	all, err := w.SiteHost.Delivered()
 	must(t, err)
@@ -134,7 +136,7 @@ func TestATRNRecipients(t *testing.T) {
 	// Later has come.
 	must(t, w.SiteMTA.Set(ctx, map[string]string{"smtpd_recipient_restrictions": "permit_mynetworks, reject"}))
 	must(t, w.SiteMTA.Reload(ctx))
-	pull(within(ctx, t, time.Minute), t, w, "")
+	pull(ctx, t, w, "")
 	must(t, w.SiteHost.WaitQueue(ctx, 0))
 	must(t, testbed.Until(ctx, "the third copy", func() (bool, error) {
 		all, err := w.SiteHost.Delivered()
@@ -170,6 +172,8 @@ func TestATRNSlowSite(t *testing.T) {
 		}
 	}
 
+	stuck := time.Now()
+
 	sink := func(conn net.Conn) (n int) {
 		in := bufio.NewReader(conn)
 		fmt.Fprint(conn, "220 gamma\r\n")
@@ -196,27 +200,36 @@ func TestATRNSlowSite(t *testing.T) {
 			}
 		}
 	}
-	start := time.Now()
-	if n := sink(turned(ctx, t, w.SiteHost, "gamma")); n != len(small) {
+	gamma := turned(ctx, t, w.SiteHost, "gamma")
+	must(t, gamma.SetDeadline(hang.Deadline()))
+	if n := sink(gamma); n != len(small) {
 		t.Errorf("gamma got %d of %d", n, len(small))
 	}
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("gamma took %v while acme was stuck", took)
+	// acme is stuck still, so nothing of this can have waited for it.
+	if q, err := w.Hub.Queue(ctx, "acme"); err != nil || q.UnderWay == 0 {
+		t.Errorf("while acme should be stuck: %+v, %v", q, err)
 	}
-	// Its kernel still acknowledges that there is no room: that is a sign of life.
-	if _, answer := atrn(ctx, t, w.SiteHost, "acme", ""); !strings.HasPrefix(answer, "450 ") {
+	// Its kernel acknowledges that there is no room: that is a sign of life. It
+	// is asked less and less often, though, and a machine that took half a minute
+	// to get here may find that it has not said so for ten seconds.
+	second, answer := atrn(ctx, t, w.SiteHost, "acme", "")
+	switch {
+	case strings.HasPrefix(answer, "450 "):
+	case strings.HasPrefix(answer, "250 ") && time.Since(stuck) > 15*time.Second:
+		pass(ctx, second, w.SiteHost, "127.0.0.1:25")
+	default:
 		t.Errorf("second connection: %s", answer)
 	}
 	slow.Close()
 	var used time.Duration
-	must(t, testbed.Until(within(ctx, t, 30*time.Second), "the first connection to be given up", func() (bool, error) {
+	must(t, testbed.Until(ctx, "the first connection to be given up", func() (bool, error) {
 		conn, answer := atrn(ctx, t, w.SiteHost, "acme", "")
 		if !strings.HasPrefix(answer, "250 ") {
 			conn.Close()
-			return false, nil
+			return strings.HasPrefix(answer, "453 "), nil // all of it came over the second one
 		}
 		start := time.Now()
-		pass(within(ctx, t, time.Minute), conn, w.SiteHost, "127.0.0.1:25")
+		pass(ctx, conn, w.SiteHost, "127.0.0.1:25")
 		used = time.Since(start)
 		return true, nil
 	}))
@@ -226,10 +239,10 @@ func TestATRNSlowSite(t *testing.T) {
 			break
 		}
 		if conn, answer := atrn(ctx, t, w.SiteHost, "acme", ""); strings.HasPrefix(answer, "250 ") {
-			pass(within(ctx, t, time.Minute), conn, w.SiteHost, "127.0.0.1:25")
+			pass(ctx, conn, w.SiteHost, "127.0.0.1:25")
 		}
 	}
-	if n := delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, big); n != 0 {
+	if n := delivered(ctx, t, w.SiteHost, big); n != 0 {
 		t.Errorf("%d duplicates of what no site had taken", n)
 	}
 	t.Logf("then the line was used for %v", used)
@@ -249,24 +262,34 @@ func TestATRNTakeover(t *testing.T) {
 	go func() { pass(ctx, first, w.SiteHost, "127.0.0.1:25"); close(gone) }()
 	<-cut
 	// Over another network: the host that is always online lends its line.
-	other := func() (net.Conn, string) { return atrnAt(ctx, t, w.Online, "198.51.100.1:366", "acme", "") }
-	if _, answer := other(); !strings.HasPrefix(answer, "450 ") {
-		t.Errorf("while the first one lives: %s", answer)
-	}
-	start := time.Now()
-	must(t, testbed.Until(within(ctx, t, 40*time.Second), "the first connection to be given up", func() (bool, error) {
-		conn, answer := other()
+	start, refused := time.Now(), 0
+	must(t, testbed.Until(ctx, "the first connection to be given up", func() (bool, error) {
+		conn, answer := atrnAt(ctx, t, w.Online, "198.51.100.1:366", "acme", "")
 		if !strings.HasPrefix(answer, "250 ") {
+			if !strings.HasPrefix(answer, "450 ") {
+				t.Errorf("while the first one lives: %s", answer)
+			}
+			refused++
 			conn.Close()
 			return false, nil
 		}
-		t.Logf("taken over after %v", time.Since(start).Round(time.Second))
-		pass(within(ctx, t, time.Minute), conn, w.SiteHost, "127.0.0.1:25")
+		took := time.Since(start)
+		t.Logf("taken over after %v and %d refusals", took.Round(time.Second), refused)
+		if refused == 0 && took < 5*time.Second { // a busy machine may ask for the first time when it is dead already
+			t.Error("the first connection was taken for dead while it lived")
+		}
+		pass(ctx, conn, w.SiteHost, "127.0.0.1:25")
 		return true, nil
 	}))
+	// Not because somebody waited for a reply in vain, which is for minutes.
+	log, err := w.HubHost.ReadFile("/var/log/etrnd.log")
+	must(t, err)
+	if !strings.Contains(string(log), "no sign of life") {
+		t.Errorf("the first connection ended for another reason: %s", log)
+	}
 	first.Close()
 	<-gone
-	duplicates := delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	duplicates := delivered(ctx, t, w.SiteHost, ids)
 	t.Logf("%d duplicates", duplicates)
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 }
@@ -299,8 +322,8 @@ func TestATRNKill(t *testing.T) {
 			return true, err
 		}))
 	}
-	pull(within(ctx, t, time.Minute), t, w, "")
-	duplicates := delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	pull(ctx, t, w, "")
+	duplicates := delivered(ctx, t, w.SiteHost, ids)
 	t.Logf("%d duplicates after two kills", duplicates)
 	must(t, w.HubHost.WaitQueue(ctx, 0))
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
@@ -318,15 +341,10 @@ func TestATRNLostReplies(t *testing.T) {
 	conn := turned(ctx, t, w.SiteHost, "acme")
 	local, err := w.SiteHost.Dial(ctx, "tcp", "127.0.0.1:25")
 	must(t, err)
+	must(t, local.SetDeadline(hang.Deadline()))
 	go func() {
-		buf := make([]byte, 32<<10)
-		for {
-			k, err := conn.Read(buf)
-			if err != nil {
-				return
-			}
-			local.Write(buf[:k])
-		}
+		_, _ = io.Copy(local, conn)
+		_ = local.(*net.TCPConn).CloseWrite()
 	}()
 	// All replies pass but those that take a message; after ten of those all
 	// is cut, as a dead line would.
@@ -345,12 +363,12 @@ func TestATRNLostReplies(t *testing.T) {
 	}
 	conn.Close()
 	taken := kept
-	for { // what Postfix has taken before it notices
-		must(t, local.SetReadDeadline(time.Now().Add(2*time.Second)))
+	for { // what Postfix has taken before it comes to the end
 		line, err := in.ReadString('\n')
-		if err != nil {
+		if err == io.EOF {
 			break
 		}
+		must(t, err)
 		if strings.Contains(line, "queued as") {
 			taken++
 		}
@@ -365,8 +383,8 @@ func TestATRNLostReplies(t *testing.T) {
 		}
 		return len(q) == n, err
 	}))
-	pull(within(ctx, t, time.Minute), t, w, "")
-	delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	pull(ctx, t, w, "")
+	delivered(ctx, t, w.SiteHost, ids)
 	must(t, w.HubHost.WaitQueue(ctx, 0))
 	must(t, w.SiteHost.WaitQueue(ctx, 0))
 	duplicates := delivered(ctx, t, w.SiteHost, ids)
@@ -396,8 +414,8 @@ func TestATRNSiteStopped(t *testing.T) {
 		_, err := w.HubHost.ReadFile("/var/spool/postfix/etrnd/turn-acme.sock")
 		return os.IsNotExist(err) || err != nil && strings.Contains(err.Error(), "no such file"), nil
 	}))
-	pull(within(ctx, t, time.Minute), t, w, "")
-	delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids)
+	pull(ctx, t, w, "")
+	delivered(ctx, t, w.SiteHost, ids)
 }
 
 // resident is the memory of a process in kB, now and at its peak.
@@ -417,16 +435,16 @@ func resident(t *testing.T, p *testbed.Process) (now, peak int) {
 	return now, peak
 }
 
-// Of a message of 30 MB the daemon never has more than a little in memory.
+// Of a message of 20 MB the daemon never has more than a little in memory.
 func TestATRNLargeMessage(t *testing.T) {
 	t.Parallel()
 	ctx, w := worldATRN(t, Options{})
-	ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 30<<20, "a@acme.example"))
+	ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 20<<20, "a@acme.example"))
 	must(t, w.Hub.WaitQueue(ctx, "acme", 1))
 	_, before := resident(t, w.Hub.Etrnd)
-	pull(within(ctx, t, 2*time.Minute), t, w, "")
+	pull(ctx, t, w, "")
 	_, after := resident(t, w.Hub.Etrnd)
-	delivered(within(ctx, t, 20*time.Second), t, w.SiteHost, ids)
+	delivered(ctx, t, w.SiteHost, ids)
 	t.Logf("peak memory of etrnd (with the race detector): %d kB before, %d kB after", before, after)
 	if after-before > 15<<10 {
 		t.Errorf("the message took %d kB of memory", after-before)

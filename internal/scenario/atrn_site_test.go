@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -32,8 +33,8 @@ link = "isp"
 host = "hub.example.net"
 router-type = "pull-push"
 request = ["acme.example"]
-request-timeout = "20s"
-wait = "20s"
+request-timeout = "2m"
+wait = "2m"
 push = ["*"]
 ` + strings.Join(more, "\n") + "\n"
 }
@@ -58,10 +59,11 @@ func worldTurn(t *testing.T, o Options) (context.Context, *World) {
 }
 
 // The line comes up, the mail crosses in both directions over connections that
-// the site has opened, and the line is hung up. Nobody can reach the site.
+// the site has opened, and the line is hung up: not because of a time, and in
+// less time than the messages took. Nobody can reach the site.
 func TestCallATRN(t *testing.T) {
 	t.Parallel()
-	ctx, w := worldTurn(t, Options{Shape: testbed.Shape{RTT: 100 * time.Millisecond, Rate: 5e6}})
+	ctx, w := worldTurn(t, Options{SiteConfig: patiently(siteATRN(`protocol = "atrn"`, withUser)), Shape: testbed.Shape{RTT: 100 * time.Millisecond, Rate: 1e6}})
 	const n = 100
 	in := send(ctx, t, w.Online, hubName+":25", Messages(n, 2000, "a@acme.example"))
 	out := send(ctx, t, w.Office, "203.0.113.1:25", Messages(5, 1000, "c@online.example"))
@@ -74,10 +76,10 @@ func TestCallATRN(t *testing.T) {
 			t.Errorf("etrnctl call hub --wait does not say %q:\n%s", want, text)
 		}
 	}
-	if duplicates := delivered(within(ctx, t, 5*time.Second), t, w.SiteHost, in); duplicates != 0 {
+	if duplicates := delivered(ctx, t, w.SiteHost, in); duplicates != 0 {
 		t.Errorf("%d duplicates", duplicates)
 	}
-	delivered(within(ctx, t, 5*time.Second), t, w.Online, out)
+	delivered(ctx, t, w.Online, out)
 	if w.Line.IsUp() {
 		t.Error("the line is still up")
 	}
@@ -91,23 +93,22 @@ func TestCallATRN(t *testing.T) {
 	all, err := w.SiteHost.Delivered()
 	must(t, err)
 	last := all[len(all)-1]
-	if took := r.End.Sub(last.Time); took > 3*time.Second {
-		t.Errorf("the line was hung up %v after the last message", took)
+	coming, after := last.Time.Sub(r.Start), r.End.Sub(last.Time)
+	t.Logf("the messages came in %v, and the call ended %v after the last of them", coming, after)
+	if after > coming {
+		t.Errorf("the messages came in %v, and the call ended %v after the last of them", coming, after)
 	}
 	if from := strings.Join(last.Header["Received"], "\n"); !strings.Contains(from, "127.0.3.66") {
 		t.Errorf("the mail did not come through etrnd:\n%s", from)
 	}
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 
-	// Nothing waits: 453, and no second of waiting for it.
+	// Nothing waits: 453, and no waiting for it, which would be for half an hour.
 	text, err = w.Site.Ctl(ctx, "call", "hub", "--wait")
 	must(t, err)
 	r = waitCalls(ctx, t, w, 2)[0]
 	if r.Exit != 0 || r.In.Messages != 0 || r.In.Expected != 0 || len(r.Replies) != 1 || r.Replies[0].Code != 453 {
 		t.Errorf("result of the call with nothing to fetch: %+v\n%s", r, text)
-	}
-	if line := time.Duration(r.Line); line > 4*time.Second {
-		t.Errorf("the line was used for %v", line)
 	}
 }
 
@@ -125,7 +126,7 @@ func provider(t *testing.T, w *World, port int, talk func(net.Conn, *bufio.Reade
 			}
 			go func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(time.Minute))
+				c.SetDeadline(hang.Deadline())
 				talk(c, bufio.NewReader(c))
 			}()
 		}
@@ -222,14 +223,19 @@ func TestATRNAnswers(t *testing.T) {
 		if r.more == "" {
 			r.more = `protocol = "atrn"`
 		}
-		fmt.Fprintf(&config, "\n[[remote]]\nname = %q\nlink = \"isp\"\nhost = \"hub.example.net:%d\"\nrouter-type = \"pull-only\"\nrequest = [\"acme.example\"]\nrequest-timeout = \"3s\"\nconnect-timeout = \"3s\"\nwait = \"2s\"\n%s\n", r.name, 2601+i, r.more)
+		// The longer of the two is how long a provider may be silent.
+		patience := "2m"
+		if r.name == "silent" {
+			patience = "2s"
+		}
+		fmt.Fprintf(&config, "\n[[remote]]\nname = %q\nlink = \"isp\"\nhost = \"hub.example.net:%d\"\nrouter-type = \"pull-only\"\nrequest = [\"acme.example\"]\nrequest-timeout = %q\nconnect-timeout = \"2m\"\nwait = %q\n%s\n", r.name, 2601+i, patience, patience, r.more)
 	}
 	ctx, w := worldTurn(t, Options{SiteConfig: config.String()})
 	for i, r := range remotes {
 		provider(t, w, 2601+i, r.talk)
 	}
 	must(t, w.Line.Connect(ctx))
-	results := waitCalls(within(ctx, t, 40*time.Second), t, w, len(remotes))
+	results := waitCalls(ctx, t, w, len(remotes))
 	for _, r := range remotes {
 		t.Run(r.name, func(t *testing.T) {
 			for _, got := range results {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -92,7 +93,7 @@ func atrnAt(ctx context.Context, t *testing.T, from *testbed.Host, hub, user, do
 	conn, err := from.Dial(ctx, "tcp", hub)
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+	must(t, conn.SetDeadline(hang.Deadline()))
 	c, err := smtp.NewClient(conn, hubLine)
 	must(t, err)
 	must(t, c.Hello("mail.acme.example"))
@@ -113,6 +114,8 @@ func pass(ctx context.Context, conn net.Conn, to *testbed.Host, addr string) err
 		return err
 	}
 	defer local.Close()
+	ctx, cancel := context.WithTimeout(ctx, hang.Limit)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { local.Close(); conn.Close() })
 	defer stop()
 	done := make(chan struct{})
@@ -153,8 +156,8 @@ func TestATRN(t *testing.T) {
 	const n = 100
 	ids := send(ctx, t, w.Online, hubName+":25", Messages(n, 2000, "a@acme.example"))
 	must(t, w.Hub.WaitQueue(ctx, "acme", n))
-	used := pull(within(ctx, t, time.Minute), t, w, "acme.example")
-	if duplicates := delivered(within(ctx, t, 5*time.Second), t, w.SiteHost, ids); duplicates != 0 {
+	used := pull(ctx, t, w, "acme.example")
+	if duplicates := delivered(ctx, t, w.SiteHost, ids); duplicates != 0 {
 		t.Errorf("%d duplicates", duplicates)
 	}
 	all, err := w.SiteHost.Delivered()

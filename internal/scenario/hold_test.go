@@ -11,7 +11,7 @@ import (
 )
 
 // A message for two held queues and a host that is online: the online one has
-// it within seconds, the others are counted once in each queue. A second
+// it, the others are counted once in each queue. A second
 // message is for acme only, a third for beta only: releasing acme delivers
 // what is acme's and leaves the third where it is.
 func TestReleaseMovesOneQueueOnly(t *testing.T) {
@@ -22,7 +22,7 @@ func TestReleaseMovesOneQueueOnly(t *testing.T) {
 	acme := send(ctx, t, w.Online, hubName+":25", Messages(1, 0, "a@sub.acme.example"))
 	beta := send(ctx, t, w.Online, hubName+":25", Messages(1, 0, "b@beta.example"))
 
-	delivered(within(ctx, t, 10*time.Second), t, w.Online, mixed)
+	delivered(ctx, t, w.Online, mixed)
 	must(t, w.Hub.WaitQueue(ctx, "acme", 2))
 	must(t, w.Hub.WaitQueue(ctx, "beta", 2))
 
@@ -35,8 +35,8 @@ func TestReleaseMovesOneQueueOnly(t *testing.T) {
 	}
 	// sub.acme.example is not final at the site, which refuses it: that is
 	// not what is tested here, so only the first is looked for.
-	delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, mixed)
-	must(t, w.Hub.WaitQueue(within(ctx, t, 15*time.Second), "beta", 2))
+	delivered(ctx, t, w.SiteHost, mixed)
+	must(t, w.Hub.WaitQueue(ctx, "beta", 2))
 
 	// The third has not moved: it was never tried, and its file is the one
 	// that it was.
@@ -76,22 +76,27 @@ func TestReleaseMovesOneQueueOnly(t *testing.T) {
 	_, _ = acme, beta
 }
 
-// New mail for a queue that was asked for a moment ago goes out within two
-// seconds, not at the next queue run.
+// unlooked is a hub's configuration in which nothing happens because etrnd looks
+// at the queue now and then: it does so after the test has given up.
+func unlooked(config string) string {
+	return strings.Replace(config, "[odmr]", "[mta]\nreconcile = \"30m\"\n\n[odmr]", 1)
+}
+
+// New mail for a queue that was asked for a moment ago goes out because it has
+// come, and not with the next run or the next look at the queue.
 func TestOpenWindow(t *testing.T) {
 	t.Parallel()
-	ctx, w := world(t, Options{})
+	config := strings.Replace(unlooked(HubConfig), "[[queue]]", "[[queue]]\nwindow = \"2h\"", 1)
+	ctx, w := world(t, Options{HubConfig: config})
+	must(t, w.HubMTA.Set(ctx, map[string]string{"queue_run_delay": "1h"}))
+	must(t, w.HubMTA.Reload(ctx))
 	must(t, w.Line.Up(ctx))
 	if out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN acme.example", "QUIT"); !strings.Contains(out, "\n251 ") {
 		t.Fatalf("ETRN for an empty queue: %s", out)
 	}
-	for i := range 5 {
+	for range 5 {
 		ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 0, "a@acme.example"))
-		start := time.Now()
-		delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids)
-		if took := time.Since(start); took > 2*time.Second {
-			t.Errorf("message %d took %v", i, took)
-		}
+		delivered(ctx, t, w.SiteHost, ids)
 	}
 	// It is open for the domain that was asked for, and not for others.
 	send(ctx, t, w.Online, hubName+":25", Messages(1, 0, "a@other.acme.example"))
@@ -136,22 +141,23 @@ func TestETRNOnPostfixPort(t *testing.T) {
 			}
 		}
 	}
-	delivered(within(ctx, t, 15*time.Second), t, w.SiteHost, ids)
+	delivered(ctx, t, w.SiteHost, ids)
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 }
 
-// The index is right for mail that the milter never saw, after postsuper -d,
-// and after a message was put on hold.
+// The index is right for mail that the milter never saw, as soon as there is a
+// milter again, and after postsuper -d and a reload: not only at the next look.
 func TestIndexFollowsTheQueue(t *testing.T) {
 	t.Parallel()
-	ctx, w := world(t, Options{})
+	ctx, w := world(t, Options{HubConfig: unlooked(HubConfig)})
+	start := time.Now().Truncate(time.Second) // Postfix counts in seconds
 	must(t, w.Hub.Milter.Kill())
 	send(ctx, t, w.Online, hubName+":25", Messages(10, 5000, "a@acme.example"))
 	must(t, w.Hub.StartMilter(ctx))
-	must(t, w.Hub.WaitQueue(within(ctx, t, 5*time.Second), "acme", 10))
+	must(t, w.Hub.WaitQueue(ctx, "acme", 10))
 	q, err := w.Hub.Queue(ctx, "acme")
 	must(t, err)
-	if q.Bytes < 50000 || q.Bytes > 70000 || q.Oldest == nil || time.Since(*q.Oldest) > time.Minute {
+	if q.Bytes < 50000 || q.Bytes > 70000 || q.Oldest == nil || q.Oldest.Before(start) || q.Oldest.After(time.Now()) {
 		t.Errorf("queue: %+v", q)
 	}
 	queued, err := w.HubHost.Queue(ctx)
@@ -162,5 +168,5 @@ func TestIndexFollowsTheQueue(t *testing.T) {
 	}
 	_, err = w.Hub.Ctl(ctx, "reload")
 	must(t, err)
-	must(t, w.Hub.WaitQueue(within(ctx, t, 5*time.Second), "acme", 6))
+	must(t, w.Hub.WaitQueue(ctx, "acme", 6))
 }

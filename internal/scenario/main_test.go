@@ -11,19 +11,21 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/hang"
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
-var programs *Programs
+var built *programs.Set
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		var err error
-		if programs, err = Build(context.Background(), true); err != nil {
+		if built, err = programs.Build(context.Background(), true); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer programs.Close()
+		defer built.Close()
 		return m.Run()
 	}())
 }
@@ -35,9 +37,8 @@ var lan = testbed.Shape{RTT: 20 * time.Millisecond, Rate: 100e6}
 // race detector has found something in a daemon.
 func world(t *testing.T, o Options) (context.Context, *World) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	t.Cleanup(cancel)
-	o.Programs = programs
+	ctx := t.Context() // each wait of the test bed has a limit of its own
+	o.Programs = built
 	if o.Shape == (testbed.Shape{}) {
 		o.Shape = lan
 	}
@@ -72,14 +73,6 @@ func send(ctx context.Context, t *testing.T, h *testbed.Host, via string, messag
 	return ids
 }
 
-// within bounds a wait.
-func within(ctx context.Context, t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // delivered waits until all ids have been delivered on h, and returns the
 // number of deliveries beyond the first.
 func delivered(ctx context.Context, t *testing.T, h *testbed.Host, ids []string) int {
@@ -110,8 +103,7 @@ func dialogue(ctx context.Context, t *testing.T, from *testbed.Host, addr string
 	conn, err := from.Dial(ctx, "tcp", addr)
 	must(t, err)
 	defer conn.Close()
-	deadline, _ := within(ctx, t, 20*time.Second).Deadline()
-	must(t, conn.SetDeadline(deadline))
+	must(t, conn.SetDeadline(hang.Deadline()))
 	var all strings.Builder
 	buf := make([]byte, 4096)
 	read := func() {

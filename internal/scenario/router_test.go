@@ -22,7 +22,7 @@ import (
 // siteConfig is SiteConfig with another remote.
 func siteConfig(remote string) string {
 	head, _, _ := strings.Cut(SiteConfig, "[[remote]]")
-	return head + "[[remote]]\nname = \"hub\"\nlink = \"isp\"\nhost = \"hub.example.net:366\"\nwait = \"6s\"\n" + remote
+	return head + "[[remote]]\nname = \"hub\"\nlink = \"isp\"\nhost = \"hub.example.net:366\"\n" + remote
 }
 
 // What a call moves depends on the router type, and on nothing else.
@@ -39,7 +39,7 @@ func TestRouterTypes(t *testing.T) {
 		{"pull-push", "router-type = \"pull-push\"\nrequest = [\"#acme\"]\npush = [\"*\"]", true, true, false},
 		// Held until the other side asks.
 		{"push-wait, asked", "router-type = \"push-wait\"\npush = [\"*\"]\nsenders = [\"192.0.2.1\"]", false, true, true},
-		{"push-wait, not asked", "router-type = \"push-wait\"\npush = [\"*\"]\nsenders = [\"192.0.2.1\"]", false, false, false},
+		{"push-wait, not asked", "wait = \"2s\"\nrouter-type = \"push-wait\"\npush = [\"*\"]\nsenders = [\"192.0.2.1\"]", false, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -74,13 +74,13 @@ func TestRouterTypes(t *testing.T) {
 				t.Errorf("exit %d, want %d: %s", r.Exit, wantExit, r.Error)
 			}
 			if c.in {
-				delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, in)
+				delivered(ctx, t, w.SiteHost, in)
 			} else {
 				must(t, w.Hub.WaitQueue(ctx, "acme", 3))
 			}
 			switch {
 			case c.out:
-				delivered(within(ctx, t, 10*time.Second), t, w.Online, out)
+				delivered(ctx, t, w.Online, out)
 			case out != nil:
 				must(t, w.Site.WaitQueue(ctx, "hub", 3))
 			}
@@ -130,7 +130,7 @@ func TestAuthenticatedCall(t *testing.T) {
 	write("/etc/etrnd/ca.pem", cert)
 	unmoved(ctx, t, w, 3)
 	call("all in order", api.ExitOK, "")
-	delivered(within(ctx, t, 10*time.Second), t, w.SiteHost, ids)
+	delivered(ctx, t, w.SiteHost, ids)
 
 	// A stranger sees no PLAIN without TLS, and is refused without AUTH.
 	must(t, w.Line.Up(ctx))

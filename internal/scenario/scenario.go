@@ -8,10 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -35,45 +33,6 @@ const (
 	hubLine, siteLine = "192.0.2.1", "192.0.2.2"
 )
 
-// Programs are the three programs, built for the hosts.
-type Programs struct{ dir string }
-
-// Build builds the programs from the module in the working directory, the
-// daemons with the race detector if asked to. Close removes them.
-func Build(ctx context.Context, race bool) (*Programs, error) {
-	dir, err := os.MkdirTemp("", "etrnd-programs-")
-	if err != nil {
-		return nil, err
-	}
-	const commands = "github.com/etrnd/etrnd/cmd/"
-	builds := [][]string{{commands + "etrnd", commands + "etrn-milter"}, {commands + "etrnctl"}}
-	if race {
-		// A program with the race detector sleeps for a second when it ends,
-		// and etrnctl, which has no goroutines to speak of, ends all the time.
-		builds[0] = append([]string{"-race"}, builds[0]...)
-	}
-	for _, args := range builds {
-		if out, err := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + "/"}, args...)...).CombinedOutput(); err != nil {
-			os.RemoveAll(dir)
-			return nil, fmt.Errorf("build the programs: %w\n%s", err, out)
-		}
-	}
-	return &Programs{dir}, nil
-}
-
-// Close removes the programs.
-func (p *Programs) Close() error { return os.RemoveAll(p.dir) }
-
-// install puts the programs into a host.
-func (p *Programs) install(h *testbed.Host) error {
-	for _, name := range []string{"etrnd", "etrn-milter", "etrnctl"} {
-		if err := h.Install(filepath.Join(p.dir, name), "/usr/local/sbin/"+name, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Daemons are etrnd and etrn-milter of one host, run as their own users with
 // the groups that the units give them.
 type Daemons struct {
@@ -86,7 +45,7 @@ type Daemons struct {
 // installDaemons writes the configuration, makes the directories that the
 // package's tmpfiles make, sets Postfix up, and starts both daemons.
 func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config string, files, users map[string]string) (*Daemons, error) {
-	if err := w.programs.install(h); err != nil {
+	if err := w.programs.Install(h); err != nil {
 		return nil, err
 	}
 	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
@@ -216,7 +175,7 @@ func (d *Daemons) WaitQueue(ctx context.Context, name string, n int) error {
 
 // Options of a World.
 type Options struct {
-	Programs *Programs
+	Programs *programs.Set
 	Shape    testbed.Shape // of the line
 	// HubConfig and SiteConfig replace the default configurations.
 	HubConfig, SiteConfig string
@@ -231,7 +190,7 @@ type Options struct {
 // network, and the host that is always online.
 type World struct {
 	Bed      *testbed.Bed
-	programs *Programs
+	programs *programs.Set
 
 	HubHost, SiteHost, Office, Online *testbed.Host
 	Hub, Site                         *Daemons
@@ -273,8 +232,8 @@ link = "isp"
 host = "hub.example.net:366"
 router-type = "pull-push"
 request = ["acme.example", "@acme.example", "#acme"]
-request-timeout = "20s"
-wait = "20s"
+request-timeout = "2m"
+wait = "2m"
 push = ["*"]
 `
 
@@ -367,7 +326,7 @@ func (w *World) startSite(ctx context.Context, o Options) (err error) {
 	}
 	// As "etrnctl check" advises: Debian's hook flushes the whole queue, and
 	// would hide whether ours works.
-	if _, err := w.SiteHost.Run(ctx, "rm", "/etc/ppp/ip-up.d/postfix"); err != nil {
+	if _, err := w.SiteHost.Run(ctx, "rm", "-f", "/etc/ppp/ip-up.d/postfix"); err != nil {
 		return err
 	}
 	for _, dir := range []string{"ip-up.d", "ip-down.d"} {
@@ -382,29 +341,11 @@ func (w *World) startSite(ctx context.Context, o Options) (err error) {
 // installHook puts the hook of contrib into a host, where an administrator
 // would put it.
 func installHook(h *testbed.Host, dir string) error {
-	root, err := moduleRoot()
+	root, err := programs.Root()
 	if err != nil {
 		return err
 	}
 	return h.Install(filepath.Join(root, "contrib/ppp", dir, "etrnd"), "/etc/ppp/"+dir+"/etrnd", 0o755)
-}
-
-// moduleRoot is the directory of go.mod above the working directory.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", fmt.Errorf("no go.mod in or above the working directory: run this inside a checkout")
-		}
-		dir = up
-	}
 }
 
 // Messages makes n messages for the same recipients.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
@@ -21,7 +22,9 @@ import (
 // meanwhile.
 func TestStrangersAndGarbage(t *testing.T) {
 	t.Parallel()
-	ctx, w := world(t, Options{})
+	// Whoever says nothing may stay longer than this test: an answer that waited
+	// for the end of one of them would not come.
+	ctx, w := world(t, Options{HubConfig: strings.Replace(HubConfig, "[odmr]\n", "[odmr]\ncommand-timeout = \"30m\"\nsession-timeout = \"1h\"\n", 1)})
 	must(t, w.Line.Up(ctx))
 	send(ctx, t, w.Online, hubName+":25", Messages(2, 0, "a@acme.example"))
 	send(ctx, t, w.Online, hubName+":25", Messages(2, 0, "b@beta.example"))
@@ -55,6 +58,22 @@ func TestStrangersAndGarbage(t *testing.T) {
 	}
 	unmoved(ctx, t, w, 4)
 
+	serial := 0
+	ask := func() time.Duration {
+		t.Helper()
+		start := time.Now()
+		serial++
+		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "NOOP", fmt.Sprintf("ETRN n%d.acme.example", serial), "QUIT")
+		if !strings.Contains(out, "\n251 ") || !strings.Contains(out, "\n221 ") {
+			t.Errorf("an answer: %s", out)
+		}
+		return time.Since(start)
+	}
+	var before time.Duration
+	for range 5 {
+		before = max(before, ask())
+	}
+
 	// Trouble makers, all at once, who stay connected as long as they may.
 	for name, talk := range map[string]func(net.Conn){
 		"junk":      func(c net.Conn) { c.Write([]byte(strings.Repeat("x", 9999))) },
@@ -78,19 +97,16 @@ func TestStrangersAndGarbage(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			t.Cleanup(func() { c.Close() })
-			c.SetDeadline(time.Now().Add(time.Minute))
+			c.SetDeadline(hang.Deadline())
 			go talk(c)
 		}
 	}
-	for i := range 5 {
-		start := time.Now()
-		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "NOOP", "ETRN "+fmt.Sprintf("n%d.acme.example", i), "QUIT")
-		if !strings.Contains(out, "\n251 ") || !strings.Contains(out, "\n221 ") {
-			t.Errorf("while others make trouble: %s", out)
-		}
-		if took := time.Since(start); took > 3*time.Second {
-			t.Errorf("an answer took %v while others make trouble", took)
-		}
+	during := ask()
+	for range 4 {
+		during = min(during, ask())
+	}
+	if during > 10*before {
+		t.Errorf("an answer took %v at best while others make trouble, and %v at worst before", during, before)
 	}
 	unmoved(ctx, t, w, 4)
 }

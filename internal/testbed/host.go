@@ -326,8 +326,7 @@ func (h *Host) lookup(name string) (netip.Addr, error) {
 // not given back to the scheduler: it ends with the goroutine.
 func (h *Host) enter(flags int, fn func() error) error {
 	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	go onOwnThread(func() {
 		errc <- func() error {
 			if flags&unix.CLONE_NEWNS != 0 {
 				// A thread may change its mount namespace only when it does
@@ -341,8 +340,27 @@ func (h *Host) enter(flags int, fn func() error) error {
 			}
 			return fn()
 		}()
-	}()
+	})
 	return <-errc
+}
+
+// onOwnThread runs fn on a thread that ends with the calling goroutine. The main
+// thread of a process never does: one that fn had left in a host's namespaces
+// would keep them, and be what /proc/self shows.
+func onOwnThread(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	// As long as this goroutine is locked to it, no other is run there.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onOwnThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // join moves the calling thread into namespaces of the host.

@@ -3,7 +3,9 @@ package testbed
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -113,8 +115,7 @@ func (h *Host) Postfix(ctx context.Context, opts PostfixOptions) (*Postfix, erro
 			return nil, err
 		}
 	}
-	// Debian's unit runs this before the start: it fills the chroot.
-	if _, err := h.Run(ctx, "/usr/lib/postfix/configure-instance.sh", "-"); err != nil {
+	if err := h.fillChroot(); err != nil {
 		return nil, err
 	}
 	p := &Postfix{host: h}
@@ -122,6 +123,27 @@ func (h *Host) Postfix(ctx context.Context, opts PostfixOptions) (*Postfix, erro
 		return nil, err
 	}
 	return p, nil
+}
+
+// fillChroot copies into Postfix's queue directory what its programs read once
+// they are in there. Debian does so by a script that is called by the unit in
+// one release and by Postfix's own start in another, each time in its own way;
+// what they copy beyond this (locale, NSS modules, certificates) is not needed
+// by a host that has neither DNS nor other sources of names than files.
+func (h *Host) fillChroot() error {
+	for _, name := range []string{"hosts", "resolv.conf", "nsswitch.conf", "services", "host.conf"} {
+		data, err := h.ReadFile("/etc/" + name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // host.conf is of no package that must be there
+		}
+		if err != nil {
+			return err
+		}
+		if err := h.WriteFile(queueDir+"/etc/"+name, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // age makes a file look older than it is. Every program of Postfix that finds
@@ -175,7 +197,7 @@ func (p *Postfix) Start(ctx context.Context) error {
 			return false, nil
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(longest))
 		reply := make([]byte, 4)
 		n, _ := c.Read(reply)
 		if n > 0 {

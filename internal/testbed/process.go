@@ -21,11 +21,12 @@ import (
 // one. The environment is a clean one: PATH, HOME, LANG; change Env to add.
 type Cmd struct {
 	*exec.Cmd
-	host *Host
+	host    *Host
+	bounded bool // its context has a deadline
 }
 
-// Command makes a command for the host, to be run as root in "/". Its end of
-// ctx kills it.
+// Command makes a command for the host, to be run as root in "/". The end of
+// ctx kills it, and without a deadline in ctx Run does so after hang.Limit.
 func (h *Host) Command(ctx context.Context, args ...string) *Cmd {
 	if len(args) == 0 {
 		args = []string{"/nonexistent"}
@@ -40,7 +41,8 @@ func (h *Host) Command(ctx context.Context, args ...string) *Cmd {
 	c.WaitDelay = 5 * time.Second
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	c.Err = err
-	return &Cmd{Cmd: c, host: h}
+	_, bounded := ctx.Deadline()
+	return &Cmd{Cmd: c, host: h, bounded: bounded}
 }
 
 // which finds a program as a shell in the host would.
@@ -89,6 +91,9 @@ func (c *Cmd) Start() error {
 func (c *Cmd) Run() error {
 	if err := c.Start(); err != nil {
 		return err
+	}
+	if !c.bounded {
+		defer time.AfterFunc(longest, func() { _ = c.Process.Kill() }).Stop()
 	}
 	return c.Wait()
 }

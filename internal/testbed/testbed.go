@@ -28,10 +28,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
-// longest is the deadline of every wait whose context has none of its own.
-const longest = 30 * time.Second
+// longest is the deadline of every wait whose context has none of its own. It
+// is for what hangs, and no measure of how quick anything should be.
+const longest = hang.Limit
 
 // tools are the programs that the test bed itself runs.
 var tools = []string{"bash", "cp", "ip", "mount", "mknod", "run-parts", "/usr/sbin/postfix", "/usr/sbin/postqueue"}
@@ -95,8 +98,18 @@ type TB interface {
 // Start makes a test bed that lives as long as the test. It fails the test,
 // and never skips it, where the bed cannot be had. When the test has failed,
 // the tail of every log of every host goes to the test's log.
+//
+// There are only so many such beds on a machine at a time, and Start waits for
+// its turn: a deadline that is to bound the test's own work begins after it. A
+// test may not have two.
 func Start(t TB) *Bed {
 	t.Helper()
+	release, err := slot(t.Context(), slotDir, slots())
+	if err != nil {
+		t.Fatalf("test bed: waiting for the end of others: %v", err)
+		return nil
+	}
+	t.Cleanup(release)
 	b, err := New(t.Context(), Options{})
 	if err != nil {
 		t.Fatalf("test bed: %v", err)
@@ -152,7 +165,7 @@ func (b *Bed) Close() error {
 }
 
 // Until calls check until it says true, fails, or ctx ends; without a deadline
-// in ctx it gives up after 30 seconds. The error names what was waited for.
+// in ctx it gives up after hang.Limit. The error names what was waited for.
 func Until(ctx context.Context, what string, check func() (bool, error)) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()

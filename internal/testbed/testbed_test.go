@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,10 +14,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets the test binary be a program that uses a test bed and is then
@@ -217,9 +222,9 @@ func TestLinkRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	// The best of ten: the machine may be busy, but never early.
+	// The machine may be busy and late, now and then, but never early.
 	best := time.Hour
-	for range 10 {
+	for i := 0; i < 10 || i < 1000 && best > rtt*3/2; i++ {
 		start := time.Now()
 		_ = c.SetDeadline(start.Add(longest))
 		if _, err := c.Write([]byte("x")); err != nil {
@@ -234,7 +239,7 @@ func TestLinkRoundTrip(t *testing.T) {
 			best = min(best, took)
 		}
 	}
-	if best > rtt+40*time.Millisecond {
+	if best > rtt*3/2 {
 		t.Errorf("the best round trip took %v, want little more than %v", best, rtt)
 	}
 }
@@ -265,20 +270,28 @@ func TestLinkRateEachWay(t *testing.T) {
 		}
 		defer in.Close()
 		const size = 250_000
-		start, before := time.Now(), link.Counters(c.d)
-		_ = in.SetDeadline(start.Add(longest))
-		_ = out.SetDeadline(start.Add(longest))
-		go func() { // ends by the deadline at the latest
-			_, _ = out.Write(make([]byte, size))
-		}()
-		if _, err := io.ReadFull(in, make([]byte, size)); err != nil {
-			t.Fatal(err)
+		best := 0.0
+		// Never faster; slower only when a busy machine makes it so, which is
+		// not always.
+		for try := 0; try < 20 && best < c.rate*0.4; try++ {
+			start, before := time.Now(), link.Counters(c.d)
+			_ = in.SetDeadline(start.Add(longest))
+			_ = out.SetDeadline(start.Add(longest))
+			go func() { // ends by the deadline at the latest
+				_, _ = out.Write(make([]byte, size))
+			}()
+			if _, err := io.ReadFull(in, make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			took := time.Since(start).Seconds()
+			rate := float64(link.Counters(c.d).Bytes-before.Bytes) * 8 / took
+			if rate > c.rate*1.01 {
+				t.Errorf("%v: %.2f Mbit/s, want %.2f", c.d, rate/1e6, c.rate/1e6)
+			}
+			best = max(best, rate)
 		}
-		took := time.Since(start).Seconds()
-		rate := float64(link.Counters(c.d).Bytes-before.Bytes) * 8 / took
-		// Never faster; slower only as far as a busy machine makes it.
-		if rate > c.rate*1.01 || rate < c.rate*0.4 {
-			t.Errorf("%v: %.2f Mbit/s, want %.2f", c.d, rate/1e6, c.rate/1e6)
+		if best < c.rate*0.4 {
+			t.Errorf("%v: %.2f Mbit/s at best, want %.2f", c.d, best/1e6, c.rate/1e6)
 		}
 	}
 }
@@ -298,7 +311,7 @@ func TestLinkLossIsCounted(t *testing.T) {
 	}
 	defer out.Close()
 	before := link.Counters(AtoB)
-	const n = 2000
+	const n = 500
 	for i := range int64(n) {
 		if _, err := out.Write([]byte("x")); err != nil {
 			t.Fatal(err)
@@ -311,10 +324,10 @@ func TestLinkLossIsCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Six standard deviations of a binomial distribution: 107. The kernel's
+	// Six standard deviations of a binomial distribution: 54. The kernel's
 	// own packets (IPv6 router solicitations) are few.
 	lost := link.Counters(AtoB).Lost - before.Lost
-	if lost < n/5-107 || lost > n/5+107 {
+	if lost < n/5-54 || lost > n/5+54 {
 		t.Errorf("%d of %d lost, want about %d", lost, n, n/5)
 	}
 }
@@ -507,10 +520,18 @@ func TestHostIsAMachineOfItsOwn(t *testing.T) {
 	if out := run(t, h, "bash", "-c", "echo /proc/[0-9]*"); !strings.HasPrefix(out, "/proc/1 ") || len(strings.Fields(out)) != 2 {
 		t.Errorf("processes: %s", out)
 	}
-	// No DNS: fails, and at once.
-	start := time.Now()
-	if out, err := h.Run(t.Context(), "getent", "hosts", "www.example.com"); err == nil || time.Since(start) > 5*time.Second {
-		t.Errorf("a name that is not in /etc/hosts: %q after %v", out, time.Since(start))
+	// No DNS: fails, and without waiting for an answer, which is for five
+	// seconds each time. The best of three, since the machine may be busy.
+	best := time.Hour
+	for range 3 {
+		start := time.Now()
+		if out, err := h.Run(t.Context(), "getent", "hosts", "www.example.com"); err == nil {
+			t.Errorf("a name that is not in /etc/hosts: %q", out)
+		}
+		best = min(best, time.Since(start))
+	}
+	if best > 4*time.Second {
+		t.Errorf("a name that is not in /etc/hosts is looked for for %v", best)
 	}
 	// A user of the host with the groups that were asked for, and no others.
 	out, err := h.Command(t.Context(), "id", "-nG").As("etrnd", "postdrop").Text()
@@ -537,6 +558,30 @@ func TestHostIsAMachineOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+}
+
+// What is started or opened in a host is so by threads that end there. The main
+// thread of this process cannot end: it must not be one of them.
+func TestMainThreadStays(t *testing.T) {
+	h := host(t, Start(t), "a", "")
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for range 50 {
+				if err := h.enter(unix.CLONE_NEWNET, func() error { return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
+		t.Errorf("the main thread is in %s, and was in %s: %v", now, own, err)
+	}
 }
 
 // alive tells whether a process of the machine is there and no zombie.
@@ -755,8 +800,12 @@ func crowd(ctx context.Context, bed *Bed) (traces []string, err error) {
 	return traces, nil
 }
 
-// holders are the processes of the machine in any of these namespaces.
-func holders(traces []string) ([]string, error) {
+// holders are the threads of the machine in any of these namespaces that were
+// started before a time since boot. The kernel gives the numbers of namespaces
+// that are gone to new ones, such as those of another test's hosts; whoever is
+// in one of these was started later. A zombie is none: whether the first process
+// of the machine, or of a container, reaps orphans is its own affair.
+func holders(traces []string, before time.Duration) ([]string, error) {
 	want := map[string]bool{}
 	for _, ns := range traces {
 		want[ns] = true
@@ -765,21 +814,46 @@ func holders(traces []string) ([]string, error) {
 	var found []string
 	for _, l := range links {
 		if ns, err := os.Readlink(l); err == nil && want[ns] {
-			found = append(found, l+" "+ns)
+			if state, start := thread(filepath.Dir(filepath.Dir(l))); start < before && state != "Z" {
+				found = append(found, l+" "+state+" "+ns)
+			}
 		}
 	}
 	return found, err
 }
 
-// clean waits until nothing of these namespaces is left, and checks that the
-// machine's own mounts and interfaces were left alone.
-func clean(t *testing.T, traces []string, mounts, interfaces string) {
+// thread is the state of a thread and when it began, since boot, for which proc(5)
+// has ticks of 10 ms.
+func thread(dir string) (state string, began time.Duration) {
+	stat, _ := os.ReadFile(dir + "/stat")
+	// The name, in parentheses, may hold anything.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return "Z", 0 // gone by now
+	}
+	ticks, _ := strconv.ParseInt(fields[19], 10, 64)
+	return fields[0], time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// sinceBoot is the time by which thread goes.
+func sinceBoot(t *testing.T) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// clean waits until nothing is left of these namespaces, which were ended then,
+// and checks that the machine's own mounts and interfaces were left alone.
+func clean(t *testing.T, traces []string, ended time.Duration, mounts, interfaces string) {
 	t.Helper()
 	if err := Until(t.Context(), "every process to go", func() (bool, error) {
-		found, err := holders(traces)
+		found, err := holders(traces, ended)
 		return len(found) == 0, err
 	}); err != nil {
-		found, _ := holders(traces)
+		found, _ := holders(traces, ended)
 		t.Errorf("%v: %s", err, strings.Join(found, "\n"))
 	}
 	if now := machineMounts(t); now != mounts {
@@ -833,13 +907,14 @@ func TestNothingLeftBehindAfterClose(t *testing.T) {
 		bed.Close()
 		t.Fatal(err)
 	}
-	if found, err := holders(traces); err != nil || len(found) < 2*5 {
+	ended := sinceBoot(t)
+	if found, err := holders(traces, ended); err != nil || len(found) < 2*5 {
 		t.Errorf("the check itself sees only %v, %v", found, err)
 	}
 	if err := bed.Close(); err != nil {
 		t.Error(err)
 	}
-	clean(t, traces, mounts, interfaces)
+	clean(t, traces, ended, mounts, interfaces)
 	if _, err := bed.Host(t.Context(), "c", HostOptions{}); err == nil {
 		t.Error("a closed bed makes hosts")
 	}
@@ -872,13 +947,14 @@ func TestNothingLeftBehindAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
+	ended := sinceBoot(t)
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	_ = cmd.Wait()
 	traces := strings.Fields(line)
 	if err != nil || len(traces) != 10 {
 		t.Fatalf("the program said %q, %v", line, err)
 	}
-	clean(t, traces, mounts, interfaces)
+	clean(t, traces, ended, mounts, interfaces)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
