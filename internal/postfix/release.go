@@ -13,7 +13,7 @@ import (
 )
 
 // Release asks flush(8): postqueue -s for each domain, postqueue -i for each
-// id. Facts about Postfix that a caller has to know, each pinned by a test:
+// id. Facts about Postfix that a caller has to know, each but the last pinned by a test:
 //
 //   - The domain must be in fast_flush_domains, else mta.ErrNotFlushable. It is
 //     the domain of the recipient, exactly: "acme.example" says nothing about
@@ -36,6 +36,9 @@ import (
 //     refresh of the lists (fast_flush_refresh_time) does not.
 //   - Released mail that cannot be delivered goes back to deferred and stays
 //     there through every queue run, as before.
+//   - Mail that arrives in the moment after a release by domain may be tried
+//     too, whatever queue it is for: new mail comes the way that released mail
+//     is sent. It has been seen on a busy machine only.
 func (p *Instance) Release(ctx context.Context, domains, ids []string) error {
 	args, err := p.configArgs(ctx)
 	if err != nil {
