@@ -87,6 +87,7 @@ var unlisted = []string{
 	"internal/config.maxShown",
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",
+	// How much of a foreign text is shown, or read before a connection is closed.
 	// How long a wait is that nobody notices.
 	"etrnd/call.maxLook",
 	"etrnd/receive.maxGone",

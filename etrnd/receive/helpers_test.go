@@ -11,7 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // fakeMTA is an SMTP server as lenient as a careless one: LF ends a line, any
@@ -95,7 +96,7 @@ func (m *fakeMTA) took(text string) string {
 }
 
 func (m *fakeMTA) serve(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(hang.Deadline())
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
 	enough := false
 	say := func(text string) { out.WriteString(text + "\r\n"); enough = strings.HasPrefix(text, "421") }
@@ -245,7 +246,7 @@ func begin(t testing.TB, ctx context.Context, o Options) *turned {
 	h := &turned{t: t, srv: New(o), conn: hub.(*net.TCPConn), in: bufio.NewReader(hub), done: make(chan error, 1)}
 	go func() { h.done <- h.srv.Serve(ctx, site) }()
 	t.Cleanup(func() { hub.Close() })
-	hub.SetDeadline(time.Now().Add(30 * time.Second))
+	hub.SetDeadline(hang.Deadline())
 	return h
 }
 
@@ -287,7 +288,7 @@ func (h *turned) end(kind error) {
 		if !errors.Is(err, kind) {
 			h.t.Errorf("the server ended with %v, want %v", err, kind)
 		}
-	case <-time.After(20 * time.Second):
+	case <-hang.After():
 		h.t.Fatal("the server does not end")
 	}
 }

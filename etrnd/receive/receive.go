@@ -30,8 +30,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/etrnd/etrnd/internal/socket"
 	"golang.org/x/sys/unix"
+
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // How a turned connection ends, other than by QUIT and by its context.

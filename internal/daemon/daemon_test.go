@@ -16,9 +16,10 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
-const patience = time.Minute // for a hang only
+const patience = hang.Limit
 
 // buffer is written by several goroutines.
 type buffer struct {

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/hang"
 )
 
 // from connects from an address of the loopback.
@@ -27,7 +29,7 @@ func from(t *testing.T, ln net.Listener, ip string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(hang.Deadline())
 	return c
 }
 
@@ -203,7 +205,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("answers %v, at most %d at a time; want %d served", got, peak, most)
 	}
 	// The handlers see their clients go in their own time.
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := hang.Deadline(); ; time.Sleep(time.Millisecond) {
 		l.mu.Lock()
 		open, clients := l.open, len(l.per)
 		l.mu.Unlock()

@@ -37,9 +37,9 @@ import (
 //     refresh of the lists (fast_flush_refresh_time) does not.
 //   - Released mail that cannot be delivered goes back to deferred and stays
 //     there through every queue run, as before.
-//   - Mail that arrives while qmgr(8) carries a release out is tried with it,
-//     whatever queue it is for: new mail comes the way that released mail is
-//     sent. That is a matter of milliseconds, on a busy machine of more.
+//   - Mail that arrives in the moment after a release by domain may be tried
+//     too, whatever queue it is for: new mail comes the way that released mail
+//     is sent. It has been seen on a busy machine only.
 func (p *Instance) Release(ctx context.Context, domains, ids []string) error {
 	args, err := p.configArgs(ctx)
 	if err != nil {
