@@ -208,7 +208,11 @@ func (t *turn) envelope(m *message, ask bool) error {
 // command sends a line, and notes what its reply is for.
 func (t *turn) command(line string, e expected) error {
 	t.mu.Lock()
+	first := len(t.expect) == 0
 	t.expect = append(t.expect, e)
+	if first {
+		t.changed() // from now on wait has a reply to wait for
+	}
 	t.mu.Unlock()
 	_, err := t.out.WriteString(line)
 	return err
