@@ -306,18 +306,27 @@ func start(t testing.TB, o Options) *server {
 	return s
 }
 
-// pipes is a listener for a synctest bubble.
-type pipes chan net.Conn
+// pipes is a listener for a synctest bubble. As any, it may be closed twice.
+type pipes struct {
+	conns chan net.Conn
+	close func()
+}
+
+func newPipes() pipes {
+	p := pipes{conns: make(chan net.Conn)}
+	p.close = sync.OnceFunc(func() { close(p.conns) })
+	return p
+}
 
 func (p pipes) Accept() (net.Conn, error) {
-	c, ok := <-p
+	c, ok := <-p.conns
 	if !ok {
 		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Close() error   { p.close(); return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
 func startOn(t testing.TB, ln net.Listener, o Options) *server {
@@ -490,11 +499,11 @@ func TestHalfClosed(t *testing.T) {
 // up to a limit.
 func TestSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := make(pipes)
+		ln := newPipes()
 		s := startOn(t, ln, Options{PacketTimeout: time.Second, IdleTimeout: time.Hour})
 		dial := func() (c net.Conn, ended chan time.Duration) {
 			c, far := net.Pipe()
-			ln <- far
+			ln.conns <- far
 			began := time.Now()
 			ended = make(chan time.Duration, 1)
 			go func() {
