@@ -18,6 +18,10 @@ import (
 // program puts an executable of this name and text into dir.
 func program(t *testing.T, dir, name, text string) {
 	t.Helper()
+	// A process that another goroutine starts meanwhile would have the file
+	// open for writing until its exec: the script could not be run (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), 0o755); err != nil {
 		t.Fatal(err)
 	}
