@@ -72,9 +72,7 @@ var unlisted = []string{
 	// Beyond them something is merely forgotten, or done in parts.
 	"etrnd/call.maxSessions",
 	"etrnd/deliver.maxAccepted",
-	"etrnd/hold.maxAsked",
 	"etrnd/hold.maxRecent",
-	"etrnd/hold.maxUnlisted",
 	"etrnd/receive.maxTook",
 	"etrnd/receive.maxWarned",
 	// How much of a foreign text is shown, or read before a connection is closed.
@@ -87,7 +85,6 @@ var unlisted = []string{
 	"internal/config.maxShown",
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",
-	// How much of a foreign text is shown, or read before a connection is closed.
 	// How long a wait is that nobody notices.
 	"etrnd/call.maxLook",
 	"etrnd/receive.maxGone",
