@@ -59,9 +59,9 @@ func TestPriority(t *testing.T) {
 		tx.arguments(tt.args)
 		for _, h := range tt.headers {
 			name, value, _ := strings.Cut(h, ":")
-			tx.priority.header(name, value)
+			tx.priority.Field(name, value)
 		}
-		if got := tx.priority.value; got != tt.want {
+		if got := class(tx.priority); got != tt.want {
 			t.Errorf("%q %q: %q, want %q", tt.args, tt.headers, got, tt.want)
 		}
 	}

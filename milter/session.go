@@ -15,6 +15,7 @@ import (
 
 	gomilter "github.com/d--j/go-milter"
 
+	"github.com/etrnd/etrnd/internal/priority"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 )
@@ -53,7 +54,7 @@ type session struct {
 type transaction struct {
 	settings   *Settings
 	size       int64
-	priority   priority
+	priority   priority.Stated
 	queues     []string
 	recipients []string
 	count      int   // recipients in queues
@@ -185,7 +186,7 @@ func (tx *transaction) arguments(args string) {
 				tx.size = n
 			}
 		case "MT-PRIORITY": // RFC 6710
-			tx.priority.state(rankParameter, mtPriority(value))
+			tx.priority.Parameter(value)
 		}
 	}
 }
@@ -239,7 +240,7 @@ func (s *session) Header(name, value string, _ gomilter.Modifier) (*gomilter.Res
 		if s.tx.messageID == "" && strings.EqualFold(name, "Message-ID") {
 			s.tx.messageID = strings.TrimSpace(value)
 		}
-		s.tx.priority.header(name, value)
+		s.tx.priority.Field(name, value)
 	})
 	return gomilter.RespContinue, nil
 }
@@ -324,7 +325,7 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	}
 	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "split", split, "client", s.client.String())
 	e := report.Event{
-		Kind: report.Message, QueueID: id, Recipients: tx.recipients, Size: tx.size, Priority: tx.priority.value, Digest: tx.digest(),
+		Kind: report.Message, QueueID: id, Recipients: tx.recipients, Size: tx.size, Priority: class(tx.priority), Digest: tx.digest(),
 	}
 	if split { // it is the copies that are held
 		e.Recipients = nil

@@ -164,7 +164,8 @@ func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		return temporary("the message ended early: " + err.Error())
 	}
 	m.eightBit = eightBit(m.head)
-	m.priority, m.stated = headerPriority(m.head)
+	stated := headerPriority(m.head)
+	m.priority, m.stated = stated.Value(), stated.Exact()
 	m.gone = func() bool { return d.conn != nil && socket.HungUp(d.conn.Conn) }
 	settled := make(chan struct{})
 	m.done = func() { close(settled) }

@@ -72,8 +72,8 @@ func TestHeaderPriority(t *testing.T) {
 		{"", 0, false},
 		{"no header at all", 0, false},
 	} {
-		if got, stated := headerPriority([]byte(c.head)); got != c.want || stated != c.stated {
-			t.Errorf("%q: %d, %v; want %d, %v", c.head, got, stated, c.want, c.stated)
+		if p := headerPriority([]byte(c.head)); p.Value() != c.want || p.Exact() != c.stated {
+			t.Errorf("%q: %d, %v; want %d, %v", c.head, p.Value(), p.Exact(), c.want, c.stated)
 		}
 	}
 }
