@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/listen"
 )
 
@@ -63,16 +65,22 @@ func newSite(t *testing.T) *site {
 	_, s.port, _ = net.SplitHostPort(free.Addr().String())
 	free.Close()
 	s.write(siteConfig)
+	s.load()
+	return s
+}
+
+// load makes the daemon of the configuration as it is written.
+func (s *site) load() {
+	s.t.Helper()
 	cfg, err := config.Load(s.file)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	s.Daemon, err = New(Options{ConfigFile: s.file, Config: cfg, Version: "test", Level: new(slog.LevelVar),
 		Logger: slog.New(slog.NewTextHandler(&locked{w: s.log}, nil))})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return s
 }
 
 func (s *site) write(text string) {
@@ -244,5 +252,45 @@ func TestBadReload(t *testing.T) {
 	}
 	if st := (backend{s.Daemon}).Status(t.Context()); st.Config.Rejected != nil || st.Config.Problems != nil {
 		t.Errorf("status after a good one: %+v", st.Config)
+	}
+}
+
+// A configuration of which one part is bad changes nothing, and so leaves the
+// certificate as it was.
+func TestReloadIsWhole(t *testing.T) {
+	s := newSite(t)
+	cert, key, usersFile := filepath.Join(s.dir, "hub.pem"), filepath.Join(s.dir, "hub.key"), filepath.Join(s.dir, "users")
+	renew := func() {
+		t.Helper()
+		if out, err := exec.CommandContext(hang.Context(t), "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+			"-nodes", "-days", "30", "-subj", "/CN=hub.example.net", "-addext", "subjectAltName=DNS:hub.example.net", "-keyout", key, "-out", cert).CombinedOutput(); err != nil {
+			t.Fatalf("openssl: %v\n%s", err, out)
+		}
+	}
+	users := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(usersFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew()
+	users("")
+	s.write(strings.Replace(siteConfig, "[odmr]\n", "[odmr]\ntls-cert = \"DIR/hub.pem\"\ntls-key = \"DIR/hub.key\"\nusers = \"DIR/users\"\n", 1))
+	s.load()
+	old := s.cert.Current()
+	renew()
+	users("this is no line of a users file\n")
+	if _, err := s.Reload(t.Context()); err == nil {
+		t.Fatal("a bad users file was taken")
+	}
+	if s.cert.Current() != old {
+		t.Error("the new certificate is in use, and the reload was refused")
+	}
+	users("")
+	if _, err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.cert.Current() == old {
+		t.Error("the old certificate is still in use")
 	}
 }

@@ -15,17 +15,7 @@ import (
 func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	d.reload.Lock()
 	defer d.reload.Unlock()
-	cfg, err := config.Load(d.o.ConfigFile)
-	if err == nil && d.cert != nil {
-		if cerr := d.cert.Reload(); cerr != nil {
-			err = fmt.Errorf("odmr: tls-cert: %w", cerr)
-		}
-	}
-	if err == nil && cfg.ODMR.Users != "" && d.users != nil {
-		if uerr := d.users.Reload(); uerr != nil {
-			err = fmt.Errorf("odmr: users: %w", uerr)
-		}
-	}
+	cfg, use, err := d.read()
 	if err != nil {
 		d.mu.Lock()
 		d.rejected, d.problems = time.Now(), problems(err)
@@ -39,6 +29,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	for _, name := range needRestart(d.running, cfg) {
 		warnings = append(warnings, name+" has changed: that takes a restart of etrnd")
 	}
+	use()
 	d.mta.Refresh()
 	if d.o.Level != nil {
 		d.o.Level.Set(cfg.LogLevel)
@@ -54,6 +45,26 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	}
 	d.log.Info("configuration reloaded", "file", d.o.ConfigFile, "queues", len(cfg.Queues), "links", len(cfg.Links), "remotes", len(cfg.Remotes))
 	return warnings, nil
+}
+
+// read reads the configuration and the files that it names. Nothing changes until
+// use is called.
+func (d *Daemon) read() (cfg *config.Config, use func(), err error) {
+	if cfg, err = config.Load(d.o.ConfigFile); err != nil {
+		return nil, nil, err
+	}
+	useCert, useUsers := func() {}, func() {}
+	if d.cert != nil {
+		if useCert, err = d.cert.Read(); err != nil {
+			return nil, nil, fmt.Errorf("odmr: tls-cert: %w", err)
+		}
+	}
+	if d.users != nil && cfg.ODMR.Users != "" {
+		if useUsers, err = d.users.Read(); err != nil {
+			return nil, nil, fmt.Errorf("odmr: users: %w", err)
+		}
+	}
+	return cfg, func() { useCert(); useUsers() }, nil
 }
 
 // problems is an error as one line for each of its parts.

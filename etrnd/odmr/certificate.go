@@ -24,12 +24,20 @@ func LoadCertificate(certFile, keyFile string) (*Certificate, error) {
 
 // Reload reads the files again. When they are bad, the old ones stay in use.
 func (c *Certificate) Reload() error {
+	use, err := c.Read()
+	if err == nil {
+		use()
+	}
+	return err
+}
+
+// Read is the first half of a reload: nothing changes until use is called.
+func (c *Certificate) Read() (use func(), err error) {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
-		return fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
+		return nil, fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
 	}
-	c.current.Store(&pair)
-	return nil
+	return func() { c.current.Store(&pair) }, nil
 }
 
 // Current is the certificate in use.

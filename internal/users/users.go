@@ -110,10 +110,23 @@ func Open(path string, o Options) (*Store, error) {
 // Reload reads the file again. When it is bad the users stay as they were, and
 // the error says why.
 func (s *Store) Reload() error {
+	use, err := s.Read()
+	if err == nil {
+		use()
+	}
+	return err
+}
+
+// Read is the first half of a reload: nothing changes until use is called.
+func (s *Store) Read() (use func(), err error) {
 	t, err := load(s.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return func() { s.use(t) }, nil
+}
+
+func (s *Store) use(t *table) {
 	old := s.table.Swap(t)
 	var gone, fresh, changed int
 	for name, secret := range t.secrets {
@@ -130,7 +143,6 @@ func (s *Store) Reload() error {
 		}
 	}
 	s.log.Info("users file read", "file", s.path, "users", len(t.users), "new", fresh, "changed", changed, "removed", gone)
-	return nil
 }
 
 // Users lists the users in the order of the file.
