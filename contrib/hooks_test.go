@@ -4,9 +4,12 @@
 package contrib
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,56 +72,61 @@ func hook(t *testing.T, path string, args ...string) []string {
 	return append([]string{abs}, args...)
 }
 
+type hookCase struct {
+	what string
+	path string
+	env  []string
+	args []string
+	want string // calls of etrnctl
+}
+
+// cases are what the programs that call hooks tell them, and what etrnctl is then
+// called with.
+var cases = []hookCase{
+	// Debian's /etc/ppp/ip-up exports PPP_IFACE and passes the arguments of
+	// pppd on: interface, tty, speed, local and remote address, ipparam.
+	{"ppp up", "ppp/ip-up.d/etrnd", []string{"PPP_IFACE=ppp0"},
+		[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link up --interface ppp0"},
+	{"ppp down", "ppp/ip-down.d/etrnd", []string{"PPP_IFACE=ppp0"},
+		[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link down --interface ppp0"},
+	// Elsewhere there are only the arguments.
+	{"ppp up, arguments only", "ppp/ip-up.d/etrnd", nil,
+		[]string{"ppp1", "/dev/ttyS0", "9600", "192.0.2.7", "192.0.2.1", ""}, "link up --interface ppp1"},
+	// Without either there is nothing to tell.
+	{"ppp up, nothing", "ppp/ip-up.d/etrnd", nil, nil, ""},
+
+	{"NetworkManager up", "networkmanager/50-etrnd", []string{"DEVICE_IP_IFACE=wwan0"}, []string{"cdc-wdm0", "up"}, "link up --interface wwan0"},
+	{"NetworkManager down, addresses gone", "networkmanager/50-etrnd", nil, []string{"cdc-wdm0", "down"}, "link down --interface cdc-wdm0"},
+	// vpn-up has the tunnel in VPN_IP_IFACE, and in the argument the device below it.
+	{"NetworkManager vpn-up", "networkmanager/50-etrnd", []string{"VPN_IP_IFACE=tun0", "DEVICE_IP_IFACE=eth0"}, []string{"eth0", "vpn-up"}, "link up --interface tun0"},
+	{"NetworkManager vpn-down", "networkmanager/50-etrnd", []string{"VPN_IP_IFACE=tun0"}, []string{"eth0", "vpn-down"}, "link down --interface tun0"},
+	// These concern no line.
+	{"NetworkManager hostname", "networkmanager/50-etrnd", nil, []string{"none", "hostname"}, ""},
+	{"NetworkManager dhcp4-change", "networkmanager/50-etrnd", []string{"DEVICE_IP_IFACE=wwan0"}, []string{"wwan0", "dhcp4-change"}, ""},
+	// No interface is named; the default route of this test is over wwan3.
+	{"NetworkManager connectivity", "networkmanager/50-etrnd", []string{"CONNECTIVITY_STATE=FULL"}, []string{"", "connectivity-change"}, "link up --interface wwan3"},
+	{"NetworkManager portal", "networkmanager/50-etrnd", []string{"CONNECTIVITY_STATE=PORTAL"}, []string{"", "connectivity-change"}, ""},
+
+	{"networkd routable", "networkd-dispatcher/routable.d/etrnd", []string{"IFACE=wg0", "OperationalState=routable"}, nil, "link up --interface wg0"},
+	{"networkd off", "networkd-dispatcher/off.d/etrnd", []string{"IFACE=wg0", "OperationalState=off"}, nil, "link down --interface wg0"},
+
+	{"ifup", "ifupdown/if-up.d/etrnd", []string{"IFACE=wlan0", "MODE=start", "PHASE=post-up"}, nil, "link up --interface wlan0"},
+	{"ifdown", "ifupdown/if-down.d/etrnd", []string{"IFACE=wlan0", "MODE=stop", "PHASE=pre-down"}, nil, "link down --interface wlan0"},
+	// "ifup -a" runs the hooks for each interface and once more at its end.
+	{"ifup -a, its end", "ifupdown/if-up.d/etrnd", []string{"IFACE=--all"}, nil, ""},
+	{"ifup lo", "ifupdown/if-up.d/etrnd", []string{"IFACE=lo"}, nil, ""},
+
+	{"dhcpcd bound", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=BOUND"}, nil, "link up --interface usb0"},
+	{"dhcpcd lost", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=NOCARRIER"}, nil, "link down --interface usb0"},
+	// Every few minutes, and no news.
+	{"dhcpcd renewed", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=RENEW"}, nil, ""},
+
+	// The name comes from outside: it stays one argument.
+	{"odd name", "networkd-dispatcher/routable.d/etrnd", []string{"IFACE=a b;c$(d)"}, nil, "link up --interface a b;c$(d)"},
+}
+
 func TestHooks(t *testing.T) {
-	tests := []struct {
-		what string
-		path string
-		env  []string
-		args []string
-		want string // calls of etrnctl
-	}{
-		// Debian's /etc/ppp/ip-up exports PPP_IFACE and passes the arguments of
-		// pppd on: interface, tty, speed, local and remote address, ipparam.
-		{"ppp up", "ppp/ip-up.d/etrnd", []string{"PPP_IFACE=ppp0"},
-			[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link up --interface ppp0"},
-		{"ppp down", "ppp/ip-down.d/etrnd", []string{"PPP_IFACE=ppp0"},
-			[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link down --interface ppp0"},
-		// Elsewhere there are only the arguments.
-		{"ppp up, arguments only", "ppp/ip-up.d/etrnd", nil,
-			[]string{"ppp1", "/dev/ttyS0", "9600", "192.0.2.7", "192.0.2.1", ""}, "link up --interface ppp1"},
-		// Without either there is nothing to tell.
-		{"ppp up, nothing", "ppp/ip-up.d/etrnd", nil, nil, ""},
-
-		{"NetworkManager up", "networkmanager/50-etrnd", []string{"DEVICE_IP_IFACE=wwan0"}, []string{"cdc-wdm0", "up"}, "link up --interface wwan0"},
-		{"NetworkManager down, addresses gone", "networkmanager/50-etrnd", nil, []string{"cdc-wdm0", "down"}, "link down --interface cdc-wdm0"},
-		// vpn-up has the tunnel in VPN_IP_IFACE, and in the argument the device below it.
-		{"NetworkManager vpn-up", "networkmanager/50-etrnd", []string{"VPN_IP_IFACE=tun0", "DEVICE_IP_IFACE=eth0"}, []string{"eth0", "vpn-up"}, "link up --interface tun0"},
-		{"NetworkManager vpn-down", "networkmanager/50-etrnd", []string{"VPN_IP_IFACE=tun0"}, []string{"eth0", "vpn-down"}, "link down --interface tun0"},
-		// These concern no line.
-		{"NetworkManager hostname", "networkmanager/50-etrnd", nil, []string{"none", "hostname"}, ""},
-		{"NetworkManager dhcp4-change", "networkmanager/50-etrnd", []string{"DEVICE_IP_IFACE=wwan0"}, []string{"wwan0", "dhcp4-change"}, ""},
-		// No interface is named; the default route of this test is over wwan3.
-		{"NetworkManager connectivity", "networkmanager/50-etrnd", []string{"CONNECTIVITY_STATE=FULL"}, []string{"", "connectivity-change"}, "link up --interface wwan3"},
-		{"NetworkManager portal", "networkmanager/50-etrnd", []string{"CONNECTIVITY_STATE=PORTAL"}, []string{"", "connectivity-change"}, ""},
-
-		{"networkd routable", "networkd-dispatcher/routable.d/etrnd", []string{"IFACE=wg0", "OperationalState=routable"}, nil, "link up --interface wg0"},
-		{"networkd off", "networkd-dispatcher/off.d/etrnd", []string{"IFACE=wg0", "OperationalState=off"}, nil, "link down --interface wg0"},
-
-		{"ifup", "ifupdown/if-up.d/etrnd", []string{"IFACE=wlan0", "MODE=start", "PHASE=post-up"}, nil, "link up --interface wlan0"},
-		{"ifdown", "ifupdown/if-down.d/etrnd", []string{"IFACE=wlan0", "MODE=stop", "PHASE=pre-down"}, nil, "link down --interface wlan0"},
-		// "ifup -a" runs the hooks for each interface and once more at its end.
-		{"ifup -a, its end", "ifupdown/if-up.d/etrnd", []string{"IFACE=--all"}, nil, ""},
-		{"ifup lo", "ifupdown/if-up.d/etrnd", []string{"IFACE=lo"}, nil, ""},
-
-		{"dhcpcd bound", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=BOUND"}, nil, "link up --interface usb0"},
-		{"dhcpcd lost", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=NOCARRIER"}, nil, "link down --interface usb0"},
-		// Every few minutes, and no news.
-		{"dhcpcd renewed", "dhcpcd/90-etrnd", []string{"interface=usb0", "reason=RENEW"}, nil, ""},
-
-		// The name comes from outside: it stays one argument.
-		{"odd name", "networkd-dispatcher/routable.d/etrnd", []string{"IFACE=a b;c$(d)"}, nil, "link up --interface a b;c$(d)"},
-	}
-	for _, test := range tests {
+	for _, test := range cases {
 		t.Run(test.what, func(t *testing.T) {
 			dir := t.TempDir()
 			program(t, dir, "etrnctl", `[ $# -eq 4 ] || echo "$# arguments" >>"$RECORD/calls"
@@ -140,12 +148,14 @@ echo "$@" >>"$RECORD/calls"`)
 	}
 }
 
-// everyHook is one call of each hook that leads to a call of etrnctl.
-var everyHook = []struct {
+type anyHook struct {
 	path string
 	env  []string
 	args []string
-}{
+}
+
+// everyHook is one call of each hook that leads to a call of etrnctl.
+var everyHook = []anyHook{
 	{"ppp/ip-up.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
 	{"ppp/ip-down.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
 	{"networkmanager/50-etrnd", nil, []string{"ppp0", "up"}},
@@ -196,19 +206,36 @@ func inTrouble(t *testing.T, path string, env, args []string) {
 	}
 }
 
-// TestHooksAreAllTested finds a hook that was added and not listed above, or
-// one that cannot be run.
+// TestHooksAreAllTested finds a hook that was added and is not in the tables
+// above or in the README, or one that cannot be run. Every file of a directory is
+// one, but for those that hold something else.
 func TestHooksAreAllTested(t *testing.T) {
-	tested := make(map[string]bool)
-	for _, h := range everyHook {
-		tested[h.path] = true
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	err := filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, "etrnd") {
+	var named []string
+	for _, quoted := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(string(readme), -1) {
+		named = append(named, quoted[1])
+	}
+	err = filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (path == "line" || path == "postfix") {
+			if err == nil {
+				err = fs.SkipDir
+			}
 			return err
 		}
-		if !tested[path] {
-			t.Errorf("%s is in no test", path)
+		if d.IsDir() || filepath.Dir(path) == "." {
+			return nil
+		}
+		if !slices.ContainsFunc(everyHook, func(h anyHook) bool { return h.path == path }) {
+			t.Errorf("%s is not in everyHook", path)
+		}
+		if !slices.ContainsFunc(cases, func(c hookCase) bool { return c.path == path }) {
+			t.Errorf("%s has no case in TestHooks", path)
+		}
+		if !slices.ContainsFunc(named, func(pattern string) bool { ok, _ := filepath.Match(pattern, path); return ok }) {
+			t.Errorf("%s is not in README.md", path)
 		}
 		info, err := d.Info()
 		if err != nil {

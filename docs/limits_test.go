@@ -42,7 +42,7 @@ var (
 	number  = regexp.MustCompile(`([0-9][0-9,]*(?:\.[0-9]+)?)(?: ?(kB|MB|GB|ms|s|min|h)\b)?`)
 
 	// Constants named so are limits: they are in limits.md, or below.
-	limitName = regexp.MustCompile(`^[mM]ax[A-Z]`)
+	limitName = regexp.MustCompile(`^[mM]ax[A-Z]|[a-z](Max|Tries)$`)
 )
 
 // unlisted are limits that are not in limits.md.
@@ -70,7 +70,9 @@ var unlisted = []string{
 	"internal/users.maxProblems",
 	"internal/users.maxSalt",
 	// Beyond them something is merely forgotten, or done in parts.
+	"etrnd/call.againMax",
 	"etrnd/call.maxSessions",
+	"etrnd/call.seenMax",
 	"etrnd/deliver.maxAccepted",
 	"etrnd/hold.maxRecent",
 	"etrnd/receive.maxTook",
@@ -86,6 +88,7 @@ var unlisted = []string{
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",
 	// How long a wait is that nobody notices.
+	"etrnd/call.goneTries",
 	"etrnd/call.maxLook",
 	"etrnd/receive.maxGone",
 	"etrnd/receive.maxIdle",

@@ -53,7 +53,7 @@ func (a *app) historyCommand() *cobra.Command {
 		Args:  none,
 		RunE: a.asks(func(ctx context.Context, c *control.Client, _ []string) error {
 			if n < 1 || n > 10000 {
-				return api.Errorf(api.ExitUsage, "", "--number is %d, but must be from 1 to 10000", n)
+				return api.Errorf(api.ExitUsage, "see etrnctl history --help", "--number is %d, but must be from 1 to 10000", n)
 			}
 			rs, err := c.History(ctx, n)
 			if err != nil {
@@ -129,9 +129,9 @@ func one(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
-			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants %s", cmd.CommandPath(), name)
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s needs %s", cmd.CommandPath(), name)
 		case len(args) > 1:
-			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one %s, but there is %q too", cmd.CommandPath(), name, args[1])
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s needs one %s, but got %q too", cmd.CommandPath(), name, args[1])
 		}
 		return nil
 	}

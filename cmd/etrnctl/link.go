@@ -15,7 +15,7 @@ func (a *app) linkCommand() *cobra.Command {
 		Use:   "link",
 		Short: "Tell the daemon that a link is up or down",
 		Args:  none,
-		RunE:  wants("up or down"),
+		RunE:  needs("up or down"),
 	}
 	cmd.AddCommand(a.linkUpCommand(), a.linkDownCommand())
 	return cmd
@@ -26,11 +26,11 @@ func linkArgs(ev *api.LinkEvent) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) > 1:
-			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants one LINK, but there is %q too", cmd.CommandPath(), args[1])
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s needs one LINK, but got %q too", cmd.CommandPath(), args[1])
 		case len(args) == 1:
 			ev.Link = args[0]
 		case ev.Interface == "":
-			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s wants a LINK or --interface", cmd.CommandPath())
+			return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s needs a LINK or --interface", cmd.CommandPath())
 		}
 		return nil
 	}

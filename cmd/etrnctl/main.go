@@ -91,11 +91,21 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          none,
-		RunE:          wants("a command"),
+		RunE:          needs("a command"),
 	}
 	root.PersistentFlags().StringVar(&a.configFile, "config", config.DefaultPath, "the configuration `FILE`")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the control socket's `PATH` (default: from the configuration, or "+control.DefaultSocket+")")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, with exact numbers and times")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		// Not in the words of Go's parsers.
+		text := err.Error()
+		for parser, expected := range map[string]string{": strconv.": "expected a number", ": time: ": "expected a time such as 90s, 5m or 1h"} {
+			if at := strings.Index(text, parser); at >= 0 {
+				text = text[:at] + ": " + expected
+			}
+		}
+		return errors.New(text)
+	})
 	root.AddGroup(
 		&cobra.Group{ID: "ask", Title: "Ask the daemon:"},
 		&cobra.Group{ID: "act", Title: "Make it act:"},
@@ -129,8 +139,8 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// wants is the RunE of a command that does nothing without a command below it.
-func wants(what string) func(*cobra.Command, []string) error {
+// needs is the RunE of a command that does nothing without a command below it.
+func needs(what string) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
 		var names []string
 		for _, c := range cmd.Commands() {
@@ -138,7 +148,7 @@ func wants(what string) func(*cobra.Command, []string) error {
 				names = append(names, c.Name())
 			}
 		}
-		return api.Errorf(api.ExitUsage, "one of "+strings.Join(names, ", "), "%s wants %s", cmd.CommandPath(), what)
+		return api.Errorf(api.ExitUsage, "write "+cmd.CommandPath()+" and one of: "+strings.Join(names, ", "), "%s needs %s", cmd.CommandPath(), what)
 	}
 }
 

@@ -22,7 +22,7 @@ func (a *app) setupCommand() *cobra.Command {
 		Use:   "setup",
 		Short: "Set up the MTA for the configuration",
 		Args:  none,
-		RunE:  wants("an MTA"),
+		RunE:  needs("an MTA"),
 	}
 	cmd.AddCommand(a.setupPostfixCommand())
 	return cmd
@@ -39,6 +39,9 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			"configuration, it shows what is new; if nothing is, it changes nothing.",
 		Args: none,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
+			if apply && undo {
+				return api.Errorf(api.ExitUsage, "--apply sets Postfix up, --undo takes that back", "--apply and --undo do not go together")
+			}
 			cfg, err := a.load(config.WithoutFiles())
 			if err != nil {
 				return err
@@ -61,7 +64,6 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "make the changes, after showing them")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the set-up out again, after showing what changes")
-	cmd.MarkFlagsMutuallyExclusive("apply", "undo")
 	return cmd
 }
 
@@ -123,6 +125,8 @@ func mtaError(err error) error {
 		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
 	case errors.Is(err, mta.ErrDown):
 		return api.Errorf(api.ExitTempFail, "start Postfix", "%v", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return api.Errorf(api.ExitConfig, "install Postfix, or set config-dir in [mta] to where its main.cf is", "%v", err)
 	}
 	return api.Errorf(api.ExitConfig, "", "%v", err)
 }
@@ -148,7 +152,7 @@ func none(cmd *cobra.Command, args []string) error {
 		if len(cmd.Commands()) > 0 {
 			return api.Errorf(api.ExitUsage, "see "+cmd.CommandPath()+" --help", "%s has no command %q", cmd.CommandPath(), args[0])
 		}
-		return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s takes no argument, but there is %q", cmd.CommandPath(), args[0])
+		return api.Errorf(api.ExitUsage, "usage: "+cmd.UseLine(), "%s takes no argument, but got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
 }

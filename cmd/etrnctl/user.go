@@ -31,7 +31,7 @@ func (a *app) userCommand() *cobra.Command {
 			"standard input where that is no terminal. The daemon takes notice at etrnctl\n" +
 			"reload.",
 		Args: none,
-		RunE: wants("add, delete, list or password"),
+		RunE: needs("add, delete, list or password"),
 	}
 	cmd.PersistentFlags().StringVar(&file, "file", "", "edit this `FILE` instead of the configuration's")
 

@@ -1,8 +1,9 @@
 // Package call is the site's side: links that come and go, and the calls that
 // are made while they are up.
 //
-// A call follows Domino's order: request what the remote holds (RFC 1985),
-// push what is held here, wait for what comes, hang up. What moves mail is the
+// A call does what Domino's does, requests and pushes at the same time: it
+// releases what is held here, requests what the remote holds (RFC 1985), waits
+// for what comes and goes, and hangs up. What moves mail is the
 // MTA on either side; the call only watches, so that the line is up no second
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,

@@ -100,7 +100,9 @@ func (ln *link) downLocked(why error) {
 	if ln.state == api.LinkDown {
 		return
 	}
-	ln.caller.log.Info("link down", "link", ln.name, "calls", len(ln.line.calls), "reason", why)
+	if why != errShutdown { // then the line is left as it is
+		ln.caller.log.Info("link down", "link", ln.name, "calls", len(ln.line.calls), "reason", why)
+	}
 	ln.line.end(why)
 	ln.iface = ""
 	ln.setLocked(api.LinkDown)
@@ -169,8 +171,12 @@ func (ln *link) startLocked(ctx context.Context, l *line, state api.LinkState, r
 	for _, r := range remotes {
 		l.addLocked(r)
 	}
-	if state != api.LinkHangingUp {
-		ln.caller.log.Info("link changes", "link", ln.name, "state", string(state), "interface", ln.iface, "calls", len(l.calls))
+	log := ln.caller.log.With("link", ln.name, "interface", ln.iface, "calls", len(l.calls))
+	switch state {
+	case api.LinkUp:
+		log.Info("link up")
+	case api.LinkDialling:
+		log.Info("link is being dialled")
 	}
 	ln.setLocked(state)
 	ln.caller.lines.Go(func() { l.run(ctx, before) })

@@ -628,7 +628,9 @@ func TestStopsReading(t *testing.T) {
 		return ""
 	}}
 	go s.serve(far)
-	if codes := b.deliver("acme", letter{from: "s@x.example", to: []string{"a@acme.example"}, body: lines("x", 4<<20)}); codes[0] != 451 {
+	if codes := b.deliver("acme", letter{from: "s@x.example", to: []string{"a@acme.example"}, body: lines("x", 4<<20)}); codes[0] != 451 && codes[0] != 0 {
+		// 0: a client that is still writing when its connection is closed does
+		// not hear the answer. It keeps the mail all the same.
 		t.Errorf("codes %v", codes)
 	}
 	if err := <-end; !errors.Is(err, errQuiet) {

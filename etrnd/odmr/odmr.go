@@ -22,9 +22,9 @@ import (
 	"github.com/etrnd/etrnd/internal/etrn"
 )
 
-// Asker decides about one ETRN and has done what it answers: when it says 253,
-// the messages are on their way. It is called from many dialogues at once, and
-// has to return when ctx ends.
+// Asker decides about one ETRN and has begun what it answers: after 253 the
+// messages go without being asked for again. It is called from many dialogues at
+// once, and has to return when ctx ends.
 type Asker interface {
 	// Ask gets the name as sent: "acme.example", "@acme.example" or "#acme".
 	// Its syntax has been checked.

@@ -768,7 +768,7 @@ func TestManual(t *testing.T) {
 		}
 	}
 	if !t.Failed() && !slices.Equal(got, want) {
-		t.Error("the keys of the manual page are in another order")
+		t.Error("the keys of the manual page are not in the order of keys.go")
 	}
 }
 

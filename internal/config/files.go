@@ -41,8 +41,13 @@ func (r *reader) readable(t *table, key, path string) []byte {
 	data, err := readFile(path, maxReferred)
 	if err != nil {
 		hint := ""
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
 			hint = fmt.Sprintf("this was tried as user id %d; etrnd must be able to read it", os.Geteuid())
+		case errors.Is(err, fs.ErrNotExist) && key == "users":
+			hint = "etrnctl user add NAME makes it"
+		case errors.Is(err, fs.ErrNotExist):
+			hint = "put the file there, or name the one that is meant"
 		}
 		t.fail(key, hint, "%s", reason(err))
 		return nil

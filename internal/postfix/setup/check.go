@@ -37,7 +37,7 @@ func Check(ctx context.Context, pf *postfix.Instance, req Requirements) []Findin
 	var found findings
 	v, err := pf.Settings(ctx, "mail_version", "mail_owner", "setgid_group")
 	if err != nil {
-		found.bad(fmt.Sprintf("Postfix's settings: %v", err), "install Postfix, or set config-dir in [mta] to where its main.cf is")
+		found.bad(err.Error(), "install Postfix, or set config-dir in [mta] to where its main.cf is")
 		return found
 	}
 	if what := "Postfix " + v["mail_version"]; versionOK(v["mail_version"]) {
@@ -69,7 +69,7 @@ func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string
 	case errors.Is(err, mta.ErrDown):
 		hint = "start Postfix"
 	}
-	l.bad(fmt.Sprintf("the mail queue: %v", err), hint)
+	l.bad(err.Error(), hint)
 }
 
 // files looks whether Postfix is set up.
