@@ -55,7 +55,7 @@ func hostnameFault(s string) string {
 	switch {
 	case address(s).IsValid():
 		return "is an address, not a host name"
-	case err != nil:
+	case err != nil, nameFault(s) != "":
 		return "is not a host name"
 	case !strings.Contains(d, "."):
 		return "is not a fully qualified host name: it has no domain"

@@ -3,6 +3,7 @@ package esmtp
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -59,7 +60,9 @@ func CheckDomain(name string) error {
 
 // Domain brings a domain name to the form in which names are compared: lower
 // case, without a final dot, labels that are not ASCII as A-labels (RFC 5890).
-// What CheckDomain takes it takes too.
+// What CheckDomain takes it takes too, and names that end in a number as well, as
+// long as they are no IPv4 address: such a name cannot be looked up in the DNS, but
+// a network of one's own may have it, and mail may be held for it.
 func Domain(s string) (string, error) {
 	d := strings.ToLower(strings.TrimSuffix(s, "."))
 	if strings.ContainsFunc(d, func(r rune) bool { return r >= 0x80 }) {
@@ -69,8 +72,13 @@ func Domain(s string) (string, error) {
 		}
 		d = a
 	}
-	if err := CheckDomain(d); err != nil {
+	if err := CheckDomain(d); err != nil && (!errors.Is(err, ErrAddress) || isAddress(d)) {
 		return "", fmt.Errorf("%s is not a domain: %w", foreign.Quote(s), err)
 	}
 	return d, nil
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
 }

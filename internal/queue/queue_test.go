@@ -159,7 +159,8 @@ func TestParse(t *testing.T) {
 		{"acme.example", true}, {".acme.example", true}, {"a@acme.example", true}, {"*", true}, {"localhost", true}, {"_x.example", true},
 		{"", false}, {".", false}, {"..a", false}, {"a..b", false}, {"@acme.example", false}, {"a@", false}, {"a b.example", false},
 		{"-a.example", false}, {"a\x00.example", false}, {"*.acme.example", false}, {strings.Repeat("a", 64) + ".example", false}, {strings.Repeat("a.", 130) + "b", false}, {"a b@x.example", false},
-		{"192.0.2.1", false}, {".2.1", false}, {"a@192.0.2.1", false}, // no domains: no name ends in a number
+		{"192.0.2.1", false}, {"a@192.0.2.1", false}, // addresses
+		{"plant.5", true}, {".plant.5", true}, {"a@plant.5", true},
 	} {
 		p, err := ParsePattern(c.in)
 		if (err == nil) != c.ok {
