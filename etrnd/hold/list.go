@@ -367,7 +367,7 @@ func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int6
 		return
 	}
 	for _, q := range before {
-		if !msg.in(q) && !(resorted && msg.inheritsFrom(was, q)) {
+		if !msg.in(q) && !msg.inheritsFrom(was, q, resorted) {
 			q.left.add(msg)
 		}
 	}

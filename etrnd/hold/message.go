@@ -195,10 +195,20 @@ func (msg *message) in(q *queueIndex) bool {
 }
 
 // inheritsFrom reports whether recipients that were in a queue are in another
-// one now, as after a reload that has moved their domain.
-func (msg *message) inheritsFrom(was []part, q *queueIndex) bool {
+// one now, as after a reload that has moved their domain (resorted), or are in
+// none, as when their domain has turned out to be this host's own.
+func (msg *message) inheritsFrom(was []part, q *queueIndex, resorted bool) bool {
+	inNone := func(parts []part, domain string) bool {
+		return slices.ContainsFunc(parts, func(p part) bool { return p.domain.name == domain && p.domain.queue.name == "" })
+	}
 	return slices.ContainsFunc(was, func(old part) bool {
-		return old.domain.queue == q && slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.name == old.domain.name })
+		if old.domain.queue != q {
+			return false
+		}
+		if !resorted {
+			return inNone(msg.parts, old.domain.name) && !inNone(was, old.domain.name)
+		}
+		return slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.name == old.domain.name })
 	})
 }
 
@@ -237,7 +247,7 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 	}
 	a := msg.attempt
 	if slices.Contains(a.want, q) {
-		a.again = true
+		a.again, a.last = true, false
 		return false
 	}
 	a.want = append(a.want, q)
@@ -248,7 +258,7 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 
 // end closes a release; an empty reason means that nothing is left to go.
 func (a *attempt) end(msg *message, reason string, now time.Time) {
-	again, want := a.again && reason != "", a.want
+	again, want, asked := a.again && reason != "", a.want, a.asked
 	a.stop()
 	a.failed = reason
 	if reason == "" {
@@ -257,6 +267,7 @@ func (a *attempt) end(msg *message, reason string, now time.Time) {
 	}
 	if again {
 		// The try that follows at once is not the second one.
+		a.asked = asked
 		for _, q := range want {
 			msg.release(q, now)
 		}
