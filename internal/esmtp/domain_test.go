@@ -71,7 +71,8 @@ func TestDomain(t *testing.T) {
 	}
 }
 
-// What Domain gives is in its form already, and can stand in a command.
+// What Domain gives is in its form already, and CheckDomain takes it, but for a
+// number at its end.
 func FuzzDomain(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		d, err := Domain(s)
@@ -84,7 +85,7 @@ func FuzzDomain(f *testing.F) {
 			}
 			return
 		}
-		if err := CheckDomain(d); err != nil {
+		if err := CheckDomain(d); err != nil && (!errors.Is(err, ErrAddress) || isAddress(d)) {
 			t.Fatalf("Domain(%q) = %q, of which CheckDomain says %v", s, d, err)
 		}
 		if again, err := Domain(d); err != nil || again != d {
