@@ -730,6 +730,27 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// spec is the type, the bounds and the default of the key as the manual page
+// gives them.
+func (k *key) spec() string {
+	parts := []string{string(k.kind)}
+	switch k.kind {
+	case duration:
+		parts = append(parts, short(k.min)+" to "+short(k.max))
+	case number:
+		parts = append(parts, fmt.Sprintf("%d to %d", k.min, k.max))
+	}
+	switch {
+	case k.required != "":
+		parts = append(parts, "required")
+	case k.def != "":
+		parts = append(parts, "default "+k.def)
+	case k.defWords != "":
+		parts = append(parts, "default: "+k.defWords)
+	}
+	return strings.Join(parts, ", ")
+}
+
 // TestManual holds the manual page against the table of keys, in both
 // directions and in its order: each key with its type, bounds and default,
 // below the heading of its table.

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -119,27 +117,6 @@ var keys = []key{
 	{table: "remote", name: "tls-key", kind: str},
 	{table: "remote", name: "user", kind: str},
 	{table: "remote", name: "password-file", kind: str},
-}
-
-// spec is the type, the bounds and the default of the key as the manual page
-// gives them.
-func (k *key) spec() string {
-	parts := []string{string(k.kind)}
-	switch k.kind {
-	case duration:
-		parts = append(parts, short(k.min)+" to "+short(k.max))
-	case number:
-		parts = append(parts, fmt.Sprintf("%d to %d", k.min, k.max))
-	}
-	switch {
-	case k.required != "":
-		parts = append(parts, "required")
-	case k.def != "":
-		parts = append(parts, "default "+k.def)
-	case k.defWords != "":
-		parts = append(parts, "default: "+k.defWords)
-	}
-	return strings.Join(parts, ", ")
 }
 
 // tables are the tables there are by their names, the top of the file being "",
