@@ -92,6 +92,23 @@ func TestOneCustomer(t *testing.T) {
 		}
 		more := req
 		more.Routes = append(slices.Clone(req.Routes), Route{Pattern: "new.example", Deliver: "smtp:[127.0.0.1]:2502", Relay: true})
+		// Whoever routes by the table of before must be gone when the first
+		// program can take his mail.
+		sending.Go(func() {
+			const relay, dir = "/etc/postfix/etrnd/relay.db", "/etc/postfix/etrnd"
+			was := stat([]string{relay})[relay].inode
+			for stat([]string{relay})[relay].inode == was {
+				select {
+				case <-stop:
+					t.Error("the table of what is taken has not changed")
+					return
+				default:
+				}
+			}
+			if n, err := staleReaders("/proc", dir, routeTable); n != 0 || err != nil {
+				t.Errorf("%d processes route by the old table (%v)", n, err)
+			}
+		})
 		apply(t, ctx, pf, more)
 		if err := testbed.Until(ctx, "his mail to be taken", func() (bool, error) {
 			mu.Lock()

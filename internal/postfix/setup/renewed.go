@@ -34,7 +34,7 @@ func (pl *Plan) renewed(ctx context.Context, changes []change) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for end := time.Now().Add(noticing); time.Now().Before(end); {
-		stale, err := staleReaders("/proc", dir)
+		stale, err := staleReaders("/proc", dir, "")
 		if err == nil && stale == 0 {
 			return nil
 		}
@@ -51,8 +51,8 @@ func (pl *Plan) renewed(ctx context.Context, changes []change) error {
 }
 
 // staleReaders counts the processes of the resolver that have a file open which
-// was in a directory and is no more.
-func staleReaders(proc, dir string) (int, error) {
+// was in a directory, under a name that begins with prefix, and is no more.
+func staleReaders(proc, dir, prefix string) (int, error) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
 		return 0, err
@@ -73,7 +73,7 @@ func staleReaders(proc, dir string) (int, error) {
 		}
 		if slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 			to, err := os.Readlink(filepath.Join(fds, e.Name()))
-			return err == nil && strings.HasPrefix(to, dir+"/") && strings.HasSuffix(to, " (deleted)")
+			return err == nil && strings.HasPrefix(to, dir+"/"+prefix) && strings.HasSuffix(to, " (deleted)")
 		}) {
 			n++
 		}
