@@ -2,6 +2,7 @@ package setup
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -154,6 +155,26 @@ func TestDeriveLists(t *testing.T) {
 				t.Errorf("warnings are %q, want one with %q", d.warnings, c.warning)
 			}
 		})
+	}
+}
+
+// A domain beyond ASCII is in every table in each of its forms, once.
+func TestDeriveSpellings(t *testing.T) {
+	const hop = "smtp:[mail.bücher.example]:2525"
+	d, err := derive(t.Context(), Requirements{Routes: []Route{{".xn--bcher-kva.example", hop, true}, {"chef@xn--strae-oqa.example", hop, true}}}, quiet(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const to = "transient:[mail.xn--bcher-kva.example]:2525"
+	want := []line{{".xn--bcher-kva.example", to}, {".bücher.example", to}, {".bu\u0308cher.example", to}, {"chef@xn--strae-oqa.example", to}}
+	if got := linesOf(d.tables[routeTable].text); !slices.Equal(got, want) {
+		t.Errorf("routes:\n%q\nwant\n%q", got, want)
+	}
+	if got, want := listedIn(d, "relay_domains", relayTable), ".xn--bcher-kva.example, .bücher.example, .bu\u0308cher.example"; got != want {
+		t.Errorf("relay_domains: %s, want %s", got, want)
+	}
+	if got, want := listedIn(d, "fast_flush_domains", flushTable), ".xn--bcher-kva.example, xn--bcher-kva.example, .bücher.example, bücher.example, .bu\u0308cher.example, bu\u0308cher.example, xn--strae-oqa.example"; got != want {
+		t.Errorf("fast_flush_domains: %s, want %s", got, want)
 	}
 }
 
