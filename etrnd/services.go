@@ -21,6 +21,7 @@ type service struct {
 	name  string // in the status, and of a socket that systemd passes
 	spec  string
 	opts  listen.Options
+	only  func(uid int) bool // who is let in on a unix socket; nil: serve decides
 	serve func(context.Context, net.Listener) error
 	ln    net.Listener // once open
 }
@@ -50,6 +51,9 @@ func (d *Daemon) open(ctx context.Context) (services, error) {
 			list.close()
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
+		if _, isUnix := s.ln.Addr().(*net.UnixAddr); isUnix && s.only != nil {
+			s.ln = listen.Only(s.ln, s.only, d.log)
+		}
 		listeners = append(listeners, api.Listener{Name: s.name, Address: address(s.spec, s.ln)})
 	}
 	d.mu.Lock()
@@ -71,7 +75,7 @@ func (d *Daemon) services(cfg *config.Config) (services, error) {
 		{name: "report", spec: cfg.Milter.Report, opts: reportSocket(), serve: report.NewServer(report.ServerOptions{Handle: d.report, UIDs: milterUIDs(), Logger: d.log}).Serve},
 	}
 	if cfg.Policy.Listen != "" {
-		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, serve: (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
+		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
@@ -95,7 +99,7 @@ func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
 	if d.users == nil {
 		return nil
 	}
-	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, Logger: d.log})
+	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, MTA: d.mtaUser.is, Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the
