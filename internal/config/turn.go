@@ -19,9 +19,22 @@ const defaultSocketDir = "/var/spool/postfix/etrnd"
 // The MTA's set-up routes the queue to it and etrnd listens on it, so both
 // have it from here.
 func (c *Config) TurnSocket(queue string) string {
+	return filepath.Join(c.socketDir(), "turn-"+queue+".sock")
+}
+
+// LoginSocket is the path of the socket on which the MTA asks etrnd for logins,
+// or empty when there is nothing to ask: no users, or no port to log in on.
+func (c *Config) LoginSocket() string {
+	if c.ODMR.Users == "" || c.MTA.Submission == "" || c.Policy.Listen == "" {
+		return ""
+	}
+	return filepath.Join(c.socketDir(), "login.sock")
+}
+
+func (c *Config) socketDir() string {
 	dir := defaultSocketDir
 	if path, ok := strings.CutPrefix(c.Policy.Listen, "unix:"); ok {
 		dir = filepath.Dir(path)
 	}
-	return filepath.Join(dir, "turn-"+queue+".sock")
+	return dir
 }

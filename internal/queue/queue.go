@@ -34,6 +34,9 @@ type Queue struct {
 	Users        []string
 	Certificates []string // SHA-256 of a certificate or its key: lower-case hex, no colons
 
+	// Relay says which of them may also send mail through the MTA.
+	Relay Relay
+
 	// Window is how long after a request new mail goes out at once.
 	Window time.Duration
 	// MinInterval is the least time between two equal requests; one that
