@@ -53,6 +53,9 @@ func (r Relay) Lets(p netip.Prefix) bool {
 // nat64 is where IPv4 is seen from networks that have IPv6 alone (RFC 6052).
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
+// MayRelayAtAll reports whether anybody may.
+func (q Queue) MayRelayAtAll() bool { return q.Relay != RelayNone }
+
 // RelayClients are the networks from which mail for anywhere may be sent.
 func (q Queue) RelayClients() []netip.Prefix {
 	var list []netip.Prefix

@@ -43,6 +43,10 @@ type Requirements struct {
 	// ClientCerts says that some queue is asked for with a TLS client
 	// certificate, which Postfix must then request and fingerprint.
 	ClientCerts bool
+	// Relay are those from whom mail for anywhere is taken.
+	Relay Relay
+	// Logins are how mail is pushed to next hops that want to know who we are.
+	Logins []Login
 }
 
 // DefaultTransport is the name of the transport that holds mail.
@@ -83,6 +87,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 		}
 	}
 	slices.Sort(req.QueueNames)
+	req.Relay, req.Logins = relayOf(cfg), loginsOf(cfg)
 	return req
 }
 
