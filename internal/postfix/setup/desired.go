@@ -134,6 +134,16 @@ func (d *desired) needFirst(list, text string) {
 
 func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }
 
+// option is an option of an entry of master.cf whose value is a path or a name
+// that somebody chose.
+func option(name, value string) string {
+	value = strings.ReplaceAll(value, "$", "$$")
+	if strings.ContainsAny(value, " \t,{}") {
+		return "{ " + name + " = " + value + " }"
+	}
+	return name + "=" + value
+}
+
 // entry is the text of an entry of master.cf: its columns, and its options.
 func entry(columns string, options ...string) string {
 	var text strings.Builder

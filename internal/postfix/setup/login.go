@@ -188,7 +188,7 @@ func (d *derivation) loginOptions(l Login) []string {
 	clear, covered, verified := guarded, guarded, any
 	switch l.TLS {
 	case config.TLSRequire:
-		options = append(options, "smtp_tls_security_level=secure", "smtp_tls_policy_maps=", "smtp_tls_secure_cert_match="+orElse(l.TLSName, "nexthop"))
+		options = append(options, "smtp_tls_security_level=secure", "smtp_tls_policy_maps=", option("smtp_tls_secure_cert_match", orElse(l.TLSName, "nexthop")))
 		if l.CA == "" && d.env.settings["smtp_tls_CAfile"] == "" && d.env.settings["smtp_tls_CApath"] == "" {
 			options = append(options, "tls_append_default_CA=yes")
 		}
@@ -206,10 +206,10 @@ func (d *derivation) loginOptions(l Login) []string {
 		}
 	}
 	if l.CA != "" {
-		options = append(options, "smtp_tls_CAfile="+l.CA, "smtp_tls_CApath=", "tls_append_default_CA=no")
+		options = append(options, option("smtp_tls_CAfile", l.CA), "smtp_tls_CApath=", "tls_append_default_CA=no")
 	}
 	if l.Cert != "" {
-		options = append(options, "smtp_tls_chain_files=", "smtp_tls_cert_file="+l.Cert, "smtp_tls_key_file="+l.Key)
+		options = append(options, "smtp_tls_chain_files=", option("smtp_tls_cert_file", l.Cert), option("smtp_tls_key_file", l.Key))
 	}
 	if l.User != "" {
 		options = append(options,

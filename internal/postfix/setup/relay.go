@@ -158,7 +158,7 @@ func (d *derivation) submissionEntry() string {
 	}
 	if r.Cert != "" {
 		// Sites know this one already, from port 366.
-		options = append(options, "smtpd_tls_cert_file="+r.Cert, "smtpd_tls_key_file="+r.Key,
+		options = append(options, option("smtpd_tls_cert_file", r.Cert), option("smtpd_tls_key_file", r.Key),
 			"smtpd_tls_chain_files=", "smtpd_tls_eccert_file=", "smtpd_tls_dcert_file=")
 	}
 	// No chroot: it makes no difference to the sockets, and the certificate is
