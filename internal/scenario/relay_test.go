@@ -147,6 +147,44 @@ func TestFirstMailOut(t *testing.T) {
 	}
 }
 
+// A hub that relays for the site no more, and says so for good: the mail stays held,
+// and goes when that is mended.
+func TestRelayRefusedForGood(t *testing.T) {
+	t.Parallel()
+	main := maps.Clone(own)
+	main["smtpd_relay_restrictions"] = "permit_mynetworks, reject_unauth_destination"
+	hub := strings.Replace(HubConfig, `"192.0.2.2"]`, `"192.0.2.2"]`+"\nrelay = false", 1)
+	ctx, w := world(t, Options{HubMain: main, HubConfig: hub})
+	ids := send(ctx, t, w.Office, "203.0.113.1:25", Messages(2, 0, "c@online.example"))
+	must(t, w.Site.WaitQueue(ctx, "hub", 2))
+	must(t, w.Line.Up(ctx))
+	_, err := w.Site.Ctl(ctx, "release", "hub")
+	must(t, err)
+	must(t, testbed.Until(ctx, "the hub to have refused it", func() (bool, error) {
+		list, err := w.SiteHost.Queue(ctx)
+		n := 0
+		for _, m := range list {
+			for _, r := range m.Recipients {
+				if strings.Contains(r.Reason, "Relay access denied") {
+					n++
+				}
+			}
+		}
+		return n == 2 && len(list) == 2, err
+	}))
+	must(t, w.HubHost.WriteFile("/etc/etrnd/etrnd.toml", []byte(HubConfig), 0o644))
+	_, err = w.Hub.Ctl(ctx, "setup", "postfix", "--apply")
+	must(t, err)
+	must(t, testbed.Until(ctx, "the mail to get out", func() (bool, error) {
+		if _, err := w.Site.Ctl(ctx, "release", "hub"); err != nil {
+			return false, err
+		}
+		list, err := w.SiteHost.Queue(ctx)
+		return len(list) == 0, err
+	}))
+	delivered(ctx, t, w.Online, ids)
+}
+
 // A queue that everybody may ask for makes no open relay.
 func TestNoOpenRelay(t *testing.T) {
 	t.Parallel()

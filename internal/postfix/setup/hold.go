@@ -98,6 +98,8 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 		s = d.logins[deliver]
 	case program == "lmtp":
 		s.name += "-lmtp"
+	default:
+		s.options = d.keepRefused()
 	}
 	return s.name + ":" + host, s, nil
 }
@@ -106,7 +108,7 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 type heldService struct {
 	name, program string
 	turned        bool   // delivers to sockets of ours, see turnDeliveries
-	login         string // how it logs in: options of master.cf, one a line
+	options       string // further ones of master.cf, one a line
 }
 
 // What Postfix has to be told of mail that goes over a connection that the
@@ -134,8 +136,8 @@ const (
 // need not be in the jail. The log shows which transport spoke.
 func (s heldService) entry() string {
 	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
-	if s.login != "" {
-		options = append(options, strings.Split(s.login, "\n")...)
+	if s.options != "" {
+		options = append(options, strings.Split(s.options, "\n")...)
 	}
 	if s.turned {
 		// No limit for all queues together: with one, a slow site would hold

@@ -54,7 +54,7 @@ func loginsOf(cfg *config.Config) []Login {
 				TLS: r.TLS, CA: r.TLSCA, TLSName: r.TLSName,
 			}
 			for hop := range strings.SplitSeq(q.Deliver.NextHop, ",") {
-				if r.PushLogin == config.PushLoginAlways || strings.EqualFold(hostOf(hop), strings.TrimSuffix(r.Host, ".")) {
+				if r.PushLogin == config.PushLoginAlways || sameHost(hostOf(hop), r.Host) {
 					l.Hops = append(l.Hops, strings.ToLower(hop))
 				}
 			}
@@ -64,6 +64,16 @@ func loginsOf(cfg *config.Config) []Login {
 		}
 	}
 	return list
+}
+
+// sameHost compares names, and addresses however they are written.
+func sameHost(a, b string) bool {
+	x, xerr := netip.ParseAddr(a)
+	y, yerr := netip.ParseAddr(b)
+	if xerr == nil && yerr == nil {
+		return x.Unmap() == y.Unmap()
+	}
+	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
 // hostOf is the name or address in a next hop.
@@ -108,7 +118,7 @@ func (d *derivation) logIn() error {
 			continue
 		}
 		of[l.Deliver] = l
-		d.logins[l.Deliver] = heldService{name: d.req.Transport + "-to-" + l.Remote, program: "smtp", login: strings.Join(d.loginOptions(l), "\n")}
+		d.logins[l.Deliver] = heldService{name: d.req.Transport + "-to-" + l.Remote, program: "smtp", options: strings.Join(d.loginOptions(l), "\n")}
 		if err := d.readPassword(l, lines); err != nil {
 			return fmt.Errorf("the login of the remote %q: %w", l.Remote, err)
 		}
@@ -126,6 +136,30 @@ func (d *derivation) logIn() error {
 		d.warn("Postfix logs in by plugins of Cyrus SASL, and there are none for SCRAM, CRAM-MD5 or PLAIN: install libsasl2-modules (Debian), or cyrus-sasl-scram and cyrus-sasl-plain (RPM)")
 	}
 	return nil
+}
+
+// A server that does not relay for us refuses the path, not the recipient: its
+// administrator has to let us, or we have to log in. Some refuse for good, and the
+// mail of a whole site would come back to its users for a slip in a table. So what
+// is pushed stays held then, and mailq(1) says why.
+
+// replyTable is the name of the table of smtp_reply_filter.
+const replyTable = "replies"
+
+const replyTableText = "# Written by \"etrnctl setup postfix\": a server that does not relay for this one\n" +
+	"# refuses what is pushed for now, not for good.\n" +
+	"/^5([0-9][0-9][ -].*" + noRelay + ".*)$/  4$1\n"
+
+// noRelay is how Postfix, Exim, Sendmail, Exchange and others say it.
+const noRelay = "(relay(ing)? (access )?(is )?(denied|not (permitted|allowed)|prohibited)|(unable|not (permitted|allowed)) to relay)"
+
+// keepRefused has refusals to relay taken for temporary ones, in what is pushed.
+func (d *derivation) keepRefused() string {
+	if !d.req.Pushes {
+		return ""
+	}
+	// Postfix does not mind an enhanced status code that still begins with 5.
+	return "smtp_reply_filter=" + d.table("regexp", replyTable, replyTableText)
 }
 
 func sameLogin(a, b Login) bool {
@@ -184,6 +218,9 @@ const maxPassword = 64 << 10
 // been verified, unless the configuration spells "insecure".
 func (d *derivation) loginOptions(l Login) []string {
 	var options []string
+	if o := d.keepRefused(); o != "" {
+		options = append(options, o)
+	}
 	const any, guarded = "noanonymous", "noanonymous,noplaintext"
 	clear, covered, verified := guarded, guarded, any
 	switch l.TLS {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -176,6 +177,51 @@ func TestLoginsOf(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.hops)
 			}
 		})
+	}
+}
+
+// What a server says that does not relay is for now; what it says of a recipient
+// is what it is.
+func TestRefusedRelay(t *testing.T) {
+	_, expr, _ := strings.Cut(replyTableText, "/^")
+	expr, _, _ = strings.Cut(expr, "$/")
+	re := regexp.MustCompile("(?i)^" + expr + "$")
+	for reply, want := range map[string]bool{
+		"554 5.7.1 <c@online.example>: Relay access denied":                                     true,
+		"550 relay not permitted":                                                               true,
+		"550 5.7.1 <c@online.example>... Relaying denied. Proper authentication required.":      true,
+		"550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain":                     true,
+		"553 sorry, relaying is not allowed here":                                               true,
+		"550 5.1.1 <c@online.example>: Recipient address rejected: User unknown in relay table": false,
+		"550 5.1.1 no such user":                                                                false,
+		"250 2.1.5 Ok, relay access denied to others":                                           false,
+	} {
+		if got := re.MatchString(reply); got != want {
+			t.Errorf("%s: %v", reply, got)
+		}
+	}
+	d := derived(t, Requirements{Pushes: true, Routes: []Route{{Pattern: "*", Deliver: "smtp:[hub.example.net]"}}}, nil, "")
+	if !strings.Contains(strings.Join(d.entries, ""), "smtp_reply_filter=regexp:$config_directory/etrnd/replies\n") {
+		t.Errorf("%s", d.entries)
+	}
+}
+
+func TestSameHost(t *testing.T) {
+	for _, c := range []struct {
+		hop, host string
+		want      bool
+	}{
+		{"[hub.example.net]:587", "HUB.example.net.", true},
+		{"hub.example.net:587", "hub.example.net", true},
+		{"[192.0.2.1]:587", "192.0.2.1", true},
+		{"[ipv6:2001:db8:0::1]:587", "2001:db8::1", true},
+		{"[2001:db8::1]", "2001:db8::1", true},
+		{"[2001:db8::1]", "2001:db8::2", false},
+		{"[hub.example.net]", "hub.example", false},
+	} {
+		if got := sameHost(hostOf(c.hop), c.host); got != c.want {
+			t.Errorf("%s and %s: %v", c.hop, c.host, got)
+		}
 	}
 }
 

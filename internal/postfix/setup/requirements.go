@@ -45,6 +45,9 @@ type Requirements struct {
 	ClientCerts bool
 	// Relay are those from whom mail for anywhere is taken.
 	Relay Relay
+	// Pushes says that some of the mail is pushed to a server that has to relay
+	// for this one.
+	Pushes bool
 	// Logins are how mail is pushed to next hops that want to know who we are.
 	Logins []Login
 }
@@ -73,7 +76,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 	pushed := map[string]bool{}
 	for _, r := range cfg.Remotes {
 		for _, name := range r.PushQueues {
-			pushed[name] = true
+			pushed[name], req.Pushes = true, true
 		}
 	}
 	for _, q := range cfg.Queues {
