@@ -67,26 +67,40 @@ func (q Queue) RelayClients() []netip.Prefix {
 	return list
 }
 
-// MayRelay reports whether somebody may send mail to anywhere through the MTA.
-// Unlike MayAsk, which makes mail go to its owner, this is a right that others
-// would like to have: a network has to be narrow enough for it.
-func (q Queue) MayRelay(who etrn.Identity) bool {
-	if q.Relay == RelayNone {
-		return false
-	}
-	if who.Addr.IsValid() {
-		addr := who.Addr.Unmap()
-		for _, p := range q.Clients {
-			if p.Contains(addr) && q.Relay.Lets(p) {
-				return true
-			}
-		}
-	}
-	return q.lists(who.User) ||
-		slices.ContainsFunc(who.Certificates, func(c string) bool { return slices.Contains(q.Certificates, c) })
+// relayRights are those who may relay by any of many queues.
+type relayRights struct {
+	clients             []netip.Prefix
+	users, certificates map[string]bool
 }
 
-// MayRelay reports whether some queue lets somebody send mail to anywhere.
+func relayRightsOf(queues []Queue) relayRights {
+	r := relayRights{users: map[string]bool{}, certificates: map[string]bool{}}
+	for i := range queues {
+		q := &queues[i]
+		if q.Relay == RelayNone {
+			continue
+		}
+		r.clients = append(r.clients, q.RelayClients()...)
+		for _, u := range q.Users {
+			r.users[u] = true
+		}
+		for _, c := range q.Certificates {
+			r.certificates[c] = true
+		}
+	}
+	return r
+}
+
+// MayRelay reports whether some queue lets somebody send mail to anywhere through
+// the MTA. Unlike Queue.MayAsk, which makes mail go to its owner, this is a right
+// that others would like to have: a network has to be narrow enough for it.
 func (s *Set) MayRelay(who etrn.Identity) bool {
-	return slices.ContainsFunc(s.queues, func(q Queue) bool { return q.MayRelay(who) })
+	if who.Addr.IsValid() {
+		addr := who.Addr.Unmap()
+		if slices.ContainsFunc(s.relay.clients, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+			return true
+		}
+	}
+	return who.User != "" && s.relay.users[who.User] ||
+		slices.ContainsFunc(who.Certificates, func(c string) bool { return s.relay.certificates[c] })
 }

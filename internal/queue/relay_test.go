@@ -42,7 +42,7 @@ func TestMayRelay(t *testing.T) {
 	}
 	off, all := acme, acme
 	off.Relay, all.Relay = RelayNone, RelayAll
-	wide := Queue{Clients: []netip.Prefix{netip.MustParsePrefix("198.51.0.0/16")}, Relay: RelayAll}
+	wide := Queue{Name: "wide", Clients: []netip.Prefix{netip.MustParsePrefix("198.51.0.0/16")}, Relay: RelayAll}
 	for _, c := range []struct {
 		who  etrn.Identity
 		want bool
@@ -58,13 +58,20 @@ func TestMayRelay(t *testing.T) {
 		{etrn.Identity{Certificates: []string{strings.Repeat("ab", 32)}}, true},
 		{etrn.Identity{Certificates: []string{strings.Repeat("cd", 32)}}, false},
 	} {
-		if got := acme.MayRelay(c.who); got != c.want {
+		set := func(q Queue) *Set {
+			s, err := NewSet([]Queue{q})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		if got := set(acme).MayRelay(c.who); got != c.want {
 			t.Errorf("MayRelay(%+v) = %v", c.who, got)
 		}
-		if off.MayRelay(c.who) {
+		if set(off).MayRelay(c.who) {
 			t.Errorf("MayRelay(%+v) for a queue that lets nobody", c.who)
 		}
-		if all.MayRelay(c.who) != c.want {
+		if set(all).MayRelay(c.who) != c.want {
 			t.Errorf("MayRelay(%+v) = %v when it is for all", c.who, !c.want)
 		}
 	}
