@@ -290,9 +290,11 @@ func (pl *Plan) secrets(now *files, want passwords) {
 	path := ownPath(pl.dir, passwordTable)
 	switch {
 	case want.unknown || now.hidden && want.text != nil:
-		// Not for this user to compare. The files may tell that they are newer.
+		// Not for this user to compare, nor to change. But a file that has been
+		// changed since tells that the copy is old.
 		if old := now.record; old != nil && !maps.Equal(old.Passwords, want.files) && !slices.Contains(slices.Collect(maps.Values(want.files)), "") {
-			pl.Warnings = append(pl.Warnings, "a password has changed since it was given to Postfix: run \"etrnctl setup postfix --apply\"")
+			unread := ""
+			pl.changes = append(pl.changes, change{path: path, before: &unread, after: &unread, secret: true})
 		}
 	case now.hidden:
 		// It is to go, and this user may not read what goes.

@@ -144,6 +144,9 @@ func (d *derivation) submissionEntry() string {
 	r := d.req.Relay
 	options := []string{
 		"syslog_name=postfix/submission",
+		// One process, one session: of an etrnd that has been restarted Postfix only
+		// learns by a login that fails, and a new certificate is shown at once.
+		"max_use=1",
 		"smtpd_tls_security_level=encrypt", "smtpd_tls_wrappermode=no",
 		"smtpd_sasl_auth_enable=yes", "smtpd_sasl_type=dovecot",
 		"smtpd_sasl_path=" + strings.TrimPrefix(d.socket("the logins", r.Login), "unix:"),
@@ -203,8 +206,13 @@ func (d *derivation) ownLogins() string {
 		return "main.cf"
 	}
 	for _, s := range d.env.master.Services() {
-		if s.Command == "smtpd" && slices.Contains(s.Args, "smtpd_sasl_auth_enable=yes") && !d.isOurs(s) {
-			return s.Name + "/" + s.Type
+		if s.Command != "smtpd" || d.isOurs(s) {
+			continue
+		}
+		for _, a := range s.Args {
+			if name, value := overrides(a); name == "smtpd_sasl_auth_enable" && value == "yes" {
+				return s.Name + "/" + s.Type
+			}
 		}
 	}
 	return ""
@@ -229,9 +237,8 @@ func (d *derivation) relayElsewhere() {
 			continue
 		}
 		for _, a := range s.Args {
-			a = strings.TrimSpace(strings.Trim(a, "{}"))
-			name, value, ok := strings.Cut(a, "=")
-			if name = strings.TrimSpace(name); !ok || !slices.Contains(relayLists, name) || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) {
+			name, value := overrides(a)
+			if !slices.Contains(relayLists, name) || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) {
 				continue
 			}
 			if gateOf(name, conffile.Words(value), name == relayLists[0]) >= 0 {
@@ -239,6 +246,16 @@ func (d *derivation) relayElsewhere() {
 			}
 		}
 	}
+}
+
+// overrides is what an argument of an entry of master.cf sets, in either of its
+// two forms.
+func overrides(arg string) (name, value string) {
+	if in, ok := strings.CutPrefix(arg, "{"); ok {
+		arg = strings.TrimSuffix(in, "}")
+	}
+	name, value, _ = strings.Cut(arg, "=")
+	return strings.TrimSpace(name), strings.TrimSpace(value)
 }
 
 // portOf is the port of an entry of master.cf, as a number where it is one of

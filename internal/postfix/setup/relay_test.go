@@ -65,7 +65,7 @@ func TestLetRelay(t *testing.T) {
 		"logins of its own": {with(map[string]string{"smtpd_sasl_auth_enable": "yes", relay: "permit_mynetworks, reject_unauth_destination"}), master,
 			"clients certificates users", "", false, ""},
 		"any login is enough":     {with(map[string]string{"smtpd_sasl_auth_enable": "yes"}), master, "clients certificates", "", false, ""},
-		"logins on another port":  {with(nil), master + "submission inet n - y - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n", "clients certificates", "", false, ""},
+		"logins on another port":  {with(nil), master + "submission inet n - y - - smtpd\n  -o { smtpd_sasl_auth_enable = yes }\n", "clients certificates", "", false, ""},
 		"port taken":              {with(nil), master + "192.0.2.1:5870 inet n - n - - smtpd\n", "clients certificates", "", false, "5870/inet of its own; choose another one"},
 		"port 25 has its own":     {with(nil), "smtp inet n - y - - smtpd\n  -o smtpd_relay_restrictions=permit_mynetworks,reject\n", "clients certificates", "", true, "the entry smtp/inet of master.cf sets smtpd_relay_restrictions itself"},
 		"port 25 behind another":  {with(nil), "smtp inet n - y - 1 postscreen\nsmtpd pass - - y - - smtpd\n -o { smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination }\n", "clients certificates", "", true, "the entry smtpd/pass of master.cf sets smtpd_recipient_restrictions itself"},
