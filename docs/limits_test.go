@@ -83,7 +83,7 @@ var unlisted = []string{
 	"etrnd/odmr.maxReason",
 	"etrnd/odmr.maxShown",
 	"etrnd/control.maxShown",
-	"etrnd/policy.maxShown",
+	"etrnd/login.maxShown", "etrnd/policy.maxShown",
 	"internal/config.maxShown",
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",

@@ -44,6 +44,7 @@ type Daemon struct {
 	started time.Time
 
 	mta     mta.MTA
+	mtaUser *mtaUser
 	setup   *setup.Monitor
 	hold    *hold.Manager
 	inbound *call.Inbound
@@ -70,6 +71,7 @@ func New(o Options) (*Daemon, error) {
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
+	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
 	d.setup = setup.NewMonitor(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()

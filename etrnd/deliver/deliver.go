@@ -48,9 +48,12 @@ type Options struct {
 	Hostname string // in EHLO
 	Hold     Holder
 	// Socket is the path of the socket on which mail of a queue is taken, as
-	// the MTA was told it. The MTA has to get at it, and nobody else should:
-	// whoever can write to a socket sends mail to the site.
+	// the MTA was told it. The MTA has to get at it, and nobody else should be
+	// able to put one of his own there: he would be given the mail.
 	Socket func(queue string) string
+	// MTA reports whether a user of this machine is the MTA's, which alone may
+	// deliver, beside root; nil lets in all who reach the socket.
+	MTA    func(uid int) bool
 	Logger *slog.Logger // default: discard
 
 	// ReplyTimeout bounds the wait for a reply of the site while nothing else

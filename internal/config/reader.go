@@ -114,6 +114,7 @@ func (r *reader) read(data []byte) *Config {
 	for _, t := range remotes {
 		r.remote(t, c)
 	}
+	r.relayNot(c)
 	r.unused(c, queues, links)
 
 	if len(r.errs) > 0 {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -184,6 +185,8 @@ type Options struct {
 	HubFiles, SiteFiles map[string]string
 	// HubUsers are users of the hub and their passwords, made by etrnctl.
 	HubUsers map[string]string
+	// HubMain and SiteMain are further settings of their Postfix.
+	HubMain, SiteMain map[string]string
 }
 
 // World is the hub, the site, the line between them, the host on the site's
@@ -301,9 +304,9 @@ func (w *World) wire(ctx context.Context, shape testbed.Shape) (err error) {
 }
 
 func (w *World) startHub(ctx context.Context, o Options) (err error) {
-	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: map[string]string{
-		"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine,
-	}})
+	main := map[string]string{"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine}
+	maps.Copy(main, o.HubMain)
+	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: main})
 	if err != nil {
 		return err
 	}
@@ -312,8 +315,10 @@ func (w *World) startHub(ctx context.Context, o Options) (err error) {
 }
 
 func (w *World) startSite(ctx context.Context, o Options) (err error) {
+	main := map[string]string{"mynetworks": "127.0.0.0/8, 203.0.113.0/24"}
+	maps.Copy(main, o.SiteMain)
 	w.SiteMTA, err = w.SiteHost.Postfix(ctx, testbed.PostfixOptions{
-		Main:  map[string]string{"mynetworks": "127.0.0.0/8, 203.0.113.0/24"},
+		Main:  main,
 		Final: []string{"acme.example"},
 	})
 	if err != nil {

@@ -229,7 +229,7 @@ func (pl *Plan) putBack(work string, changes []change) error {
 			errs = append(errs, restoreTable(work, c))
 			continue
 		}
-		errs = append(errs, change{path: c.path, after: c.before}.put())
+		errs = append(errs, change{path: c.path, after: c.before, secret: c.secret}.put())
 	}
 	return errors.Join(errs...)
 }
@@ -256,6 +256,9 @@ func (pl *Plan) write(ctx context.Context, work string, c change) error {
 
 // put writes or removes the file alone.
 func (c change) put() error {
+	if c.secret && c.after != nil {
+		return putSecret(c.path, *c.after)
+	}
 	if c.after != nil {
 		return replaceFile(c.path, *c.after, aged())
 	}

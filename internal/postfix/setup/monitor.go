@@ -42,7 +42,7 @@ func NewMonitor(pf *postfix.Instance) *Monitor {
 		if err != nil {
 			return answer{}, err
 		}
-		return answer{pl.Empty(), pl.Files(), append(paths(pl.dir), pf.Sources()...)}, nil
+		return answer{pl.Empty(), pl.Files(), slices.Concat(paths(pl.dir), pl.watch, pf.Sources())}, nil
 	})
 }
 

@@ -24,9 +24,10 @@ type Plan struct {
 	pf      *postfix.Instance
 	dir     string
 	changes []change
-	record  *record // nil: an undo
-	pending bool    // a change made before has not been announced
-	quiet   bool    // Postfix notices the changes by itself
+	record  *record  // nil: an undo
+	pending bool     // a change made before has not been announced
+	quiet   bool     // Postfix notices the changes by itself
+	watch   []string // further files that the plan comes from
 }
 
 // A change is one file. Nil is a file that is not there.
@@ -40,6 +41,7 @@ type change struct {
 	was, kind string
 	meanwhile *string
 	late      bool // comes when Postfix knows of all that comes before it
+	secret    bool // for root alone, and for nobody's eyes
 }
 
 // NewPlan computes what has to change so that Postfix holds and releases as
@@ -85,8 +87,15 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 			}
 		}
 	}
+	if want.passwords.text != nil || want.passwords.unknown {
+		pl.secrets(now, want.passwords)
+	}
 	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &to.master.Text)
 	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &to.main.Text)
+	if want.passwords.text == nil && !want.passwords.unknown {
+		pl.secrets(now, want.passwords)
+	}
+	pl.watch = want.passwords.paths()
 	pl.quiet = pl.quiet && !pl.pending && now.master.Text == to.master.Text && now.main.Text == to.main.Text
 	for _, name := range ownTables {
 		if _, ok := want.tables[name]; !ok {
@@ -97,7 +106,7 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 		// What the record knows is still enough: somebody may have edited
 		// other lines since, and then an undo takes out single elements.
 		pl.changes = nil
-		if pl.pending {
+		if pl.pending || !maps.Equal(env.old.Passwords, to.record.Passwords) && !want.passwords.unknown && !now.hidden {
 			pl.change(recordPath, now.recordText, &recordText)
 		}
 	}
@@ -125,6 +134,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
 	for _, name := range ownTables { // after the settings that name them
 		pl.drop(now, name)
 	}
+	pl.secrets(now, passwords{})
 	pl.change(ownPath(pl.dir, recordName), now.recordText, nil)
 	return pl, nil
 }
@@ -221,6 +231,9 @@ const maxShown = 60
 // unified is the difference of one file. That of a table may be cut, and says
 // so; a file that is as it was and has to be made anew has none.
 func (c change) unified() string {
+	if c.secret {
+		return fmt.Sprintf("# %s: logins of what is pushed, which are not shown\n", c.path)
+	}
 	text := c.difference()
 	if c.kind == "" && c.was == "" {
 		return text

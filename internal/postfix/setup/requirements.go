@@ -43,6 +43,13 @@ type Requirements struct {
 	// ClientCerts says that some queue is asked for with a TLS client
 	// certificate, which Postfix must then request and fingerprint.
 	ClientCerts bool
+	// Relay are those from whom mail for anywhere is taken.
+	Relay Relay
+	// Pushes says that some of the mail is pushed to a server that has to relay
+	// for this one.
+	Pushes bool
+	// Logins are how mail is pushed to next hops that want to know who we are.
+	Logins []Login
 }
 
 // DefaultTransport is the name of the transport that holds mail.
@@ -69,7 +76,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 	pushed := map[string]bool{}
 	for _, r := range cfg.Remotes {
 		for _, name := range r.PushQueues {
-			pushed[name] = true
+			pushed[name], req.Pushes = true, true
 		}
 	}
 	for _, q := range cfg.Queues {
@@ -83,6 +90,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 		}
 	}
 	slices.Sort(req.QueueNames)
+	req.Relay, req.Logins = relayOf(cfg), loginsOf(cfg)
 	return req
 }
 
