@@ -77,6 +77,9 @@ type Manager struct {
 	listErr   error
 	quiet     int // listings since anything moved
 
+	nobody Nobody // in no queue, as of the last good listing; not to be changed
+	sorted bool   // the last good listing was of the present queues
+
 	flushErrs int  // flushes that failed since one succeeded
 	noDomains bool // the MTA does not flush by domain, as it is set up now
 }
@@ -126,8 +129,10 @@ func New(o Options) *Manager {
 func (m *Manager) SetQueues(set *queue.Set) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.renameLocked(set)
 	m.set = set
 	m.setAge++
+	m.sorted = false
 	// A reload may go with new tables of the MTA.
 	m.noDomains = false
 	for q := range m.open {
