@@ -57,6 +57,7 @@ func (b backend) Status(ctx context.Context) api.Status {
 			s.Queues.Oldest = at(st.Oldest)
 		}
 	}
+	s.Nobody = d.nobody(ctx, nobodyShown)
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
 	switch ok, files, err := d.setup.InSync(ctx, cfg); {
@@ -83,6 +84,10 @@ func (b backend) Queues(context.Context) ([]api.Queue, error) {
 		})
 	}
 	return list, nil
+}
+
+func (b backend) Nobody(ctx context.Context) (api.Nobody, error) {
+	return b.d.nobody(ctx, nobodyListed), nil
 }
 
 func patterns(list []queue.Pattern) []string {

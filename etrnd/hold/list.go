@@ -308,14 +308,6 @@ func (m *Manager) compare(set *queue.Set, list []mta.Message, start time.Time) (
 	return moved
 }
 
-func (m *Manager) nobodyIs(set *queue.Set, rest Nobody) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.set == set {
-		m.nobody, m.sorted = rest, true
-	}
-}
-
 func (m *Manager) comparePresent(set *queue.Set, chunk []mta.Message, sorted [][]group, start time.Time) (moved, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

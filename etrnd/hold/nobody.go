@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/queue"
 )
 
 // Nobody is mail that waits for its release and is in no queue: that of a
@@ -130,4 +131,26 @@ func (m *Manager) Sorted(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// nobodyIs takes what a listing has shown.
+func (m *Manager) nobodyIs(set *queue.Set, now Nobody) {
+	before, ok := m.swapNobody(set, now)
+	switch {
+	case !ok || (before.Messages > 0) == (now.Messages > 0):
+	case now.Messages > 0:
+		m.log.Warn("mail is held for domains that are in no queue", "messages", now.Messages, "domains", len(now.Domains)+now.More, "first", now.Domains[0].Domain)
+	default:
+		m.log.Info("no mail is held any more for domains that are in no queue")
+	}
+}
+
+func (m *Manager) swapNobody(set *queue.Set, now Nobody) (before Nobody, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.set != set {
+		return before, false
+	}
+	before, m.nobody, m.sorted = m.nobody, now, true
+	return before, true
 }

@@ -2,6 +2,7 @@ package hold
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -88,7 +89,7 @@ func TestHeldForNobodyIsBounded(t *testing.T) {
 		l := msg(number(i), "deferred", mta.ReasonHeld, fmt.Sprintf("a@d%d.example", i))
 		n.add(l, s.sort(l.Recipients))
 	}
-	m := New(Options{Queues: testSet(t), Reconcile: time.Minute})
+	m := New(Options{Queues: testSet(t), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	m.nobodyIs(m.Queues(), n.done())
 	if got := m.Nobody(5); got.Messages != maxNobody+50 || len(got.Domains) != 5 || got.More < maxNobody-5 {
 		t.Errorf("%d messages, %d domains, %d more", got.Messages, len(got.Domains), got.More)
@@ -148,7 +149,7 @@ func TestNoRename(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := New(Options{Queues: setOf(t, was), Reconcile: time.Minute})
+				m := New(Options{Queues: setOf(t, was), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 				m.listing(msg("A", "deferred", mta.ReasonHeld, "a@acme.example"))
 				m.Pin(queue.Selection{Queue: "acme"})
 				q := m.index.queues["acme"]
