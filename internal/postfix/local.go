@@ -74,6 +74,93 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	return is, nil
 }
 
+// Locals returns those of many domains that IsLocal would find to be local, and
+// asks each table once for all of them.
+func (p *Instance) Locals(ctx context.Context, domains []string) (map[string]bool, error) {
+	f, err := p.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	local := map[string]bool{}
+	open := make([]string, 0, len(domains))
+	for _, d := range domains {
+		if TableKey(d) {
+			open = append(open, strings.ToLower(d))
+		}
+	}
+	for _, list := range f.lists {
+		said := map[string]bool{}
+		if err := p.matchAll(ctx, f, list, open, said, 0); err != nil {
+			return nil, fmt.Errorf("which domains are local: %w", err)
+		}
+		for d, is := range said {
+			if is {
+				local[d] = true
+			}
+		}
+		open = slices.DeleteFunc(open, func(d string) bool { return local[d] })
+	}
+	return local, nil
+}
+
+// matchAll is matchList for many domains: said has those that an entry
+// matches, with what it says of them.
+func (p *Instance) matchAll(ctx context.Context, f *facts, list, domains []string, said map[string]bool, depth int) error {
+	if depth > maxListDepth {
+		return fmt.Errorf("files name files more than %d deep", maxListDepth)
+	}
+	wanted := make(map[string]bool, len(domains))
+	for _, d := range domains {
+		wanted[d] = true
+	}
+	for _, entry := range list {
+		is := true
+		for strings.HasPrefix(entry, "!") {
+			is, entry = !is, entry[1:]
+		}
+		hits := map[string]bool{}
+		switch {
+		case strings.HasPrefix(entry, "/"):
+			p.note(f, entry)
+			inner, err := readList(entry)
+			if err != nil {
+				return err
+			}
+			if err := p.matchAll(ctx, f, inner, domains, hits, depth+1); err != nil {
+				return err
+			}
+		case strings.Contains(entry, ":"):
+			p.note(f, tableFiles(entry)...)
+			var keys []string
+			for _, d := range domains {
+				if _, ok := said[d]; !ok {
+					keys = append(keys, d)
+				}
+			}
+			if len(keys) == 0 {
+				continue
+			}
+			found, err := p.Lookup(ctx, entry, keys)
+			if err != nil {
+				return fmt.Errorf("look into %s: %w", entry, err)
+			}
+			for d := range found {
+				hits[d] = true
+			}
+		default:
+			if d := strings.ToLower(entry); wanted[d] {
+				hits[d] = true
+			}
+		}
+		for d, hit := range hits {
+			if _, ok := said[d]; hit && !ok {
+				said[d] = is
+			}
+		}
+	}
+	return nil
+}
+
 // RecipientDelimiter returns the setting recipient_delimiter.
 func (p *Instance) RecipientDelimiter(ctx context.Context) (string, error) {
 	f, err := p.known(ctx)

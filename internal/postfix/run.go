@@ -21,11 +21,15 @@ const maxOutput = 4 << 20
 
 // output runs a command and returns what it wrote.
 func (p *Instance) output(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
+	return p.outputUpTo(ctx, maxOutput, stdin, name, args...)
+}
+
+func (p *Instance) outputUpTo(ctx context.Context, limit int64, stdin io.Reader, name string, args ...string) (string, error) {
 	var b strings.Builder
 	err := p.run(ctx, func(r io.Reader) error {
-		n, err := io.Copy(&b, io.LimitReader(r, maxOutput+1))
-		if err == nil && n > maxOutput {
-			err = fmt.Errorf("more than %d bytes of output", maxOutput)
+		n, err := io.Copy(&b, io.LimitReader(r, limit+1))
+		if err == nil && n > limit {
+			err = fmt.Errorf("more than %d bytes of output", limit)
 		}
 		return err
 	}, stdin, name, args...)

@@ -69,6 +69,25 @@ func TestRemoveAmongEdits(t *testing.T) {
 	}
 }
 
+// Many at once are taken as one after the other would be.
+func TestRemoveAll(t *testing.T) {
+	for _, text := range []string{
+		"l = a, x, b, y, z, c\n", "l = x y z\n", "l =\n    x,\n    a,\n# why y\n    y,\n    z\nm = 1\n", "l = a\n# about x\n  x\n  y\n",
+		"l = x,\n# about y\n  y,\n  b z", "l = a b\n", "m = x\n", "l = x, x, y, { y, z }, z\n", "l = permit_x, check y:z, x, reject\n",
+	} {
+		elements := []string{"x", "y", "z", "check y:z"}
+		one := File{text}
+		for _, e := range []string{"check y:z", "x", "y", "z"} {
+			one.Remove("l", e)
+		}
+		all := File{text}
+		all.RemoveAll("l", elements)
+		if all.Text != one.Text {
+			t.Errorf("%q became\n%q, want\n%q", text, all.Text, one.Text)
+		}
+	}
+}
+
 // FuzzAddRemove: in any file that has the list, what is put in can be taken
 // out again without a trace, and nothing else changes its value.
 func FuzzAddRemove(f *testing.F) {

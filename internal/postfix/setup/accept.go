@@ -6,25 +6,62 @@ import (
 	"strings"
 )
 
+// relayTable and flushTable are the names of the tables of what Postfix takes
+// mail for, and of what it keeps lists of deferred mail for.
+const (
+	relayTable = "relay"
+	flushTable = "flush"
+)
+
+const relayTableHead = "# Domains of held mail that Postfix takes mail for from anyone (relay_domains).\n" +
+	"# Written by \"etrnctl setup postfix\": what is changed here is lost with the next.\n"
+
+const flushTableHead = "# Names that held mail can be asked for by (fast_flush_domains). Written by\n" +
+	"# \"etrnctl setup postfix\": what is changed here is lost with the next.\n"
+
+// held is the value in tables that are asked only whether they have a key.
+const held = "held"
+
 // accept makes Postfix take mail for what is held, where it is a hub for it,
 // and keep the lists of deferred mail that a release asks for.
-func (d *derivation) accept(ctx context.Context) {
+func (d *derivation) accept(ctx context.Context) error {
 	parents := d.env.list("parent_domain_matches_subdomains")
 	if slices.Contains(parents, "transport_maps") && slices.ContainsFunc(d.routes, func(r route) bool { return r.pattern[0] == '.' }) {
 		d.warn("parent_domain_matches_subdomains lists transport_maps, so Postfix does not look up patterns with a leading dot: take it out of that setting")
 	}
+	domains := make([]string, 0, len(d.req.Routes))
+	exact := map[string]bool{} // routes of a domain itself
 	for _, r := range d.req.Routes {
-		d.relay(ctx, r, parents)
+		if domain, below, address := domainOf(r.Pattern); domain != "" {
+			domains = append(domains, domain)
+			exact[domain] = exact[domain] || !below && !address
+		}
 	}
+	slices.Sort(domains)
+	final, err := d.env.locals(ctx, slices.Compact(domains))
+	if err != nil {
+		d.warn("cannot find out which of the domains are final here: %v", err)
+	}
+	var relayed, flushed []line
 	for _, r := range d.req.Routes {
-		d.flush(r, parents)
+		relayed = append(relayed, d.relay(r, parents, final, exact)...)
+		flushed = append(flushed, d.flush(r, parents)...)
 	}
 	for _, q := range d.req.QueueNames {
-		d.need("fast_flush_domains", strings.ToLower(q))
+		flushed = append(flushed, line{strings.ToLower(q), held})
 	}
-	if v := d.env.settings["relay_recipient_maps"]; v != "" && slices.ContainsFunc(d.req.Routes, func(r Route) bool { return r.Relay }) {
+	if len(relayed) > 0 {
+		d.need("relay_domains", d.keyed(relayTable, relayTableHead, relayed))
+	}
+	if d.fallback != "" {
+		d.need("fast_flush_domains", "static:all")
+	} else if len(flushed) > 0 {
+		d.need("fast_flush_domains", d.keyed(flushTable, flushTableHead, flushed))
+	}
+	if v := d.env.settings["relay_recipient_maps"]; v != "" && len(relayed) > 0 {
 		d.warn("relay_recipient_maps is %q: recipients of held domains that it does not list are refused", v)
 	}
+	return nil
 }
 
 // domainOf a pattern: its domain, whether it is for what is below that alone,
@@ -48,32 +85,30 @@ func listed(list, domain string, below bool, parents []string) string {
 	return domain
 }
 
-// flush lists a domain in fast_flush_domains.
-func (d *derivation) flush(r Route, parents []string) {
+// flush are the lines of a route in the table of fast_flush_domains.
+func (d *derivation) flush(r Route, parents []string) []line {
 	const list = "fast_flush_domains"
 	domain, below, _ := domainOf(r.Pattern)
 	if domain == "" {
-		d.need(list, "static:all")
-		return
+		return nil
 	}
-	d.need(list, listed(list, domain, below, parents))
+	lines := []line{{listed(list, domain, below, parents), held}}
 	if below && !slices.Contains(parents, list) {
 		// The name without a dot can be asked for, too.
-		d.need(list, domain)
+		lines = append(lines, line{domain, held})
 	}
+	return lines
 }
 
-// relay lists a domain in relay_domains, if mail for it goes on from here.
-func (d *derivation) relay(ctx context.Context, r Route, parents []string) {
+// relay are the lines of a route in the table of relay_domains, if mail for it
+// goes on from here.
+func (d *derivation) relay(r Route, parents []string, locals, exact map[string]bool) []line {
 	const list = "relay_domains"
 	domain, below, address := domainOf(r.Pattern)
 	if domain == "" {
-		return
+		return nil
 	}
-	final, err := d.env.isLocal(ctx, domain)
-	if err != nil {
-		d.warn("cannot find out whether %s is final here: %v", domain, err)
-	}
+	final := locals[domain]
 	switch {
 	case final && !address && !below:
 		d.warn("mail for %s is delivered here (mydestination or a virtual domain): as a held domain it goes to %s instead", domain, r.Deliver)
@@ -81,9 +116,10 @@ func (d *derivation) relay(ctx context.Context, r Route, parents []string) {
 	case address:
 		d.warn("mail for %s is accepted from others only if %s is in relay_domains or is delivered here: that would be for all of the domain, so it is left to you", strings.ToLower(r.Pattern), domain)
 	default:
-		d.need(list, listed(list, domain, below, parents))
-		if below && slices.Contains(parents, list) && !slices.ContainsFunc(d.req.Routes, func(o Route) bool { return strings.EqualFold(o.Pattern, domain) }) {
+		if below && slices.Contains(parents, list) && !exact[domain] {
 			d.warn("relay_domains cannot name what is below %s without %s itself (parent_domain_matches_subdomains): mail for %s is accepted too, and not held", domain, domain, domain)
 		}
+		return []line{{listed(list, domain, below, parents), held}}
 	}
+	return nil
 }

@@ -2,8 +2,6 @@ package setup
 
 import (
 	"context"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -13,9 +11,8 @@ import (
 // conflicts looks for settings of the postmaster's that take held mail
 // elsewhere. It reads them as they are now, and relay_domains as it will be.
 func conflicts(ctx context.Context, pf *postfix.Instance, env *environment, want *desired, relayDomains string) (found warnings) {
-	ours := "texthash:" + filepath.Join(env.dir, ownDir, routeTable)
 	for _, table := range env.list("transport_maps") {
-		if table != ours && strings.Contains(table, ":") {
+		if !ourTable(env.dir, table) && strings.Contains(table, ":") {
 			found = append(found, clashes(ctx, pf, table, want)...)
 		}
 	}
@@ -25,9 +22,13 @@ func conflicts(ctx context.Context, pf *postfix.Instance, env *environment, want
 	if s := env.settings["sender_dependent_default_transport_maps"]; s != "" {
 		found.warn("sender_dependent_default_transport_maps is %q: for the senders in it mail of the queue of \"*\" is not held", s)
 	}
+	routed := map[string]bool{}
+	for _, r := range want.routes {
+		routed[strings.TrimPrefix(r.pattern, ".")] = true
+	}
 	var apart []string
 	for _, d := range conffile.Words(relayDomains) {
-		if !slices.ContainsFunc(want.routes, func(r route) bool { return strings.TrimPrefix(r.pattern, ".") == strings.TrimPrefix(d, ".") }) {
+		if !routed[strings.TrimPrefix(d, ".")] && !ourTable("", d) {
 			apart = append(apart, d)
 		}
 	}
@@ -35,6 +36,18 @@ func conflicts(ctx context.Context, pf *postfix.Instance, env *environment, want
 		found.warn("mail for relay_domains (%s) goes by relay_transport and is not held by the queue of \"*\": name these domains in the queue if they are to be held", strings.Join(apart, ", "))
 	}
 	return found
+}
+
+// ourTable reports whether an element of a list is a table of ours in a
+// configuration directory, or in any if that is empty.
+func ourTable(dir, element string) bool {
+	_, path, ok := strings.Cut(element, ":")
+	for _, name := range ownTables {
+		if ok && (path == ownPath(dir, name) || dir == "" && strings.HasSuffix(path, "/"+ownDir+"/"+name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // clashes are entries of another transport table for what is held.

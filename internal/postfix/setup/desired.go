@@ -16,7 +16,7 @@ type desired struct {
 	elements []element         // that lists of main.cf have to have
 	values   map[string]string // settings of main.cf that have one value
 	entries  []string          // of master.cf
-	tables   map[string]string // by name
+	tables   map[string]table  // by name
 
 	routes   []route // of the table, in its order
 	fallback string  // next hop of all that has no other, or empty
@@ -52,11 +52,14 @@ type environment struct {
 	old      *record           // of the set-up that there is; never nil
 	settings map[string]string // effective
 	defaults map[string]string // of lists, unexpanded
-	isLocal  func(ctx context.Context, domain string) (bool, error)
+	kind     string            // of our tables with keys
+	// locals are those of many domains for which Postfix is itself the
+	// destination.
+	locals func(ctx context.Context, domains []string) (map[string]bool, error)
 }
 
 func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, error) {
-	env := &environment{files: f, old: f.record, isLocal: pf.IsLocal}
+	env := &environment{files: f, old: f.record, locals: pf.Locals}
 	if env.old == nil {
 		env.old = &record{}
 	}
@@ -65,8 +68,17 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 		return nil, err
 	}
 	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
-		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest")...)
+		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type")...)
 	if err != nil {
+		return nil, err
+	}
+	switch types, err := pf.TableTypes(ctx); {
+	case err == nil:
+		env.kind = keyedKind(types, env.settings["default_database_type"])
+	case f.kind(routeTable) != "":
+		// Postfix does not read this main.cf; "postfix check" says why.
+		env.kind = f.kind(routeTable)
+	default:
 		return nil, err
 	}
 	return env, nil
@@ -85,11 +97,13 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 	if req.Transport == "" {
 		req.Transport = DefaultTransport
 	}
-	d := &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]string{}}}
+	d := &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]table{}}}
 	if err := d.hold(); err != nil {
 		return nil, err
 	}
-	d.accept(ctx)
+	if err := d.accept(ctx); err != nil {
+		return nil, err
+	}
 	d.answerETRN()
 	d.reportToMilter()
 	if err := d.split(); err != nil {
@@ -108,13 +122,6 @@ func (d *desired) needFirst(list, text string) {
 }
 
 func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }
-
-// table adds a lookup table of our own and returns how main.cf names it; with
-// the variable that holds for a copy of the directory too.
-func (d *desired) table(kind, name, text string) string {
-	d.tables[name] = text
-	return kind + ":$config_directory/" + ownDir + "/" + name
-}
 
 // entry is the text of an entry of master.cf: its columns, and its options.
 func entry(columns string, options ...string) string {

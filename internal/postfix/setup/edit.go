@@ -58,11 +58,9 @@ func (e *editor) list(ctx context.Context, name string) error {
 	}
 	old := e.env.old.list(name)
 	now := listRecord{Name: name, Default: old.Default}
-	for _, o := range old.Elements {
-		if !slices.ContainsFunc(want, func(w element) bool { return same(w.text, o) }) {
-			e.main.Remove(name, o)
-		}
-	}
+	e.main.RemoveAll(name, slices.DeleteFunc(slices.Clone(old.Elements), func(o string) bool {
+		return slices.ContainsFunc(want, func(w element) bool { return same(w.text, o) })
+	}))
 	// effective is what the list is for Postfix before anything is added to
 	// it. That costs a command, and most often every element is simply there.
 	var effective []string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
@@ -17,8 +18,9 @@ const (
 	recordName = "state.json"
 )
 
-// ownTables are the lookup tables there.
-var ownTables = []string{routeTable, splitTable}
+// ownTables are the lookup tables there, in the order in which they are put in
+// place: what routes mail comes before what makes Postfix take it.
+var ownTables = []string{routeTable, splitTable, flushTable, relayTable}
 
 const (
 	// maxConf bounds main.cf, master.cf and our tables.
@@ -43,6 +45,7 @@ func paths(dir string) []string {
 	list := []string{filepath.Join(dir, "main.cf"), filepath.Join(dir, "master.cf"), ownPath(dir, recordName)}
 	for _, name := range ownTables {
 		list = append(list, ownPath(dir, name))
+		list = append(list, indexPaths(ownPath(dir, name))...)
 	}
 	return list
 }
@@ -72,6 +75,21 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 		}
 	}
 	return f, nil
+}
+
+// kind is what a table of ours is for Postfix by the record, or empty.
+func (f *files) kind(name string) string {
+	if f.record == nil {
+		return ""
+	}
+	for _, l := range f.record.Lists {
+		for _, e := range l.Elements {
+			if kind, ok := strings.CutSuffix(e, tableElement("", name)); ok {
+				return kind
+			}
+		}
+	}
+	return ""
 }
 
 // readIfThere returns nil for a file that is not there.

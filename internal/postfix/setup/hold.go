@@ -14,7 +14,7 @@ const routeTable = "transport"
 
 const routeTableHead = "# Mail that is held until it is asked for. Written by \"etrnctl setup postfix\"\n" +
 	"# from the queues of the configuration: what is changed here is lost with the\n" +
-	"# next set-up. Postfix reads this file when it is reloaded.\n"
+	"# next set-up.\n"
 
 // route is a line of the transport table.
 type route struct{ pattern, hop string }
@@ -31,16 +31,12 @@ func (d *derivation) hold() error {
 		d.setAll(s.settings())
 	}
 	if len(d.routes) > 0 {
-		var text strings.Builder
-		text.WriteString(routeTableHead)
+		lines := make([]line, 0, len(d.routes))
 		for _, r := range d.routes {
-			fmt.Fprintf(&text, "%-31s %s\n", r.pattern, r.hop)
+			lines = append(lines, line{r.pattern, r.hop})
 		}
-		// texthash needs no index file that could be older than its source,
-		// and no database library that the next release may drop. It is read
-		// when the resolver starts, and a reload restarts that. Our table is
-		// the first: for the same key it wins.
-		d.needFirst("transport_maps", d.table("texthash", routeTable, text.String()))
+		// Our table is the first: for the same key it wins.
+		d.needFirst("transport_maps", d.keyed(routeTable, routeTableHead, lines))
 	}
 	if d.fallback != "" {
 		// A "*" in a transport table would also take the mail that is to be
@@ -55,7 +51,8 @@ func (d *derivation) hold() error {
 // returns the services that they use.
 func (d *derivation) resolveRoutes() (services []heldService, err error) {
 	seen := map[string]string{}
-	for _, r := range d.req.Routes {
+	for i, r := range slices.Concat(d.req.Routes, d.req.Retained) {
+		retained := i >= len(d.req.Routes)
 		hop, service, err := d.resolve(r.Deliver)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", r.Pattern, err)
@@ -78,7 +75,7 @@ func (d *derivation) resolveRoutes() (services []heldService, err error) {
 		case !ok:
 			seen[key] = hop
 			d.routes = append(d.routes, route{key, hop})
-		case other != hop:
+		case other != hop && !retained:
 			return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
 		}
 	}

@@ -2,7 +2,10 @@ package setup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -22,12 +25,19 @@ type Plan struct {
 	changes []change
 	record  *record // nil: an undo
 	pending bool    // a change made before has not been announced
+	quiet   bool    // Postfix notices the changes by itself
 }
 
 // A change is one file. Nil is a file that is not there.
 type change struct {
 	path          string
 	before, after *string
+
+	// Of a lookup table: what it was and what it will be for Postfix, and its
+	// text until Postfix takes no more mail for what it loses, if it loses
+	// something.
+	was, kind string
+	meanwhile *string
 }
 
 // NewPlan computes what has to change so that Postfix holds and releases as
@@ -65,16 +75,20 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	pl.change(recordPath, now.recordText, &recordText)
 	// Postfix's resolver does not start while a table is missing, so a table
 	// comes before the setting that names it, and goes after it.
+	pl.quiet = true
 	for _, name := range ownTables {
-		if text, ok := want.tables[name]; ok {
-			pl.change(ownPath(pl.dir, name), now.tables[name], &text)
+		if t, ok := want.tables[name]; ok {
+			if err := pl.table(ctx, now, name, t); err != nil {
+				return nil, err
+			}
 		}
 	}
 	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &to.master.Text)
 	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &to.main.Text)
+	pl.quiet = pl.quiet && !pl.pending && now.master.Text == to.master.Text && now.main.Text == to.main.Text
 	for _, name := range ownTables {
 		if _, ok := want.tables[name]; !ok {
-			pl.change(ownPath(pl.dir, name), now.tables[name], nil)
+			pl.drop(now, name)
 		}
 	}
 	if len(pl.Files()) == 0 {
@@ -107,7 +121,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
 	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &mainText)
 	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &masterText)
 	for _, name := range ownTables { // after the settings that name them
-		pl.change(ownPath(pl.dir, name), now.tables[name], nil)
+		pl.drop(now, name)
 	}
 	pl.change(ownPath(pl.dir, recordName), now.recordText, nil)
 	return pl, nil
@@ -115,7 +129,39 @@ func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
 
 func (pl *Plan) change(path string, before, after *string) {
 	if !sameText(before, after) {
-		pl.changes = append(pl.changes, change{path, before, after})
+		pl.changes = append(pl.changes, change{path: path, before: before, after: after})
+	}
+}
+
+// table plans a lookup table.
+func (pl *Plan) table(ctx context.Context, now *files, name string, t table) error {
+	c := change{path: ownPath(pl.dir, name), before: now.tables[name], after: &t.text, was: now.kind(name), kind: t.kind}
+	if sameText(c.before, c.after) {
+		if ok, err := indexed(ctx, pl.pf, c.path, t); ok || err != nil {
+			return err
+		}
+	}
+	if wide := widened(c.before, t.text); name == routeTable && wide != t.text {
+		c.meanwhile = &wide
+	}
+	// flush(8) and qmgr(8) do not look whether a table has changed.
+	if indexPath(c.path, t.kind) == "" || name == flushTable && gains(c.before, t.text) {
+		pl.quiet = false
+	}
+	pl.changes = append(pl.changes, c)
+	return nil
+}
+
+// drop plans that a lookup table goes.
+func (pl *Plan) drop(now *files, name string) {
+	c := change{path: ownPath(pl.dir, name), before: now.tables[name], was: cmp.Or(now.kind(name), textKind)}
+	there := c.before != nil
+	for _, index := range indexPaths(c.path) {
+		_, err := os.Lstat(index)
+		there = there || err == nil
+	}
+	if there {
+		pl.changes = append(pl.changes, c)
 	}
 }
 
@@ -161,7 +207,37 @@ func (pl *Plan) Diff() string {
 	return b.String()
 }
 
+// maxShown bounds the lines of a table's difference that are shown: it grows
+// with the customers, and what is wrong with a large one shows in its beginning
+// and in its size.
+const maxShown = 60
+
+// unified is the difference of one file. That of a table may be cut, and says
+// so; a file that is as it was and has to be made anew has none.
 func (c change) unified() string {
+	text := c.difference()
+	if c.kind == "" && c.was == "" {
+		return text
+	}
+	switch {
+	case text == "" && c.after == nil:
+		return fmt.Sprintf("# %s: its index goes\n", c.path)
+	case text == "":
+		return fmt.Sprintf("# %s: its index is made anew\n", c.path)
+	}
+	at, lines := 0, 0
+	for ; lines < maxShown && at < len(text); lines++ {
+		at += strings.IndexByte(text[at:], '\n') + 1
+	}
+	rest := text[at:]
+	if n := strings.Count(rest, "\n"); n > 1 {
+		added, gone := strings.Count("\n"+rest, "\n+"), strings.Count("\n"+rest, "\n-")
+		return text[:at] + fmt.Sprintf("# %s: %d more lines of difference, %d of them added and %d taken out\n", c.path, n, added, gone)
+	}
+	return text
+}
+
+func (c change) difference() string {
 	from, to := c.path, c.path
 	var before, after []byte
 	if c.before == nil {

@@ -92,9 +92,7 @@ func (r *record) undone(main, master conffile.File) (wasMain, wasMaster string, 
 		main.Text = r.Before["main.cf"]
 	} else {
 		for _, l := range r.Lists {
-			for _, e := range l.Elements {
-				main.Remove(l.Name, e)
-			}
+			main.RemoveAll(l.Name, l.Elements)
 			dropDefault(&main, l)
 		}
 		for _, v := range r.Values {

@@ -27,6 +27,10 @@ type Requirements struct {
 	// LMTP, turned mail and so on begin with it. Empty is DefaultTransport.
 	Transport string
 	Routes    []Route
+	// Retained are routes of mail that Postfix has already and that no queue
+	// is for: they are in the transport table, as far as no route of a queue
+	// goes before, and nothing makes Postfix take mail for them.
+	Retained []Route
 	// QueueNames are listed in fast_flush_domains, so that "ETRN #name" gets
 	// past Postfix's own check on its own port.
 	QueueNames []string
