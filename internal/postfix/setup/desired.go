@@ -68,7 +68,7 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 		return nil, err
 	}
 	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
-		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type")...)
+		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type", "recipient_delimiter")...)
 	if err != nil {
 		return nil, err
 	}

@@ -161,10 +161,10 @@ func named(kept []Kept, max int) string {
 	var words []string
 	for i, k := range list {
 		if i == max {
-			words = append(words, counted(len(list)-i, "other domain"))
+			words = append(words, nOf(len(list)-i, "other domain"))
 			break
 		}
-		words = append(words, k.Pattern+" ("+counted(k.Messages, "message")+")")
+		words = append(words, k.Pattern+" ("+nOf(k.Messages, "message")+")")
 	}
 	return strings.Join(words, ", ")
 }

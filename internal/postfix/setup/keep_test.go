@@ -8,7 +8,7 @@ import (
 	"github.com/etrnd/etrnd/internal/mta"
 )
 
-func table1(keys ...string) *routing {
+func tableOf(keys ...string) *routing {
 	r := &routing{keys: map[string]string{}, delimiters: "+", local: func(d string) bool { return d == "hub.example.net" }}
 	for _, k := range keys {
 		if k == "*" {
@@ -35,18 +35,18 @@ func TestKeep(t *testing.T) {
 		list      []mta.Message
 		want      string
 	}{
-		"a domain dropped":          {table1("a.example", "b.example"), table1("b.example"), []mta.Message{m("A", "deferred", "x@A.example", "y@a.example"), m("B", "active", "x@b.example"), m("CC", "hold", "z@a.example")}, "a.example 2/1"},
-		"every queue of Postfix":    {table1("a.example"), table1(), []mta.Message{m("A", "incoming", "x@a.example"), m("B", "active", "x@a.example"), m("C", "maildrop", "x@a.example")}, "a.example 3/0"},
-		"nothing of ours":           {table1("a.example"), table1(), []mta.Message{m("A", "deferred", "x@b.example", "root")}, ""},
-		"what is below":             {table1(".a.example"), table1(), []mta.Message{m("A", "deferred", "x@a.example"), m("B", "deferred", "x@b.a.example", "x@c.b.a.example")}, "b.a.example 1/0, c.b.a.example 1/0"},
-		"an address":                {table1("u@a.example"), table1(), []mta.Message{m("A", "deferred", "U+x@a.example"), m("B", "deferred", "v@a.example")}, "u@a.example 1/0"},
-		"an address of a domain":    {table1("u@a.example", "a.example"), table1("a.example"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
-		"a domain and not the user": {table1("u@a.example", "a.example"), table1("u@a.example"), []mta.Message{m("A", "deferred", "u@a.example", "v@a.example")}, "a.example 1/0"},
-		"wider":                     {table1("b.a.example"), table1(".a.example"), []mta.Message{m("A", "deferred", "u@b.a.example")}, ""},
-		"the rest":                  {table1("*"), table1(), []mta.Message{m("A", "deferred", "u@x.example"), m("B", "deferred", "u@hub.example.net"), m("C", "deferred", "u@[192.0.2.1]")}, "[192.0.2.1] 1/0, x.example 1/0"},
-		"into the rest":             {table1("a.example"), table1("*"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
-		"final here":                {table1("hub.example.net"), table1("*"), []mta.Message{m("A", "deferred", "u@hub.example.net")}, "hub.example.net 1/0"},
-		"no key":                    {table1("*"), table1(), []mta.Message{m("A", "deferred", "u@a b.example")}, "odd u@a b.example"},
+		"a domain dropped":          {tableOf("a.example", "b.example"), tableOf("b.example"), []mta.Message{m("A", "deferred", "x@A.example", "y@a.example"), m("B", "active", "x@b.example"), m("CC", "hold", "z@a.example")}, "a.example 2/1"},
+		"every queue of Postfix":    {tableOf("a.example"), tableOf(), []mta.Message{m("A", "incoming", "x@a.example"), m("B", "active", "x@a.example"), m("C", "maildrop", "x@a.example")}, "a.example 3/0"},
+		"nothing of ours":           {tableOf("a.example"), tableOf(), []mta.Message{m("A", "deferred", "x@b.example", "root")}, ""},
+		"what is below":             {tableOf(".a.example"), tableOf(), []mta.Message{m("A", "deferred", "x@a.example"), m("B", "deferred", "x@b.a.example", "x@c.b.a.example")}, "b.a.example 1/0, c.b.a.example 1/0"},
+		"an address":                {tableOf("u@a.example"), tableOf(), []mta.Message{m("A", "deferred", "U+x@a.example"), m("B", "deferred", "v@a.example")}, "u@a.example 1/0"},
+		"an address of a domain":    {tableOf("u@a.example", "a.example"), tableOf("a.example"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
+		"a domain and not the user": {tableOf("u@a.example", "a.example"), tableOf("u@a.example"), []mta.Message{m("A", "deferred", "u@a.example", "v@a.example")}, "a.example 1/0"},
+		"wider":                     {tableOf("b.a.example"), tableOf(".a.example"), []mta.Message{m("A", "deferred", "u@b.a.example")}, ""},
+		"the rest":                  {tableOf("*"), tableOf(), []mta.Message{m("A", "deferred", "u@x.example"), m("B", "deferred", "u@hub.example.net"), m("C", "deferred", "u@[192.0.2.1]")}, "[192.0.2.1] 1/0, x.example 1/0"},
+		"into the rest":             {tableOf("a.example"), tableOf("*"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
+		"final here":                {tableOf("hub.example.net"), tableOf("*"), []mta.Message{m("A", "deferred", "u@hub.example.net")}, "hub.example.net 1/0"},
+		"no key":                    {tableOf("*"), tableOf(), []mta.Message{m("A", "deferred", "u@a b.example")}, "odd u@a b.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept, odd := keep(c.list, c.now, c.next)
@@ -63,7 +63,7 @@ func TestKeep(t *testing.T) {
 		})
 	}
 	// A message with two routes is one message.
-	kept, _ := keep([]mta.Message{m("A", "deferred", "x@a.example", "x@b.example")}, table1("a.example", "b.example"), table1())
+	kept, _ := keep([]mta.Message{m("A", "deferred", "x@a.example", "x@b.example")}, tableOf("a.example", "b.example"), tableOf())
 	if sumOf(kept) != 1 || len(kept) != 2 {
 		t.Errorf("%+v", kept)
 	}
