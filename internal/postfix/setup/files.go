@@ -36,6 +36,7 @@ type files struct {
 	tables       map[string]*string // by name; nil is one that is not there
 	record       *record            // nil: there is no set-up
 	recordText   *string
+	readme       *string
 }
 
 func ownPath(dir, name string) string { return filepath.Join(dir, ownDir, name) }
@@ -65,6 +66,9 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 		if f.tables[name], err = readIfThere(ownPath(dir, name), maxConf); err != nil {
 			return nil, fmt.Errorf("read the set-up: %w", err)
 		}
+	}
+	if f.readme, err = readIfThere(ownPath(dir, readmeName), maxConf); err != nil {
+		return nil, fmt.Errorf("read the set-up: %w", err)
 	}
 	if f.recordText, err = readIfThere(ownPath(dir, recordName), maxRecord); err != nil {
 		return nil, fmt.Errorf("read the set-up: %w", err)

@@ -131,6 +131,12 @@ func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *f
 			pl.drop(now, name)
 		}
 	}
+	var readmeText *string
+	if req.leaving && !req.passing {
+		text := readme(pl.dir, to)
+		readmeText = &text
+	}
+	pl.change(ownPath(pl.dir, readmeName), now.readme, readmeText)
 	if len(pl.Files()) == 0 {
 		// What the record knows is still enough: somebody may have edited
 		// other lines since, and then an undo takes out single elements.
@@ -160,7 +166,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	}
 	req = Requirements{
 		Transport: cmp.Or(env.transport(), req.Transport, DefaultTransport),
-		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering,
+		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, leaving: true,
 	}
 	left, err := retain(ctx, pf, req, env)
 	if err != nil {
@@ -192,6 +198,7 @@ func allUndone(pf *postfix.Instance, req Requirements, now *files) *Plan {
 	for _, name := range ownTables { // after the settings that name them
 		pl.drop(now, name)
 	}
+	pl.change(ownPath(pl.dir, readmeName), now.readme, nil)
 	pl.change(ownPath(pl.dir, recordName), now.recordText, nil)
 	return pl
 }

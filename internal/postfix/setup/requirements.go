@@ -42,6 +42,8 @@ type Requirements struct {
 	// passing keeps a route for all that goes, until Postfix takes no more mail
 	// for it; lingering keeps those that passing has made.
 	passing, lingering bool
+	// leaving says that all of this is what an undo has to leave.
+	leaving bool
 
 	// QueueNames are listed in fast_flush_domains, so that "ETRN #name" gets
 	// past Postfix's own check on its own port.

@@ -4,18 +4,20 @@ package setup
 
 import (
 	"fmt"
+	"net"
 	"net/textproto"
 	"regexp"
 	"testing"
 )
 
-// dialogueCode is the reply to RCPT.
-func dialogueCode(t *testing.T, server, address string) (code int) {
+// strangersRcpt is the reply to RCPT from outside of mynetworks.
+func strangersRcpt(t *testing.T, address string) (code int) {
 	t.Helper()
-	c, err := textproto.Dial("tcp", server)
+	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)}}).DialContext(t.Context(), "tcp", "127.0.0.1:25")
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := textproto.NewConn(conn)
 	defer c.Close()
 	for _, line := range []string{"", "EHLO client.example", "MAIL FROM:<s@client.example>", "RCPT TO:<" + address + ">"} {
 		if line != "" {
