@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/etrnd/etrnd/internal/clock"
+	sysclock "github.com/etrnd/etrnd/internal/clock"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/mta"
 )
@@ -14,7 +14,7 @@ import (
 // was accepted: by its time Postfix returns what it has had for too long.
 func (a *app) checkClock(ctx context.Context, cfg *config.Config) (found []finding) {
 	now := a.now()
-	if what := clock.Behind(now, append(clock.Own(), a.configFile)...); what != "" {
+	if what := sysclock.Behind(now, append(sysclock.Own(), a.configFile)...); what != "" {
 		found = append(found, finding{Level: "warning", Text: what + ": mail that is accepted now is returned as too old once the clock is set", Hint: "set the clock before Postfix starts; see \"A clock that is not set\" in howto.md"})
 	}
 	pf := instance(cfg)
