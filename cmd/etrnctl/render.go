@@ -205,7 +205,7 @@ func (a *app) renderStatus(s api.Status) error {
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
 	if n := s.Nobody; n.Messages > 0 {
-		field("", "for nobody %s (%s), the oldest for %s: etrnctl queues", count(n.Messages, "message"), size(n.Bytes), a.since(n.Oldest))
+		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
 	if len(s.Links) > 0 {
 		t := table{}
