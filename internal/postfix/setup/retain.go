@@ -194,7 +194,8 @@ func leadsNowhere(hop string) bool {
 func (env *environment) routing() *routing {
 	r := &routing{keys: map[string]string{}, delimiters: env.settings["recipient_delimiter"], local: func(string) bool { return false }}
 	r.parents = slices.Contains(env.list("parent_domain_matches_subdomains"), "transport_maps")
-	if text := env.tables[routeTable]; text != nil && len(env.old.list("transport_maps").Elements) > 0 {
+	inForce := slices.ContainsFunc(env.list("transport_maps"), func(element string) bool { return ourTable(env.dir, element) })
+	if text := env.tables[routeTable]; text != nil && inForce {
 		r.keys = byKey(linesOf(*text))
 	}
 	if v, ours := env.old.value("default_transport"); ours {
@@ -318,7 +319,7 @@ func (pl *Plan) returns(ctx context.Context, domain string) string {
 		return ""
 	}
 	for _, table := range conffile.Words(v["transport_maps"]) {
-		if strings.Contains(table, "/"+ownDir+"/") || !strings.Contains(table, ":") {
+		if ourTable("", table) || !strings.Contains(table, ":") {
 			continue
 		}
 		if hops, err := pl.pf.Lookup(ctx, table, []string{domain, "*"}); err != nil || len(hops) > 0 {
