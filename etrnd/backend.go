@@ -113,6 +113,11 @@ func (b backend) Release(_ context.Context, name string) ([]api.Released, error)
 			}
 			known += ", " + q.Name
 		}
+		for _, dom := range b.d.hold.Nobody(nobodyListed).Domains {
+			if strings.EqualFold(dom.Domain, strings.TrimPrefix(name, "@")) {
+				return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+dom.Domain+" --apply", "mail for %q is held for nobody: no queue has the domain", dom.Domain)
+			}
+		}
 		return nil, api.Errorf(api.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
 	}
 	var list []api.Released

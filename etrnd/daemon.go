@@ -17,6 +17,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/clock"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
@@ -137,6 +138,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	<-d.caller.Ready() // before a hook can tell of a link
 	for _, s := range services {
 		run(s.name, func(ctx context.Context) error { return s.serve(ctx, s.ln) })
+	}
+	if what := clock.Behind(time.Now(), append(clock.Own(), d.o.ConfigFile)...); what != "" {
+		d.log.Warn("the clock of this machine is not set", "seen", what)
 	}
 	cfg := d.config()
 	d.log.Info("etrnd is ready", "version", d.o.Version, "queues", len(cfg.Queues), "links", len(cfg.Links), "remotes", len(cfg.Remotes))
