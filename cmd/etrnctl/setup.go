@@ -54,8 +54,9 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			cfg, err := a.load(config.WithoutFiles())
 			switch {
 			case err == nil:
-			case undo:
-				// The set-up can be taken out without it.
+			case undo && a.configFile == config.DefaultPath:
+				// The set-up can be taken out without it, as when the package is
+				// removed. (Another path may be a slip, and mean another Postfix.)
 				a.warn("%v; undoing the set-up of the machine's own Postfix", err)
 				cfg = &config.Config{}
 			default:

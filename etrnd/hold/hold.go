@@ -79,6 +79,7 @@ type Manager struct {
 
 	nobody Nobody // in no queue, as of the last good listing; not to be changed
 	sorted bool   // the last good listing was of the present queues
+	runs   bool   // Run has begun
 
 	flushErrs int  // flushes that failed since one succeeded
 	noDomains bool // the MTA does not flush by domain, as it is set up now
@@ -229,6 +230,7 @@ func (m *Manager) stateLocked(name string, now time.Time) State {
 func (m *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	m.begin()
 	for {
 		select {
 		case <-ctx.Done():

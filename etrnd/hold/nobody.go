@@ -116,11 +116,11 @@ func (m *Manager) Nobody(max int) Nobody {
 
 // Sorted waits until the MTA's queue has been listed and sorted into the
 // present queues, or could not be, or until ctx ends. It reports whether it
-// has.
+// has. Before Run nobody lists, and there is nothing to wait for.
 func (m *Manager) Sorted(ctx context.Context) bool {
 	for {
 		m.mu.Lock()
-		ok, failed, changed := m.sorted, m.listErr != nil, m.changed
+		ok, failed, changed := m.sorted, m.listErr != nil || !m.runs, m.changed
 		m.mu.Unlock()
 		if ok || failed {
 			return ok
@@ -131,6 +131,12 @@ func (m *Manager) Sorted(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+func (m *Manager) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.runs = true
 }
 
 // nobodyIs takes what a listing has shown.
