@@ -28,7 +28,7 @@ type Kept struct {
 	Pattern  string    `json:"pattern"`
 	Messages int       `json:"messages"`
 	Bytes    int64     `json:"bytes"`
-	Oldest   time.Time `json:"oldest"`
+	Oldest   time.Time `json:"oldest,omitzero"`
 	OnHold   int       `json:"on_hold"` // of the messages
 
 	ids []string
