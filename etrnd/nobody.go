@@ -3,10 +3,13 @@ package etrnd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/setup"
 )
 
 const (
@@ -73,4 +76,18 @@ func (d *Daemon) leftByReload(ctx context.Context) []string {
 		return []string{text}
 	}
 	return nil
+}
+
+// routed tells for which domains the MTA holds mail on our account, as it is
+// set up now. When that cannot be read, every one is: better too much is seen
+// than too little.
+func routed(pf *postfix.Instance, log *slog.Logger) func(domain string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), localTimeout)
+	defer cancel()
+	is, err := setup.Routed(ctx, pf)
+	if err != nil {
+		log.Warn("cannot read how the MTA is set up, so all that it defers and that is in no queue counts as held for nobody", "error", err)
+		return func(string) bool { return true }
+	}
+	return is
 }

@@ -44,7 +44,11 @@ type Options struct {
 	Queues *queue.Set
 	// Reconcile is the longest time between two listings of the MTA's queue.
 	Reconcile time.Duration
-	Logger    *slog.Logger
+	// Routed, if set, tells whether the MTA holds mail for a domain on our
+	// account: others may make it wait, too. It is asked for before each
+	// listing that finds mail in no queue.
+	Routed func() func(domain string) bool
+	Logger *slog.Logger
 }
 
 // Manager keeps the index. Its methods may be called from several goroutines;
@@ -53,6 +57,7 @@ type Options struct {
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
+	routed    func() func(domain string) bool
 	log       *slog.Logger
 	poke      chan struct{} // wakes Run
 
@@ -119,7 +124,7 @@ func (l *Left) add(msg *message) {
 // New returns a Manager. Run does the work.
 func New(o Options) *Manager {
 	return &Manager{
-		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
+		mta: o.MTA, reconcile: o.Reconcile, routed: o.Routed, log: o.Logger, set: o.Queues,
 		poke: make(chan struct{}, 1), changed: make(chan struct{}),
 		index: newIndex(), open: map[*queueIndex]struct{}{}, recent: map[string]time.Time{},
 	}

@@ -290,7 +290,7 @@ const compareChunk = 500
 func (m *Manager) compare(set *queue.Set, list []mta.Message, start time.Time) (moved bool) {
 	m.listings++
 	s := newSorter(set)
-	rest := newNobody()
+	rest := newNobody(m.routed)
 	for chunk := range slices.Chunk(list, compareChunk) {
 		// Matching may ask the MTA, so it is done before the lock is taken.
 		sorted := make([][]group, len(chunk))

@@ -46,15 +46,30 @@ const maxNobody = 10000
 type nobody struct {
 	sum     Nobody
 	domains map[string]*NobodyDomain
+	routed  func() func(domain string) bool // nil: all is
+	ours    func(domain string) bool        // once it has been asked for
 }
 
-func newNobody() *nobody { return &nobody{domains: map[string]*NobodyDomain{}} }
+func newNobody(routed func() func(string) bool) *nobody {
+	return &nobody{domains: map[string]*NobodyDomain{}, routed: routed}
+}
+
+// isOurs reports whether mail for a domain waits on our account.
+func (n *nobody) isOurs(domain string) bool {
+	if n.routed == nil {
+		return true
+	}
+	if n.ours == nil {
+		n.ours = n.routed()
+	}
+	return n.ours(domain)
+}
 
 // add counts a message, whose recipients are sorted into groups.
 func (n *nobody) add(l mta.Message, groups []group) {
 	counted := false
 	for _, g := range groups {
-		if g.queue != "" || g.reason != held {
+		if g.queue != "" || g.reason != held || !n.isOurs(g.domain) {
 			continue
 		}
 		if !counted {

@@ -83,7 +83,7 @@ func TestHeldForNobody(t *testing.T) {
 // Ten thousand domains are counted, and few are shown; of more, the sum is
 // right.
 func TestHeldForNobodyIsBounded(t *testing.T) {
-	n := newNobody()
+	n := newNobody(nil)
 	s := newSorter(setOf(t, map[string][]string{"acme": {"acme.example"}}))
 	for i := range maxNobody + 50 {
 		l := msg(number(i), "deferred", mta.ReasonHeld, fmt.Sprintf("a@d%d.example", i))
@@ -93,6 +93,23 @@ func TestHeldForNobodyIsBounded(t *testing.T) {
 	m.nobodyIs(m.Queues(), n.done())
 	if got := m.Nobody(5); got.Messages != maxNobody+50 || len(got.Domains) != 5 || got.More < maxNobody-5 {
 		t.Errorf("%d messages, %d domains, %d more", got.Messages, len(got.Domains), got.More)
+	}
+}
+
+// What somebody else makes the MTA defer is none of ours.
+func TestHeldByOthers(t *testing.T) {
+	asked := 0
+	n := newNobody(func() func(string) bool {
+		asked++
+		return func(domain string) bool { return domain == "acme.example" }
+	})
+	s := newSorter(setOf(t, map[string][]string{"beta": {"beta.example"}}))
+	for i, to := range []string{"a@acme.example", "a@slow.example", "b@beta.example", "b@acme.example"} {
+		l := msg(number(i), "deferred", mta.ReasonHeld, to)
+		n.add(l, s.sort(l.Recipients))
+	}
+	if got := n.done(); got.Messages != 2 || len(got.Domains) != 1 || got.Domains[0].Domain != "acme.example" || asked != 1 {
+		t.Errorf("%+v, asked %d times", got, asked)
 	}
 }
 

@@ -1,11 +1,15 @@
 package setup
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/postfix"
 )
 
 func tableOf(keys ...string) *routing {
@@ -66,5 +70,42 @@ func TestKeep(t *testing.T) {
 	kept, _ := keep([]mta.Message{m("A", "deferred", "x@a.example", "x@b.example")}, tableOf("a.example", "b.example"), tableOf())
 	if sumOf(kept) != 1 || len(kept) != 2 {
 		t.Errorf("%+v", kept)
+	}
+}
+
+// Which domains are routed on our account is read from files alone.
+func TestRouted(t *testing.T) {
+	dir := t.TempDir()
+	pf := postfix.New(postfix.Options{ConfigDir: dir})
+	write := func(files map[string]string) (is func(string) bool) {
+		t.Helper()
+		err := os.MkdirAll(filepath.Join(dir, ownDir), 0o755)
+		for name, text := range files {
+			err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		}
+		if err == nil {
+			is, err = Routed(t.Context(), pf)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	if is := write(map[string]string{"main.cf": "", "master.cf": ""}); is("acme.example") {
+		t.Error("without a set-up something is ours")
+	}
+	r := &record{Version: recordVersion}
+	is := write(map[string]string{"etrnd/state.json": r.encode(), "etrnd/transport": "# head\nacme.example x:y\n.sub.example x:y\nu@one.example x:y\n"})
+	for domain, want := range map[string]bool{"acme.example": true, "ACME.example": true, "x.acme.example": false, "sub.example": false, "x.sub.example": true, "one.example": true, "slow.example": false} {
+		if is(domain) != want {
+			t.Errorf("%s: %v", domain, !want)
+		}
+	}
+	r.Values = []valueRecord{{Name: "default_transport", Value: "transient:[x]"}}
+	if is := write(map[string]string{"main.cf": "default_transport = smtp\n", "etrnd/state.json": r.encode()}); is("slow.example") {
+		t.Error("somebody else's default_transport is ours")
+	}
+	if is := write(map[string]string{"main.cf": "default_transport = transient:[x]\n"}); !is("slow.example") {
+		t.Error("the queue of * holds nothing")
 	}
 }
