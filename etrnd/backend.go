@@ -57,6 +57,7 @@ func (b backend) Status(ctx context.Context) api.Status {
 			s.Queues.Oldest = at(st.Oldest)
 		}
 	}
+	s.Nobody = d.nobody(ctx, nobodyShown)
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
 	switch ok, files, err := d.setup.InSync(ctx, cfg); {
@@ -85,6 +86,10 @@ func (b backend) Queues(context.Context) ([]api.Queue, error) {
 	return list, nil
 }
 
+func (b backend) Nobody(ctx context.Context) (api.Nobody, error) {
+	return b.d.nobody(ctx, nobodyListed), nil
+}
+
 func patterns(list []queue.Pattern) []string {
 	s := []string{}
 	for _, p := range list {
@@ -107,6 +112,11 @@ func (b backend) Release(_ context.Context, name string) ([]api.Released, error)
 				continue
 			}
 			known += ", " + q.Name
+		}
+		for _, dom := range b.d.hold.Nobody(nobodyListed).Domains {
+			if strings.EqualFold(dom.Domain, strings.TrimPrefix(name, "@")) {
+				return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+dom.Domain+" --apply", "mail for %q is held for nobody: no queue has the domain", dom.Domain)
+			}
 		}
 		return nil, api.Errorf(api.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/clock"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
@@ -72,8 +73,9 @@ func New(o Options) (*Daemon, error) {
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
 	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
+	files := postfix.New(instance)
 	d.setup = setup.NewMonitor(postfix.New(instance))
-	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
+	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) bool { return routed(files, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
 	d.control = control.NewServer(control.Options{Backend: backend{d}, Logger: o.Logger, Group: cfg.Control.Group})
@@ -139,6 +141,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	<-d.caller.Ready() // before a hook can tell of a link
 	for _, s := range services {
 		run(s.name, func(ctx context.Context) error { return s.serve(ctx, s.ln) })
+	}
+	if what := clock.Behind(time.Now(), append(clock.Own(), d.o.ConfigFile)...); what != "" {
+		d.log.Warn("the clock of this machine is not set", "seen", what)
 	}
 	cfg := d.config()
 	d.log.Info("etrnd is ready", "version", d.o.Version, "queues", len(cfg.Queues), "links", len(cfg.Links), "remotes", len(cfg.Remotes))

@@ -40,6 +40,7 @@ func (a *app) checkCommand() *cobra.Command {
 			default:
 				found = add(found, "warning", cfg.Warnings)
 				found = append(found, checkMTA(ctx, cfg)...)
+				found = append(found, a.checkClock(ctx, cfg)...)
 			}
 			return a.renderCheck(cfg, found)
 		}),

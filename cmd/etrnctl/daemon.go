@@ -27,24 +27,6 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 }
 
-func (a *app) queuesCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "queues",
-		Short: "Show what is held for whom",
-		Args:  none,
-		RunE: a.asks(func(ctx context.Context, c *control.Client, _ []string) error {
-			qs, err := c.Queues(ctx)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(list(qs))
-			}
-			return a.renderQueues(qs)
-		}),
-	}
-}
-
 func (a *app) historyCommand() *cobra.Command {
 	var n int
 	cmd := &cobra.Command{

@@ -204,6 +204,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
+	if n := s.Nobody; n.Messages > 0 {
+		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
+	}
 	if len(s.Links) > 0 {
 		t := table{}
 		t.row("LINK", "STATE", "FOR", "INTERFACE", "REMOTES")

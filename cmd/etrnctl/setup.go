@@ -30,40 +30,63 @@ func (a *app) setupCommand() *cobra.Command {
 
 func (a *app) setupPostfixCommand() *cobra.Command {
 	var apply, undo bool
+	var held string
+	var letGo []string
 	cmd := &cobra.Command{
 		Use:   "postfix",
 		Short: "Show what Postfix needs for the configuration, and apply or undo it",
 		Long: "setup postfix shows, as a diff, what has to change in main.cf, master.cf and the\n" +
 			"transport table so that Postfix holds and releases what the configuration says.\n" +
 			"Nothing is changed without --apply or --undo. Run again after a change of the\n" +
-			"configuration, it shows what is new; if nothing is, it changes nothing.",
+			"configuration, it shows what is new; if nothing is, it changes nothing.\n\n" +
+			"Mail that is held for a domain which is in no queue any more stays held, for\n" +
+			"nobody, through --apply and --undo. --let-go and --held say that it may go.",
 		Args: none,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			if apply && undo {
 				return api.Errorf(api.ExitUsage, "--apply sets Postfix up, --undo takes that back", "--apply and --undo do not go together")
 			}
+			switch setup.Held(held) {
+			case setup.HeldKeep, setup.HeldOnHold, setup.HeldDeliver:
+			default:
+				return api.Errorf(api.ExitUsage, "write keep, on-hold or deliver", "--held is %q", held)
+			}
 			cfg, err := a.load(config.WithoutFiles())
-			if err != nil {
+			switch {
+			case err == nil:
+			case undo && a.configFile == config.DefaultPath:
+				// The set-up can be taken out without it, as when the package is
+				// removed. (Another path may be a slip, and mean another Postfix.)
+				a.warn("%v; undoing the set-up of the machine's own Postfix", err)
+				cfg = &config.Config{}
+			default:
 				return err
 			}
 			// An interrupt must not leave half a set-up; Apply puts the files
 			// back when its context ends.
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			req := setup.RequirementsOf(cfg)
+			req.Held, req.LetGo = setup.Held(held), letGo
 			var plan *setup.Plan
 			if undo {
-				plan, err = setup.NewUndo(ctx, instance(cfg))
+				plan, err = setup.NewUndo(ctx, instance(cfg), req)
 			} else {
-				plan, err = setup.NewPlan(ctx, instance(cfg), setup.RequirementsOf(cfg))
+				plan, err = setup.NewPlan(ctx, instance(cfg), req)
 			}
 			if err != nil {
 				return mtaError(err)
+			}
+			for _, name := range plan.Returned(ctx) {
+				plan.Warnings = append(plan.Warnings, name)
 			}
 			return a.carryOut(ctx, plan, apply || undo, undo)
 		}),
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "make the changes, after showing them")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the set-up out again, after showing what changes")
+	cmd.Flags().StringArrayVar(&letGo, "let-go", nil, "let mail that is held for nobody go, for a `DOMAIN`, by Postfix's other settings")
+	cmd.Flags().StringVar(&held, "held", string(setup.HeldKeep), "`WHAT` becomes of mail that is held for nobody: keep, on-hold or deliver")
 	return cmd
 }
 
@@ -94,10 +117,19 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 			Applied  bool     `json:"applied"`
 			Warnings []string `json:"warnings"`
 			Diff     string   `json:"diff"`
-		}{list(plan.Files()), act, list(plan.Warnings), plan.Diff()})
+			// Mail that is held and that no queue is for.
+			Nobody []setup.Kept `json:"held_for_nobody"`
+			Note   string       `json:"note,omitempty"`
+		}{list(plan.Files()), act, list(plan.Warnings), plan.Diff(), list(plan.Kept), plan.Note})
 	}
 	p := a.print()
-	switch {
+	if plan.Note != "" {
+		p.f("note: %s\n", plan.Note)
+	}
+	switch left := plan.Left(); {
+	case undo && left != "":
+		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n%s\n", left)
+		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
 	case act:
@@ -119,6 +151,8 @@ func instance(cfg *config.Config) *postfix.Instance {
 
 func mtaError(err error) error {
 	switch {
+	case errors.Is(err, setup.ErrNotKept):
+		return api.Errorf(api.ExitUsage, "etrnctl queues --nobody lists what is", "%v", err)
 	case errors.Is(err, context.Canceled):
 		return api.Errorf(api.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):

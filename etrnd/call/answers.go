@@ -101,6 +101,9 @@ func (q *question) failed(r *config.Remote) conclusion {
 			code = e.Code
 		}
 	}
+	if hint, wrong := clockHint(q.err); wrong {
+		return conclusion{api.ExitTempFail, "request to " + r.Name + ": " + q.err.Error(), hint}
+	}
 	switch is := func(kind error) bool { return errors.Is(q.err, kind) }; {
 	case is(odmr.ErrNoATRN):
 		hint = fmt.Sprintf("write protocol = \"etrn\" or \"auto\" if %s is to connect to this host instead, or ask its postmaster which port takes ATRN (etrnctl probe shows what it offers)", r.Host)

@@ -70,6 +70,7 @@ type Options struct {
 	Modem   Modem                          // default: Commands
 	Network Network                        // default: the machine's
 	Receive func(receive.Options) Receiver // default: receive.New
+	Now     func() time.Time               // what the clock says; default: the machine's
 }
 
 // Caller knows the links and makes the calls.
@@ -79,6 +80,7 @@ type Caller struct {
 	modem   Modem
 	network Network
 	receive func(receive.Options) Receiver
+	now     func() time.Time
 	log     *slog.Logger
 	ledger  *ledger
 	ready   chan struct{} // closed when ctx is set
@@ -94,7 +96,7 @@ type Caller struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, now: o.Now, log: o.Logger,
 		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
 	if c.modem == nil {
@@ -102,6 +104,9 @@ func New(o Options) *Caller {
 	}
 	if c.network == nil {
 		c.network = machine{}
+	}
+	if c.now == nil {
+		c.now = func() time.Time { return time.Now().Round(0) } // without the reading that a step leaves alone
 	}
 	if c.receive == nil {
 		c.receive = func(o receive.Options) Receiver { return receive.New(o) }

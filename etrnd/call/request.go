@@ -84,7 +84,7 @@ func (cl *call) greets(ctx context.Context, addr string) error {
 
 // ask has the dialogue with the remote.
 func (cl *call) ask(ctx context.Context) {
-	q := cl.dialogue(ctx)
+	q := cl.timely(ctx)
 	q.cut = ctx.Err() != nil
 	cl.questions = append(cl.questions, q)
 }
@@ -196,7 +196,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 // tlsConfig has the roots, the certificate and the name of the remote.
 func (cl *call) tlsConfig() (*tls.Config, error) {
 	r := &cl.remote
-	c := &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12, Time: cl.caller.now}
 	if c.ServerName == "" {
 		c.ServerName = r.Host
 	}

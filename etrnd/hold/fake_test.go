@@ -157,6 +157,7 @@ func (f *fakeMTA) try(l *mta.Message) {
 
 func (f *fakeMTA) IsLocal(context.Context, string) (bool, error)      { return false, nil }
 func (f *fakeMTA) RecipientDelimiter(context.Context) (string, error) { return "", nil }
+func (f *fakeMTA) Lifetime(context.Context) (time.Duration, error)    { return 5 * 24 * time.Hour, nil }
 func (f *fakeMTA) Refresh()                                           {}
 
 // times is when the flushes were, in seconds since the start of the test.

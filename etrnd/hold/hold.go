@@ -44,7 +44,11 @@ type Options struct {
 	Queues *queue.Set
 	// Reconcile is the longest time between two listings of the MTA's queue.
 	Reconcile time.Duration
-	Logger    *slog.Logger
+	// Routed, if set, tells whether the MTA holds mail for a domain on our
+	// account: others may make it wait, too. It is asked for before each
+	// listing that finds mail in no queue.
+	Routed func() func(domain string) bool
+	Logger *slog.Logger
 }
 
 // Manager keeps the index. Its methods may be called from several goroutines;
@@ -53,6 +57,7 @@ type Options struct {
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
+	routed    func() func(domain string) bool
 	log       *slog.Logger
 	poke      chan struct{} // wakes Run
 
@@ -76,6 +81,10 @@ type Manager struct {
 	listEnded time.Time
 	listErr   error
 	quiet     int // listings since anything moved
+
+	nobody Nobody // in no queue, as of the last good listing; not to be changed
+	sorted bool   // the last good listing was of the present queues
+	runs   bool   // Run has begun
 
 	flushErrs int  // flushes that failed since one succeeded
 	noDomains bool // the MTA does not flush by domain, as it is set up now
@@ -115,7 +124,7 @@ func (l *Left) add(msg *message) {
 // New returns a Manager. Run does the work.
 func New(o Options) *Manager {
 	return &Manager{
-		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
+		mta: o.MTA, reconcile: o.Reconcile, routed: o.Routed, log: o.Logger, set: o.Queues,
 		poke: make(chan struct{}, 1), changed: make(chan struct{}),
 		index: newIndex(), open: map[*queueIndex]struct{}{}, recent: map[string]time.Time{},
 	}
@@ -126,8 +135,10 @@ func New(o Options) *Manager {
 func (m *Manager) SetQueues(set *queue.Set) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.renameLocked(set)
 	m.set = set
 	m.setAge++
+	m.sorted = false
 	// A reload may go with new tables of the MTA.
 	m.noDomains = false
 	for q := range m.open {
@@ -224,6 +235,7 @@ func (m *Manager) stateLocked(name string, now time.Time) State {
 func (m *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	m.begin()
 	for {
 		select {
 		case <-ctx.Done():

@@ -290,18 +290,22 @@ const compareChunk = 500
 func (m *Manager) compare(set *queue.Set, list []mta.Message, start time.Time) (moved bool) {
 	m.listings++
 	s := newSorter(set)
+	rest := newNobody(m.routed)
 	for chunk := range slices.Chunk(list, compareChunk) {
 		// Matching may ask the MTA, so it is done before the lock is taken.
 		sorted := make([][]group, len(chunk))
 		for i, l := range chunk {
 			sorted[i] = s.sort(l.Recipients)
+			rest.add(l, sorted[i])
 		}
 		changed, ok := m.comparePresent(set, chunk, sorted, start)
 		if moved = moved || changed; !ok {
 			return moved
 		}
 	}
-	return m.compareAbsent(set, start) || moved
+	moved = m.compareAbsent(set, start) || moved
+	m.nobodyIs(set, rest.done())
+	return moved
 }
 
 func (m *Manager) comparePresent(set *queue.Set, chunk []mta.Message, sorted [][]group, start time.Time) (moved, ok bool) {

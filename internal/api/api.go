@@ -52,6 +52,7 @@ type Status struct {
 	Milter   MilterStatus `json:"milter"`
 	Listen   []Listener   `json:"listeners"`
 	Queues   QueueTotals  `json:"queues"`
+	Nobody   Nobody       `json:"held_for_nobody"` // with the first domains
 	Links    []Link       `json:"links"`
 	Calls    []CallEvent  `json:"calls"` // under way, each with its latest event
 	Warnings []string     `json:"warnings"`

@@ -48,6 +48,10 @@ type MTA interface {
 	// an address extension (user+folder@...), or "".
 	RecipientDelimiter(ctx context.Context) (string, error)
 
+	// Lifetime is how long the server keeps a message that waits for its
+	// release, or cannot be delivered, before it returns it to its sender.
+	Lifetime(ctx context.Context) (time.Duration, error)
+
 	// Refresh forgets what IsLocal and RecipientDelimiter remember of the
 	// server's configuration.
 	Refresh()

@@ -170,7 +170,7 @@ func parseMessage(line []byte) (mta.Message, error) {
 	for _, r := range l.Recipients {
 		reason := r.Reason
 		switch {
-		case reason == deferredTransport:
+		case reason == deferredTransport || forNobody(reason):
 			reason = mta.ReasonHeld
 		case len(reason) > maxReason:
 			reason = strings.ToValidUTF8(reason[:maxReason], "")

@@ -9,8 +9,8 @@
 // commands.
 //
 // What the package does not do: it keeps no state about the queue, it starts
-// nothing by itself, it writes no file, and it never deletes, holds (in the
-// sense of postsuper -h) or rewrites a message.
+// nothing by itself, it writes no file, and it never deletes or rewrites a
+// message. It puts one on hold (postsuper -h) only when an operator says so.
 package postfix
 
 import (

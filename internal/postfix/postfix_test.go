@@ -239,7 +239,7 @@ func TestStopped(t *testing.T) {
 			t.Errorf("running: %v, %v", running, err)
 		}
 		// A set-up needs no running Postfix, and does not start it.
-		pl, err := setup.NewUndo(ctx, pf)
+		pl, err := setup.NewUndo(ctx, pf, setup.Requirements{})
 		if err != nil {
 			t.Fatal(err)
 		}

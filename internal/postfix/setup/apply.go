@@ -28,6 +28,20 @@ func (pl *Plan) Apply(ctx context.Context) error {
 	if err := pl.current(); err != nil {
 		return err
 	}
+	if len(pl.gone) > 0 || pl.putsOnHold() {
+		return pl.applyInTwo(ctx)
+	}
+	if err := pl.apply(ctx); err != nil {
+		return err
+	}
+	return pl.letGo(ctx)
+}
+
+// apply makes the changes of one step.
+func (pl *Plan) apply(ctx context.Context) error {
+	if len(pl.changes) == 0 && !pl.pending {
+		return nil
+	}
 	changes, err := pl.begin()
 	if err != nil {
 		return fmt.Errorf("set up Postfix: %w", err)

@@ -38,6 +38,7 @@ type files struct {
 	hidden       bool               // passwords are there, and not for this user to read
 	record       *record            // nil: there is no set-up
 	recordText   *string
+	readme       *string
 }
 
 func ownPath(dir, name string) string { return filepath.Join(dir, ownDir, name) }
@@ -71,6 +72,9 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 	if f.passwords, err = readIfThere(ownPath(dir, passwordTable), maxConf); errors.Is(err, fs.ErrPermission) {
 		f.hidden = true // it is root's
 	} else if err != nil {
+		return nil, fmt.Errorf("read the set-up: %w", err)
+	}
+	if f.readme, err = readIfThere(ownPath(dir, readmeName), maxConf); err != nil {
 		return nil, fmt.Errorf("read the set-up: %w", err)
 	}
 	if f.recordText, err = readIfThere(ownPath(dir, recordName), maxRecord); err != nil {

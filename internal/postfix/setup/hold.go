@@ -89,6 +89,9 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 	program, host, ok := strings.Cut(deliver, ":")
 	s = heldService{name: d.req.Transport, program: program}
 	switch {
+	case deliver == nobody:
+		s.name, s.program, s.nobody = s.name+nobodyService, "lmtp", true
+		return s.name + ":unix:" + postfix.NobodySocket, s, nil
 	case program == "turn" && strings.HasPrefix(host, "/") && postfix.TableKey(host):
 		s.name, s.program, s.turned = s.name+"-turn", "lmtp", true
 		return s.name + ":" + d.socket("turned mail", "unix:"+host), s, nil
@@ -108,6 +111,7 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 type heldService struct {
 	name, program string
 	turned        bool   // delivers to sockets of ours, see turnDeliveries
+	nobody        bool   // delivers nothing, see retain
 	options       string // further ones of master.cf, one a line
 }
 
@@ -138,6 +142,11 @@ func (s heldService) entry() string {
 	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
 	if s.options != "" {
 		options = append(options, strings.Split(s.options, "\n")...)
+	}
+	if s.nobody {
+		// A setting for all of LMTP must not find another way for it.
+		processes = "2"
+		options = append(options, "lmtp_fallback_relay=")
 	}
 	if s.turned {
 		// No limit for all queues together: with one, a slow site would hold

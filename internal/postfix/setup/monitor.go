@@ -38,7 +38,9 @@ type answer struct {
 func NewMonitor(pf *postfix.Instance) *Monitor {
 	return newMonitor(func(ctx context.Context, cfg *config.Config) (answer, error) {
 		pf.Refresh()
-		pl, err := NewPlan(ctx, pf, RequirementsOf(cfg))
+		req := RequirementsOf(cfg)
+		req.Unseen = true // the answer is to come from files alone
+		pl, err := NewPlan(ctx, pf, req)
 		if err != nil {
 			return answer{}, err
 		}

@@ -31,6 +31,20 @@ type Requirements struct {
 	// is for: they are in the transport table, as far as no route of a queue
 	// goes before, and nothing makes Postfix take mail for them.
 	Retained []Route
+	// Held is what becomes of mail that Postfix has for what is in no queue any
+	// more; empty is HeldKeep. LetGo are keys of such mail that may go to where
+	// Postfix's other settings send it, whatever Held says.
+	Held  Held
+	LetGo []string
+	// Unseen leaves routes of such mail as they are without a look at
+	// Postfix's queue.
+	Unseen bool
+	// passing keeps a route for all that goes, until Postfix takes no more mail
+	// for it; lingering keeps those that passing has made.
+	passing, lingering bool
+	// leaving says that all of this is what an undo has to leave.
+	leaving bool
+
 	// QueueNames are listed in fast_flush_domains, so that "ETRN #name" gets
 	// past Postfix's own check on its own port.
 	QueueNames []string
