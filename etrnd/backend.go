@@ -38,6 +38,8 @@ func (b backend) Status(ctx context.Context) api.Status {
 		Warnings: []string{},
 	}
 	d.mu.Unlock()
+	s.Config.Restart = needRestart(d.running, cfg)
+	s.Config.Changed = d.fileChanged(cfg)
 	for _, w := range cfg.Warnings {
 		s.Warnings = append(s.Warnings, w.String())
 	}

@@ -57,6 +57,8 @@ type Daemon struct {
 
 	reload sync.Mutex // one reload at a time
 
+	file fileState // of ConfigFile
+
 	mu        sync.Mutex     // guards these
 	cfg       *config.Config // in force
 	loaded    time.Time
@@ -72,7 +74,9 @@ func New(o Options) (*Daemon, error) {
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
 	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
-	d.setup = setup.NewMonitor(postfix.New(instance))
+	d.setup = setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
+		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
+	})
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})

@@ -65,6 +65,12 @@ type ConfigStatus struct {
 	// why.
 	Rejected *time.Time `json:"rejected,omitempty"`
 	Problems []string   `json:"problems,omitempty"`
+	// Changed says that the file says something else by now, or cannot be read
+	// any more.
+	Changed bool `json:"changed,omitempty"`
+	// Restart names the keys of it that were loaded and are not in force before a
+	// restart.
+	Restart []string `json:"restart,omitempty"`
 }
 
 // MTAStatus is whether the MTA can be asked.

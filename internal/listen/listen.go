@@ -127,7 +127,7 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 			return nil, err
 		}
 	}
-	path, err := target(path)
+	path, err := Target(path)
 	if err != nil {
 		return nil, err
 	}
@@ -166,11 +166,11 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 // maxLinks bounds the links that lead to a socket.
 const maxLinks = 8
 
-// target is where the symbolic links at a socket's path lead, whether there is
+// Target is where the symbolic links at a socket's path lead, whether there is
 // anything or not: bind(2) follows none. So a socket can lie in a directory of
 // its own, in which its process alone may write, and be known by the path that
 // everybody has always used. That path may be longer than a socket's can be.
-func target(path string) (string, error) {
+func Target(path string) (string, error) {
 	at := path
 	for range maxLinks {
 		to, err := os.Readlink(at)

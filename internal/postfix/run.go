@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/foreign"
@@ -45,6 +46,10 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	// locale other messages.
 	cmd.Env = []string{"PATH=" + searchPath, "LC_ALL=C"}
 	cmd.WaitDelay = 5 * time.Second
+	if p.o.Credential != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.o.Credential}
+		cmd.Dir = "/" // which everybody may enter
+	}
 	cmd.Stdin = stdin
 	stderr := &head{max: 4 << 10}
 	cmd.Stderr = stderr
