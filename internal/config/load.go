@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/etrnd/etrnd/internal/foreign"
 )
@@ -46,7 +47,11 @@ func Load(path string, opts ...Option) (*Config, error) {
 		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
 			msg = pe.Err.Error() // the path stands before it
 		}
-		return nil, &Error{Problems: []Problem{{File: path, Msg: msg, Hint: loadHint(err)}}}
+		hint := loadHint(err)
+		if st, err := os.Stat(path); err == nil && st.IsDir() {
+			msg, hint = "is a directory", "name the file in it: --config "+filepath.Join(path, filepath.Base(DefaultPath))
+		}
+		return nil, &Error{Problems: []Problem{{File: path, Msg: msg, Hint: hint}}}
 	}
 	return Parse(path, data, opts...)
 }

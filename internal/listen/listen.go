@@ -145,7 +145,12 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 		return err
 	}}
 	ln, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (make the directory %s; for those of the package: systemd-tmpfiles --create, and /run/etrnd is made by etrnd.service)", err, filepath.Dir(path))
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w (this process, of user id %d, may not make files in %s; for the directories of the package: systemd-tmpfiles --create; etrnctl check as root says more)", err, os.Geteuid(), filepath.Dir(path))
+	case err != nil:
 		return nil, err
 	}
 	if gid >= 0 {
