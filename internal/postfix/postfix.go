@@ -59,6 +59,7 @@ type Instance struct {
 	confArgs []string // "-c DIR", or empty for that directory
 	resolved bool     // confArgs
 	facts    *facts
+	downAt   string // the socket on which Postfix will answer, while it is down
 }
 
 var _ mta.MTA = (*Instance)(nil)

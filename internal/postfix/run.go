@@ -41,6 +41,11 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	if err != nil {
 		return err
 	}
+	if name == "postqueue" {
+		if err := p.stillDown(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	// A plain environment: MAIL_CONFIG would choose another instance, and a
 	// locale other messages.
@@ -88,6 +93,7 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	case strings.Contains(text, "ermission denied"):
 		return fmt.Errorf("%s: %w: %q (with NoNewPrivileges the group postdrop is needed)", name, mta.ErrPermission, foreign.Clip(said, 300))
 	case strings.Contains(text, "mail system is down"):
+		p.wentDown(context.WithoutCancel(ctx))
 		return fmt.Errorf("%s: %w: %q", name, mta.ErrDown, foreign.Clip(said, 300))
 	case strings.Contains(text, "Flush service is not configured"):
 		return fmt.Errorf("%s: %w: %q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, foreign.Clip(said, 300))
