@@ -197,8 +197,8 @@ func (m *machine) as(user, script string, groups ...string) (string, error) {
 			args = append(args, "--clear-groups")
 		}
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(args, "sh", "-c", "cd /\n"+script)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd := exec.CommandContext(ctx, "nsenter", append(args, "bash", "-c", "cd /\n"+script)...)
+	cmd.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag
 	if err := cmd.Run(); err != nil {
