@@ -65,6 +65,7 @@ type Daemon struct {
 	rejected  time.Time // when a reload was last refused since loaded
 	problems  []string  // why
 	listeners []api.Listener
+	milters   map[string]string // reporter -> digest of what it runs by
 }
 
 // New makes a Daemon. It opens no socket.
@@ -152,6 +153,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 
 // report takes what the milter tells.
 func (d *Daemon) report(ev report.Event) {
+	d.noteMilter(ev)
 	switch ev.Kind {
 	case report.Message:
 		d.hold.Arrived(ev)
@@ -163,4 +165,35 @@ func (d *Daemon) report(ev report.Event) {
 		d.hold.Relist()
 	}
 	d.inbound.Handle(ev)
+}
+
+// noteMilter notes by which configuration a milter runs.
+func (d *Daemon) noteMilter(ev report.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch ev.Kind {
+	case report.Hello:
+		if d.milters == nil {
+			d.milters = map[string]string{}
+		}
+		d.milters[ev.Reporter] = ev.Config
+	case report.Gone:
+		delete(d.milters, ev.Reporter)
+	}
+}
+
+// milterDiffers reports whether some milter runs by another configuration.
+func (d *Daemon) milterDiffers(cfg *config.Config) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	want := ""
+	for _, digest := range d.milters {
+		if want == "" {
+			want = cfg.MilterDigest()
+		}
+		if digest != "" && digest != want {
+			return true
+		}
+	}
+	return false
 }

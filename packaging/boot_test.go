@@ -204,6 +204,11 @@ func TestUnits(t *testing.T) {
 	if out, err := m.run("etrnctl probe hub"); err != nil || !strings.Contains(out, "certificate verified") {
 		t.Errorf("probe of the remote: %v\n%s", err, out)
 	}
+	// One that vouches for another is not.
+	m.must("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -keyout /tmp/x.key -out /tmp/x.pem 2>/dev/null; sed 's,^tls-ca.*,tls-ca = \"/tmp/x.pem\",' /etc/etrnd/etrnd.toml >/tmp/x.toml")
+	if out := m.must("etrnctl --config /tmp/x.toml probe hub 2>&1; echo exit $?"); !strings.Contains(out, "a call of hub would fail") || !strings.HasSuffix(out, "exit 69\n") {
+		t.Errorf("probe with another certificate: %s", out)
+	}
 	if out, err := m.run("etrnctl check"); err != nil || strings.Contains(out, "warning:") {
 		t.Errorf("check: %v\n%s", err, out)
 	}

@@ -46,6 +46,7 @@ func TestCheckTellsTheTruth(t *testing.T) {
 		{"the users file is broken", "cp -p /etc/etrnd/users /tmp/users; echo nonsense >>/etc/etrnd/users", "users:2: not NAME:SECRET", "cp -p /tmp/users /etc/etrnd/users"},
 		{"the file has changed", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i '1a [mta]\\nreconcile = \"2m\"' /etc/etrnd/etrnd.toml", "the configuration has changed since it read it", "cp -p /tmp/toml /etc/etrnd/etrnd.toml"},
 		{"a change takes a restart", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i '1a [mta]\\nreconcile = \"2m\"' /etc/etrnd/etrnd.toml; etrnctl reload", "a change of mta: reconcile is not in force before a restart", "cp -p /tmp/toml /etc/etrnd/etrnd.toml; systemctl restart etrnd"},
+		{"the milter knows nothing of a queue", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i 's/\"acme.example\"/\"acme.example\", \"new.example\"/' /etc/etrnd/etrnd.toml; etrnctl setup postfix --apply; etrnctl reload", "the milter runs by another configuration than etrnd", "systemctl reload etrn-milter; cp -p /tmp/toml /etc/etrnd/etrnd.toml; etrnctl setup postfix --apply; systemctl reload etrnd; systemctl reload etrn-milter"},
 		{"a reload was refused", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; echo colour=1 >>/etc/etrnd/etrnd.toml; etrnctl reload; cp -p /tmp/toml /etc/etrnd/etrnd.toml", "its last reload was refused", "etrnctl reload"},
 	} {
 		m.run(c.harm)

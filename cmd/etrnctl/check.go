@@ -204,6 +204,9 @@ func (a *app) checkRunning(ctx context.Context, cfg *config.Config) []finding {
 	if s.MTA.Error != "" {
 		warn("it cannot read the mail queue: "+s.MTA.Error, "")
 	}
+	if s.Milter.Differs {
+		warn("the milter runs by another configuration than etrnd", "run: systemctl reload etrn-milter; if that does not help: systemctl restart etrn-milter")
+	}
 	if !s.Milter.Connected {
 		warn("the milter does not report to it, so new mail is noticed late", "run: systemctl restart etrn-milter; if it does not stay up: journalctl -u etrn-milter")
 	}

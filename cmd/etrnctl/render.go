@@ -195,6 +195,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("milter", "gone for %s: is etrn-milter running?", a.since(m.Since))
 	}
+	if s.Milter.Differs {
+		field("", "it runs by another configuration: systemctl reload-or-restart etrn-milter")
+	}
 	for i, l := range s.Listen {
 		name := ""
 		if i == 0 {

@@ -87,6 +87,8 @@ type MilterStatus struct {
 	Connected bool       `json:"connected"`
 	Since     *time.Time `json:"since"`    // of the present connection, or of its loss; null: never seen
 	Sessions  int        `json:"sessions"` // SMTP sessions open now, as the milter sees them
+	// Differs says that it runs by another configuration than etrnd.
+	Differs bool `json:"differs,omitempty"`
 }
 
 // Listener is a socket on which the daemon takes requests.
