@@ -48,6 +48,9 @@ var (
 // unlisted are limits that are not in limits.md.
 var unlisted = []string{
 	// They bound what our own programs say to each other, or what Postfix does.
+	"internal/listen.maxLinks",
+	"internal/daemon.maxRepeats",
+	"internal/daemon.maxSilence",
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"internal/postfix.maxListFile",

@@ -38,6 +38,8 @@ func (b backend) Status(ctx context.Context) api.Status {
 		Warnings: []string{},
 	}
 	d.mu.Unlock()
+	s.Config.Restart = needRestart(d.running, cfg)
+	s.Config.Changed = d.fileChanged(cfg)
 	for _, w := range cfg.Warnings {
 		s.Warnings = append(s.Warnings, w.String())
 	}
@@ -48,7 +50,7 @@ func (b backend) Status(ctx context.Context) api.Status {
 		s.MTA.Error = err.Error()
 	}
 	connected, since, sessions := d.inbound.Connected()
-	s.Milter = api.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
+	s.Milter = api.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions, Differs: d.milterDiffers(cfg)}
 	for _, st := range d.hold.States() {
 		s.Queues.Queues++
 		s.Queues.Messages += st.Messages

@@ -58,12 +58,15 @@ type Daemon struct {
 
 	reload sync.Mutex // one reload at a time
 
+	file fileState // of ConfigFile
+
 	mu        sync.Mutex     // guards these
 	cfg       *config.Config // in force
 	loaded    time.Time
 	rejected  time.Time // when a reload was last refused since loaded
 	problems  []string  // why
 	listeners []api.Listener
+	milters   map[string]string // reporter -> digest of what it runs by
 }
 
 // New makes a Daemon. It opens no socket.
@@ -73,8 +76,10 @@ func New(o Options) (*Daemon, error) {
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
 	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
+	d.setup = setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
+		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
+	})
 	files := postfix.New(instance)
-	d.setup = setup.NewMonitor(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) bool { return routed(files, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
@@ -153,6 +158,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 
 // report takes what the milter tells.
 func (d *Daemon) report(ev report.Event) {
+	d.noteMilter(ev)
 	switch ev.Kind {
 	case report.Message:
 		d.hold.Arrived(ev)
@@ -164,4 +170,35 @@ func (d *Daemon) report(ev report.Event) {
 		d.hold.Relist()
 	}
 	d.inbound.Handle(ev)
+}
+
+// noteMilter notes by which configuration a milter runs.
+func (d *Daemon) noteMilter(ev report.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch ev.Kind {
+	case report.Hello:
+		if d.milters == nil {
+			d.milters = map[string]string{}
+		}
+		d.milters[ev.Reporter] = ev.Config
+	case report.Gone:
+		delete(d.milters, ev.Reporter)
+	}
+}
+
+// milterDiffers reports whether some milter runs by another configuration.
+func (d *Daemon) milterDiffers(cfg *config.Config) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	want := ""
+	for _, digest := range d.milters {
+		if want == "" {
+			want = cfg.MilterDigest()
+		}
+		if digest != "" && digest != want {
+			return true
+		}
+	}
+	return false
 }

@@ -173,6 +173,12 @@ func (a *app) renderStatus(s api.Status) error {
 			field("", "  %s", m)
 		}
 	}
+	if s.Config.Changed {
+		field("", "the file has changed since: etrnctl reload")
+	}
+	if len(s.Config.Restart) > 0 {
+		field("", "%s", restartText(s.Config.Restart))
+	}
 	switch {
 	case s.MTA.Error != "":
 		field("MTA", "%s does not answer: %s", s.MTA.Type, s.MTA.Error)
@@ -188,6 +194,9 @@ func (a *app) renderStatus(s api.Status) error {
 		field("milter", "has not reported yet: is etrn-milter running?")
 	default:
 		field("milter", "gone for %s: is etrn-milter running?", a.since(m.Since))
+	}
+	if s.Milter.Differs {
+		field("", "it runs by another configuration: systemctl reload-or-restart etrn-milter")
 	}
 	for i, l := range s.Listen {
 		name := ""

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ func (a *app) setupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Set up the MTA for the configuration",
-		Args:  none,
+		Args:  knownMTA,
 		RunE:  needs("an MTA"),
 	}
 	cmd.AddCommand(a.setupPostfixCommand())
@@ -178,6 +179,22 @@ func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 		found = append(found, finding{Level: level, Text: f.What, Hint: f.Hint})
 	}
 	return found
+}
+
+// knownMTA refuses an MTA that is not supported, and says which is.
+func knownMTA(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	list := strings.Join(names, ", ")
+	return api.Errorf(api.ExitUsage, "supported is: "+list+"; another mail server can still be the remote at the other end of a line",
+		"%q is no mail server that etrnd can hold mail in", args[0])
 }
 
 // none is cobra.NoArgs with a sentence that fits.

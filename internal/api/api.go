@@ -66,6 +66,12 @@ type ConfigStatus struct {
 	// why.
 	Rejected *time.Time `json:"rejected,omitempty"`
 	Problems []string   `json:"problems,omitempty"`
+	// Changed says that the file says something else by now, or cannot be read
+	// any more.
+	Changed bool `json:"changed,omitempty"`
+	// Restart names the keys of it that were loaded and are not in force before a
+	// restart.
+	Restart []string `json:"restart,omitempty"`
 }
 
 // MTAStatus is whether the MTA can be asked.
@@ -82,6 +88,8 @@ type MilterStatus struct {
 	Connected bool       `json:"connected"`
 	Since     *time.Time `json:"since"`    // of the present connection, or of its loss; null: never seen
 	Sessions  int        `json:"sessions"` // SMTP sessions open now, as the milter sees them
+	// Differs says that it runs by another configuration than etrnd.
+	Differs bool `json:"differs,omitempty"`
 }
 
 // Listener is a socket on which the daemon takes requests.

@@ -486,7 +486,7 @@ func TestLoad(t *testing.T) {
 		name, path, want string
 	}{
 		{"not there", filepath.Join(dir, "missing"), "no such file"},
-		{"a directory", dir, "not a regular file"},
+		{"a directory", dir, "is a directory; name the file in it: --config " + filepath.Join(dir, "etrnd.toml")},
 		{"a FIFO, which would block for ever", fifo, "not a regular file"},
 		{"longer than any configuration", write("long", strings.Repeat("#", maxFile+1)), "longer than"},
 		{"UTF-16", write("utf16", "h\x00o\x00s\x00t\x00"), "UTF-16"},

@@ -127,7 +127,7 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 			return nil, err
 		}
 	}
-	path, err := target(path)
+	path, err := Target(path)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,12 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 		return err
 	}}
 	ln, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (make the directory %s; for those of the package: systemd-tmpfiles --create, and /run/etrnd is made by etrnd.service)", err, filepath.Dir(path))
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w (this process, of user id %d, may not make files in %s; for the directories of the package: systemd-tmpfiles --create; etrnctl check as root says more)", err, os.Geteuid(), filepath.Dir(path))
+	case err != nil:
 		return nil, err
 	}
 	if gid >= 0 {
@@ -166,11 +171,11 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 // maxLinks bounds the links that lead to a socket.
 const maxLinks = 8
 
-// target is where the symbolic links at a socket's path lead, whether there is
+// Target is where the symbolic links at a socket's path lead, whether there is
 // anything or not: bind(2) follows none. So a socket can lie in a directory of
 // its own, in which its process alone may write, and be known by the path that
 // everybody has always used. That path may be longer than a socket's can be.
-func target(path string) (string, error) {
+func Target(path string) (string, error) {
 	at := path
 	for range maxLinks {
 		to, err := os.Readlink(at)

@@ -2,6 +2,7 @@ package postfix
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
@@ -29,6 +31,8 @@ type facts struct {
 	delimiter string
 	lists     [][]string // mydestination, virtual_alias_domains, virtual_mailbox_domains
 	addresses map[netip.Addr]bool
+	all       bool // inet_interfaces has all addresses of the machine; see ours
+	asked     bool // those are in addresses
 	local     map[string]bool
 	sources   map[string]bool // files that lists name and that have been asked
 }
@@ -49,7 +53,10 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	if lit, ok := strings.CutPrefix(domain, "["); ok {
 		lit = strings.TrimPrefix(strings.TrimSuffix(lit, "]"), "ipv6:")
 		addr, err := netip.ParseAddr(lit)
-		return err == nil && f.addresses[addr.Unmap()], nil
+		if err != nil {
+			return false, nil
+		}
+		return p.ours(f, addr.Unmap())
 	}
 	p.mu.Lock()
 	is, ok := f.local[domain]
@@ -222,18 +229,10 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 		case err == nil:
 			f.addresses[addr.Unmap()] = true
 		case w == "all":
-			addrs, err := net.InterfaceAddrs()
-			if err != nil {
-				return nil, fmt.Errorf("inet_interfaces = all: %w", err)
-			}
-			for _, a := range addrs {
-				if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-					f.addresses[prefix.Addr().Unmap()] = true
-				}
-			}
+			f.all = true
+			loopback(f.addresses)
 		case w == "loopback-only" || w == "localhost":
-			f.addresses[netip.AddrFrom4([4]byte{127, 0, 0, 1})] = true
-			f.addresses[netip.IPv6Loopback()] = true
+			loopback(f.addresses)
 		}
 	}
 	p.mu.Lock()
@@ -242,6 +241,34 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 		p.facts = f
 	}
 	return p.facts, nil
+}
+
+func loopback(set map[netip.Addr]bool) {
+	set[netip.AddrFrom4([4]byte{127, 0, 0, 1})] = true
+	set[netip.IPv6Loopback()] = true
+}
+
+// ours reports whether an address is one of those that Postfix takes for its own.
+// The machine is asked for its addresses only when it must be: whoever asks about
+// domains needs no right to see them. In a sandbox without netlink, or with a
+// network of its own, as the milter's is, no more than the loopback and what
+// inet_interfaces and proxy_interfaces name can be known.
+func (p *Instance) ours(f *facts, addr netip.Addr) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f.all && !f.asked && !f.addresses[addr] {
+		addrs, err := net.InterfaceAddrs()
+		if err != nil && !errors.Is(err, syscall.EAFNOSUPPORT) {
+			return false, fmt.Errorf("inet_interfaces = all: %w", err)
+		}
+		for _, a := range addrs {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+				f.addresses[prefix.Addr().Unmap()] = true
+			}
+		}
+		f.asked = true
+	}
+	return f.addresses[addr], nil
 }
 
 // matchList is Postfix's match on a list of names: the first entry that

@@ -52,7 +52,7 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
+	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd"); err != nil {
 		return nil, err
 	}
 	for path, text := range files {
@@ -85,7 +85,7 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 
 // StartEtrnd starts etrnd and waits until it answers etrnctl.
 func (d *Daemons) StartEtrnd(ctx context.Context) error {
-	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter"}, Capabilities: []uintptr{unix.CAP_NET_BIND_SERVICE}, Env: []string{"GORACE=halt_on_error=0"}})
+	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter", "etrnd-sockets"}, Capabilities: []uintptr{unix.CAP_NET_BIND_SERVICE}, Env: []string{"GORACE=halt_on_error=0"}})
 	if err != nil {
 		return err
 	}

@@ -33,11 +33,11 @@ type answer struct {
 	from   []string // files that the answer came from
 }
 
-// NewMonitor returns a Monitor of a Postfix. What that remembers is forgotten
-// whenever the files are looked at anew, so it should be the Monitor's own.
-func NewMonitor(pf *postfix.Instance) *Monitor {
+// NewMonitor returns a Monitor of the Postfix of a configuration. It asks for a
+// new one whenever the files are looked at anew, which remembers nothing.
+func NewMonitor(of func(*config.Config) *postfix.Instance) *Monitor {
 	return newMonitor(func(ctx context.Context, cfg *config.Config) (answer, error) {
-		pf.Refresh()
+		pf := of(cfg)
 		req := RequirementsOf(cfg)
 		req.Unseen = true // the answer is to come from files alone
 		pl, err := NewPlan(ctx, pf, req)
