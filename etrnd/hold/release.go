@@ -88,6 +88,7 @@ type Started struct {
 	Messages int
 	Bytes    int64
 	UnderWay int // messages that were under way already
+	Unlisted int // of Messages, those that only the milter has told of
 }
 
 // Release lets a selection go. It does not wait for the MTA.
@@ -117,6 +118,9 @@ func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) 
 		if started {
 			st.Messages++
 			st.Bytes += msg.size
+			if msg.place == unlisted {
+				st.Unlisted++
+			}
 			if fresh {
 				a.due = now.Add(arrivalDelays[0])
 			}
