@@ -82,7 +82,8 @@ func (m *Manager) startLocked(who etrn.Identity, allowed []queue.Selection, leng
 	}
 	var started, others, underWay int
 	for _, sel := range allowed {
-		others += m.untoldLocked(sel, who.Session)
+		news, older := m.untoldLocked(sel, who.Session)
+		started, others = started+news, others+older
 		st := m.releaseLocked(sel, now, true)
 		// What only the milter has told of the MTA may not have stored, nor ever
 		// store. It goes if it does, and is not promised.
@@ -237,25 +238,30 @@ func (m *Manager) allowedLocked(who etrn.Identity, sels []queue.Selection) (allo
 }
 
 // untoldLocked counts what a selection has under way that the client of a
-// session has not been told of.
-func (m *Manager) untoldLocked(sel queue.Selection, session string) (n int) {
+// session has not been told of: news is what nobody has, since it goes because
+// the queue is open, and others what another session was told of.
+func (m *Manager) untoldLocked(sel queue.Selection, session string) (news, others int) {
 	q := m.index.queues[sel.Queue]
 	if q == nil || q.count[classUnderWay] == 0 {
-		return 0
+		return 0, 0
 	}
 	for msg := range m.index.covered(sel) {
-		if msg.place != onHold && msg.wantedFor(q) && msg.attempt.session != session {
-			n++
+		switch {
+		case msg.place == onHold || msg.place == unlisted || !msg.wantedFor(q):
+		case !msg.attempt.told:
+			news++
+		case msg.attempt.session != session:
+			others++
 		}
 	}
-	return n
+	return news, others
 }
 
 // toldLocked notes that the client of a session has been told of a selection.
 func (m *Manager) toldLocked(sel queue.Selection, session string) {
 	for msg := range m.index.covered(sel) {
-		if msg.wanted() {
-			msg.attempt.session = session
+		if msg.wanted() && msg.place != unlisted {
+			msg.attempt.session, msg.attempt.told = session, true
 		}
 	}
 }

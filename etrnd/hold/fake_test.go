@@ -332,10 +332,14 @@ func (m *Manager) check(t *testing.T) {
 			}
 		}
 		if a != nil && a.want != nil && a.inHand {
-			inHandN++
+			some := 0
 			for _, q := range a.want {
-				inHand[q]++
+				if msg.in(q) {
+					inHand[q]++
+					some = 1
+				}
 			}
+			inHandN += some
 		}
 		if msg.place == unlisted {
 			for q := range msg.all() {

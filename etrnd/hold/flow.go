@@ -70,6 +70,19 @@ func (ix *index) charge(msg *message, want []*queueIndex) {
 	a.charged = slices.Clone(want)
 }
 
+// places are the queues of which a message takes a place of those in the MTA's
+// hand: it goes for them, and there is somebody left to deliver to.
+func (msg *message) places() []*queueIndex {
+	a := msg.attempt
+	if !a.inHand {
+		return nil
+	}
+	if !slices.ContainsFunc(a.want, func(q *queueIndex) bool { return !msg.in(q) }) {
+		return a.want
+	}
+	return slices.DeleteFunc(slices.Clone(a.want), func(q *queueIndex) bool { return !msg.in(q) })
+}
+
 // through counts a message that has left a queue while the MTA had it in hand.
 func (msg *message) through(q *queueIndex) {
 	if msg.attempt != nil && slices.Contains(msg.attempt.charged, q) {
@@ -77,14 +90,17 @@ func (msg *message) through(q *queueIndex) {
 	}
 }
 
-// freeLocked is how many more messages the MTA may have in hand.
-func (m *Manager) freeLocked() int {
-	active := m.active
-	if active == 0 {
-		active = assumedActive
+// activeLocked is how many messages the MTA takes in hand at one time.
+func (m *Manager) activeLocked() int {
+	if m.active == 0 {
+		return assumedActive
 	}
-	return max(active/shareOfActive, 1) - m.index.inHand
+	return m.active
 }
+
+// freeLocked is how many more messages the MTA may have in hand; less than none
+// when places have been given beyond the share.
+func (m *Manager) freeLocked() int { return max(m.activeLocked()/shareOfActive, 1) - m.index.inHand }
 
 // firstWindowLocked is the window of a queue of which nothing is known yet: what
 // a quick one takes until the next listing tells so.
@@ -93,8 +109,9 @@ func (m *Manager) firstWindowLocked() int {
 }
 
 // placesLocked is how many more messages of a queue the MTA may have in hand. A
-// queue has never more than what is left for all others together: however many
-// are stuck, the next one finds a place.
+// queue has never more than half of what is left for all others together, and one
+// that has none gets one even when all is taken: however many are stuck, the next
+// one finds a place.
 func (m *Manager) placesLocked(q *queueIndex) int {
 	free := m.freeLocked()
 	may := q.flow.window
@@ -104,7 +121,11 @@ func (m *Manager) placesLocked(q *queueIndex) int {
 	for _, n := range q.flow.limits {
 		may = min(may, *n)
 	}
-	return min(may, free) - q.flow.inHand
+	places := min(may, free/2) - q.flow.inHand
+	if places <= 0 && q.flow.inHand == 0 && free > -m.activeLocked()/(2*shareOfActive) {
+		return 1
+	}
+	return places
 }
 
 // adjustLocked fits the windows to what a listing has shown.

@@ -114,8 +114,8 @@ func TestAsk(t *testing.T) {
 			t.Errorf("acme: %+v", s)
 		}
 		ask(owner, "sub.acme.example", 253, 1)
-		ask(owner, "@acme.example", 458, 0) // all of it is under way
-		ask(owner, "acme.example", 458, 0)
+		ask(owner, "@acme.example", 253, 1) // A goes for the first question, which heard of no count
+		ask(owner, "acme.example", 458, 0)  // all of it is under way, and told of
 		ask(owner, "none.acme.example", 251, 0)
 		ask(owner, "none.acme.example", 458, 0) // asked too often
 		time.Sleep(5 * time.Second)

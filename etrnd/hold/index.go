@@ -264,11 +264,7 @@ func (ix *index) settle(msg *message, now time.Time) {
 	}
 	ix.tally(msg, msg.marks())
 	if a := msg.attempt; a != nil {
-		if a.inHand {
-			ix.charge(msg, a.want)
-		} else {
-			ix.charge(msg, nil)
-		}
+		ix.charge(msg, msg.places())
 	}
 	if a := msg.attempt; a != nil && (!a.filed.Equal(a.due) || a.turn != a.flushes || a.ready != nil && !slices.Contains(a.want, a.ready)) {
 		ix.unfile(msg)

@@ -183,7 +183,11 @@ func (m *Manager) listByLocked(at time.Time) {
 
 // listAfterLocked is listByLocked with a pause after the listing before.
 func (m *Manager) listAfterLocked(at time.Time, pause time.Duration) {
-	if soonest := m.listEnded.Add(pause); at.Before(soonest) {
+	ended := m.listEnded
+	if m.sight.on { // it will, when it takes as long as the one before
+		ended = m.sight.began.Add(m.listTook)
+	}
+	if soonest := ended.Add(pause); at.Before(soonest) {
 		at = soonest
 	}
 	if at.Before(m.listAt) {

@@ -103,7 +103,8 @@ type attempt struct {
 	asked   bool      // released by request, not only because a queue was open
 	last    bool      // nobody wants it any more: not to be flushed again
 	inHand  bool      // the MTA tries it, as far as is known, or is about to
-	session string    // of the client that was last told of it in a count
+	told    bool      // to a client, in a count
+	session string    // of the client that was last told
 
 	failed   string // the MTA's reason; empty: not tried, or under way
 	failures int32
@@ -118,7 +119,7 @@ type attempt struct {
 
 // over reports whether nothing is left to remember.
 func (a *attempt) over() bool {
-	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && a.session == "" && a.charged == nil
+	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && !a.told && a.charged == nil
 }
 
 // stop ends a release.

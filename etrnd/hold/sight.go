@@ -97,6 +97,8 @@ func (m *Manager) look(ctx context.Context, asked time.Time, cheap bool) bool {
 			return true
 		case s.on && (!s.began.Before(asked) || s.stamp.NothingEntered(stamp)):
 			// That one will do.
+		case s.on:
+			// The next one, when this one has ended.
 		default:
 			m.listAfterLocked(time.Time{}, lookPause*m.listTook)
 			m.pokeLocked()
