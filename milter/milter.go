@@ -60,6 +60,14 @@ type Settings struct {
 	Mark string
 }
 
+// holds reports whether a transport of the MTA is one for held mail: Transport,
+// or one of those that the set-up of the MTA names after it, for queues that are
+// delivered otherwise than by SMTP.
+func (s *Settings) holds(transport string) bool {
+	kind, ok := strings.CutPrefix(transport, s.Transport)
+	return ok && (kind == "" || kind == "-turn" || kind == "-lmtp")
+}
+
 // Options of New. Settings and Report are required.
 type Options struct {
 	Settings Settings
