@@ -48,6 +48,7 @@ var (
 // unlisted are limits that are not in limits.md.
 var unlisted = []string{
 	// They bound what our own programs say to each other, or what Postfix does.
+	"etrnd.maxNamed",
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"internal/postfix.maxListFile",
@@ -74,7 +75,8 @@ var unlisted = []string{
 	"etrnd/call.maxSessions",
 	"etrnd/call.seenMax",
 	"etrnd/deliver.maxAccepted",
-	"etrnd/hold.maxRecent",
+	"etrnd/hold.maxRequesters",
+	"etrnd/hold.maxRequests",
 	"etrnd/receive.maxTook",
 	"etrnd/receive.maxWarned",
 	// How much of a foreign text is shown, or read before a connection is closed.

@@ -43,8 +43,8 @@ const (
 	// for when nothing at all has moved. What a stamp does not show is mail that
 	// is deleted, or expires: it is found then.
 	glancePause, idlePause, stillPause = 49, 200, 1000
-	// maxPause bounds them.
-	maxPause = time.Hour
+	// longestPause bounds them.
+	longestPause = time.Hour
 )
 
 func newSight() sight { return sight{ended: make(chan struct{})} }
@@ -159,7 +159,7 @@ func (m *Manager) glance(ctx context.Context) {
 
 // spareLocked is how long the MTA is spared after a listing.
 func (m *Manager) spareLocked(pause int) time.Duration {
-	return min(time.Duration(pause)*m.listTook, maxPause)
+	return min(time.Duration(pause)*m.listTook, longestPause)
 }
 
 func (m *Manager) pokeLocked() {
