@@ -245,7 +245,7 @@ func (m *Manager) untoldLocked(sel queue.Selection, session string) (news, other
 	if q == nil || q.count[classUnderWay] == 0 {
 		return 0, 0
 	}
-	for msg := range m.index.covered(sel) {
+	for msg := range m.eachLocked(sel) {
 		switch {
 		case msg.place == onHold || msg.place == unlisted || !msg.wantedFor(q):
 		case !msg.attempt.told:
@@ -259,7 +259,7 @@ func (m *Manager) untoldLocked(sel queue.Selection, session string) (news, other
 
 // toldLocked notes that the client of a session has been told of a selection.
 func (m *Manager) toldLocked(sel queue.Selection, session string) {
-	for msg := range m.index.covered(sel) {
+	for msg := range m.eachLocked(sel) {
 		if msg.wanted() && msg.place != unlisted {
 			msg.attempt.session, msg.attempt.told = session, true
 		}

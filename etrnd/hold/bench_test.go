@@ -232,3 +232,43 @@ func perMessage(t testing.TB, queues int) float64 {
 	}
 	return float64(after-before) / n
 }
+
+// BenchmarkAskForMuch asks for a queue that has all the mail but one message, and
+// meanwhile for that one, which must not wait for the other.
+func BenchmarkAskForMuch(b *testing.B) {
+	for _, n := range heldSizes {
+		b.Run(fmt.Sprintf("held=%d", n), func(b *testing.B) {
+			var others []time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				m, _ := full(b, n, 2)
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							start := time.Now()
+							m.State("customer00000")
+							others = append(others, time.Since(start))
+							time.Sleep(100 * time.Microsecond)
+						}
+					}
+				}()
+				b.StartTimer()
+				if a := m.Ask(b.Context(), etrn.Identity{User: "u"}, "#customer00001"); a.Code != 253 || a.Count != n-1 {
+					b.Fatal(a)
+				}
+				b.StopTimer()
+				close(stop)
+				<-stopped
+				b.StartTimer()
+			}
+			slices.Sort(others)
+			b.ReportMetric(float64(others[len(others)*99/100].Nanoseconds()), "others-p99-ns")
+			b.ReportMetric(float64(others[len(others)-1].Nanoseconds()), "others-max-ns")
+		})
+	}
+}

@@ -94,8 +94,8 @@ func TestManySlowSites(t *testing.T) {
 		if s := m.must(t, last); s.Messages != 0 {
 			t.Errorf("the last one: %+v", s)
 		}
-		if m.mta.most > active*3/4 {
-			t.Errorf("%d were tried at one time", m.mta.most)
+		if m.mta.peak() > active*3/4 {
+			t.Errorf("%d were tried at one time", m.mta.peak())
 		}
 	})
 }
@@ -154,8 +154,8 @@ func TestLimit(t *testing.T) {
 		defer unpin()
 		for range 20 {
 			time.Sleep(time.Second)
-			if s := m.must(t, "acme"); s.InHand > 1 || m.mta.most > 1 {
-				t.Fatalf("%d in hand, %d tried at one time", s.InHand, m.mta.most)
+			if s := m.must(t, "acme"); s.InHand > 1 || m.mta.peak() > 1 {
+				t.Fatalf("%d in hand, %d tried at one time", s.InHand, m.mta.peak())
 			}
 		}
 		if s := m.must(t, "acme"); s.Left.Messages < 10 {
@@ -164,8 +164,8 @@ func TestLimit(t *testing.T) {
 		one()
 		one()
 		time.Sleep(5 * time.Second)
-		if m.mta.most != 5 {
-			t.Errorf("%d tried at one time", m.mta.most)
+		if m.mta.peak() != 5 {
+			t.Errorf("%d tried at one time", m.mta.peak())
 		}
 		undo()
 		time.Sleep(time.Minute)
@@ -179,8 +179,8 @@ func TestLimit(t *testing.T) {
 		defer m.Limit("acme", 2)()
 		m.Release(queue.Selection{Queue: "acme"})
 		time.Sleep(10 * time.Second)
-		if m.mta.most > 2 {
-			t.Errorf("%d tried at one time", m.mta.most)
+		if m.mta.peak() > 2 {
+			t.Errorf("%d tried at one time", m.mta.peak())
 		}
 	})
 }
@@ -191,10 +191,10 @@ func TestDomainThatDoesNotFit(t *testing.T) {
 		m.mta.set(func() { m.mta.active = 1000 })
 		m.Release(queue.Selection{Queue: "acme"})
 		time.Sleep(time.Minute)
-		if s := m.must(t, "acme"); s.Messages != 0 || m.mta.most > 500 {
-			t.Errorf("%d tried at one time; %+v", m.mta.most, s)
+		if s := m.must(t, "acme"); s.Messages != 0 || m.mta.peak() > 500 {
+			t.Errorf("%d tried at one time; %+v", m.mta.peak(), s)
 		}
-		if m.mta.calls[0].domains != nil {
+		if m.mta.first().domains != nil {
 			t.Error("flushed whole")
 		}
 	})
@@ -353,14 +353,14 @@ func TestLooksAreShared(t *testing.T) {
 	run(t, testSet(t), nil, func(t *testing.T, m *running) {
 		m.mta.set(func() { m.mta.stamps = true })
 		time.Sleep(2 * time.Minute)
-		before := m.mta.lists
+		before := m.mta.listings()
 		start := time.Now()
 		for i := range 1000 {
 			if a := m.Ask(t.Context(), owner, fmt.Sprintf("x%d.acme.example", i)); a.Code != 251 {
 				t.Fatalf("%+v", a)
 			}
 		}
-		if n, took := m.mta.lists-before, time.Since(start); n > 1 || took > time.Second {
+		if n, took := m.mta.listings()-before, time.Since(start); n > 1 || took > time.Second {
 			t.Errorf("%d listings for 1,000 questions, in %v", n, took)
 		}
 
@@ -384,7 +384,7 @@ func TestLooksAreShared(t *testing.T) {
 			}
 		})
 		time.Sleep(2 * time.Minute)
-		before, start = m.mta.lists, time.Now()
+		before, start = m.mta.listings(), time.Now()
 		for i := range 200 {
 			others.Go(func() {
 				time.Sleep(time.Duration(i) * 300 * time.Millisecond)
@@ -404,7 +404,7 @@ func TestLooksAreShared(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Minute)
-		if n := m.mta.lists - before; n < 4 || n > 9 {
+		if n := m.mta.listings() - before; n < 4 || n > 9 {
 			t.Errorf("%d listings of two seconds in a minute", n)
 		}
 		close(stop)
@@ -484,9 +484,9 @@ func TestStill(t *testing.T) {
 		})
 		m.Relist()
 		time.Sleep(time.Hour)
-		before := m.mta.lists
+		before := m.mta.listings()
 		time.Sleep(10 * time.Hour)
-		if n := m.mta.lists - before; n < 9 || n > 11 {
+		if n := m.mta.listings() - before; n < 9 || n > 11 {
 			t.Errorf("%d listings in ten hours", n)
 		}
 		// The MTA tries what it holds, as it does, and defers it again.
@@ -502,9 +502,9 @@ func TestStill(t *testing.T) {
 				}
 			}
 		})
-		before = m.mta.lists
+		before = m.mta.listings()
 		time.Sleep(10 * time.Hour)
-		if n := m.mta.lists - before; n < 10 || n > 46 {
+		if n := m.mta.listings() - before; n < 10 || n > 46 {
 			t.Errorf("%d listings in ten hours of attempts", n)
 		}
 		close(stop)

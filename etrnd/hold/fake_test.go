@@ -65,6 +65,26 @@ func (f *fakeMTA) unlocked(hook func() error) error {
 	return hook()
 }
 
+// peak is how many messages were tried at one time.
+func (f *fakeMTA) peak() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
+func (f *fakeMTA) listings() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lists
+}
+
+// first is the first flush.
+func (f *fakeMTA) first() flushCall {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[0]
+}
+
 // last is the last flush.
 func (f *fakeMTA) last() flushCall {
 	f.mu.Lock()
