@@ -3,10 +3,12 @@
 package scenario
 
 import (
-	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	gomilter "github.com/d--j/go-milter"
 
 	"github.com/etrnd/etrnd/internal/testbed"
 )
@@ -20,22 +22,20 @@ func TestNoIsTrue(t *testing.T) {
 	must(t, w.HubMTA.Set(ctx, map[string]string{"virtual_alias_maps": "texthash:/etc/postfix/virtual"}))
 	must(t, w.HubMTA.Reload(ctx))
 	must(t, w.Line.Up(ctx))
-	for range 3 {
+	for _, name := range []string{"acme.example", "@acme.example", "#acme"} {
 		ids := send(ctx, t, w.Online, hubName+":25", Messages(1, 0, "info@hub.example.net"))
 		must(t, testbed.Until(ctx, "the message to be held", func() (bool, error) {
 			q, err := w.HubHost.Queue(ctx)
 			return len(q) == 1 && q[0].Queue == "deferred", err
 		}))
-		// Each name is asked for once in five seconds at the most.
-		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", fmt.Sprintf("ETRN %s", []string{"acme.example", "@acme.example", "#acme"}[0]), "QUIT")
-		if !strings.Contains(out, "\n253 1 ") {
+		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN "+name, "QUIT")
+		if !strings.Contains(out, "\n253 OK, 1 pending ") {
 			t.Fatalf("ETRN: %s", out)
 		}
 		delivered(ctx, t, w.SiteHost, ids)
 		must(t, w.Hub.WaitQueue(ctx, "acme", 0))
-		time.Sleep(5 * time.Second)
 	}
-	out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN #acme", "QUIT")
+	out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN none.acme.example", "QUIT")
 	if !strings.Contains(out, "\n251 ") {
 		t.Errorf("ETRN when there is nothing: %s", out)
 	}
@@ -91,7 +91,7 @@ func TestStuckSiteAlone(t *testing.T) {
 	}))
 	must(t, w.Line.Up(ctx))
 	out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN #acme", "QUIT")
-	if !strings.Contains(out, "\n253 3 ") {
+	if !strings.Contains(out, "\n253 OK, 3 pending ") {
 		t.Fatalf("ETRN: %s", out)
 	}
 	asked := time.Now()
@@ -104,5 +104,50 @@ func TestStuckSiteAlone(t *testing.T) {
 	must(t, err)
 	if q.Messages != 200 || q.UnderWay-q.Waiting > 30 {
 		t.Errorf("beta: %+v", q)
+	}
+}
+
+// refuser is a milter that lets nothing pass, when all has been seen.
+type refuser struct{ gomilter.NoOpMilter }
+
+func (refuser) EndOfMessage(gomilter.Modifier) (*gomilter.Response, error) {
+	return gomilter.RespTempFail, nil
+}
+
+// What a milter behind ours refuses is promised to nobody.
+func TestRefusedBehindUs(t *testing.T) {
+	t.Parallel()
+	ctx, w := world(t, Options{HubConfig: unlooked(HubConfig)})
+	const socket = "/var/spool/postfix/refuser.sock"
+	ln, err := w.HubHost.Listen("unix", socket)
+	must(t, err)
+	must(t, os.Chmod(w.HubHost.Path(socket), 0o666))
+	srv := gomilter.NewServer(gomilter.WithMilter(func() gomilter.Milter { return refuser{} }))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(ln)
+	}()
+	defer func() { _ = srv.Close(); <-done }()
+	ours, err := w.HubHost.Run(ctx, "postconf", "-h", "smtpd_milters")
+	must(t, err)
+	must(t, w.HubMTA.Set(ctx, map[string]string{"smtpd_milters": strings.TrimSpace(ours) + ", unix:refuser.sock"}))
+	must(t, w.HubMTA.Reload(ctx))
+	must(t, w.Line.Up(ctx))
+	for _, name := range []string{"acme.example", "@acme.example", "#acme"} {
+		for range 3 {
+			if ids, err := w.Online.SendMany(ctx, hubName+":25", Messages(1, 0, "a@acme.example")); err == nil {
+				t.Fatalf("the milter let %v pass", ids)
+			}
+		}
+		out := dialogue(ctx, t, w.SiteHost, hubLine+":366", "EHLO x.example", "ETRN "+name, "QUIT")
+		if !strings.Contains(out, "\n251 ") {
+			t.Errorf("ETRN %s: %s", name, out)
+		}
+	}
+	log, err := w.HubHost.ReadFile("/var/log/etrn-milter.log")
+	must(t, err)
+	if n := strings.Count(string(log), "queues=[acme]"); n != 9 {
+		t.Errorf("our milter saw %d messages", n)
 	}
 }
