@@ -471,6 +471,31 @@ func TestPhantoms(t *testing.T) {
 	}
 }
 
+// Nor does it count as delivered, when the queue is open.
+func TestPhantomsAreNotDelivered(t *testing.T) {
+	run(t, testSet(t), nil, func(t *testing.T, m *running) {
+		time.Sleep(10 * time.Second)
+		defer m.Pin(queue.Selection{Queue: "acme"})()
+		for i := range 10 {
+			time.Sleep(3 * time.Second)
+			id := number(i)
+			m.Arrived(report.Event{Kind: report.Message, QueueID: id, Recipients: []string{"a@acme.example"}, Time: time.Now()})
+			if i%2 == 0 {
+				time.AfterFunc(20*time.Millisecond, func() { m.mta.add(msg(id, "deferred", mta.ReasonHeld, "a@acme.example")) })
+				time.Sleep(time.Second)
+				if s := m.must(t, "acme"); s.Messages != 0 {
+					t.Errorf("after a second: %+v", s)
+				}
+			}
+		}
+		time.Sleep(10 * time.Second)
+		if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != 5 {
+			t.Errorf("%+v", s)
+		}
+		m.mta.sentOnce(t, 5)
+	})
+}
+
 // While nothing moves, the MTA is left alone, the more so the longer a listing
 // takes, and mail of which nobody has told is found in some seconds all the same.
 func TestStill(t *testing.T) {

@@ -189,6 +189,14 @@ func (m *Manager) takeTurnsLocked(n int, now time.Time) (taken []*message) {
 		for took < flowQuantum && len(taken) < n && q.ready.Len() > 0 && m.placesLocked(q) > 0 {
 			msg := q.ready.filed[0]
 			ix.unfile(msg)
+			if msg.place == unlisted && m.listsSoonLocked() {
+				// The listing says whether there is such a message: only what
+				// the MTA has stored is flushed, and counted as gone when it is.
+				msg.attempt.due = now.Add(unlistedAgain)
+				ix.settle(msg, now)
+				m.listByLocked(now)
+				continue
+			}
 			m.takeLocked(msg, now)
 			taken = append(taken, msg)
 			took++
@@ -203,6 +211,18 @@ func (m *Manager) takeTurnsLocked(n int, now time.Time) (taken []*message) {
 		}
 	}
 	return taken
+}
+
+// unlistedAgain is how long a listing is waited for before a message that only the
+// milter has told of is looked at again.
+const unlistedAgain = 300 * time.Millisecond
+
+// cheapListing is what a listing may take for one to be made before new mail is
+// flushed. Where it takes longer, mail is flushed as it is told of.
+const cheapListing = 100 * time.Millisecond
+
+func (m *Manager) listsSoonLocked() bool {
+	return m.sight.running && m.listErr == nil && !m.listed.IsZero() && m.listTook <= cheapListing
 }
 
 // takeLocked puts a message into the MTA's hand. It is in no heap.

@@ -399,6 +399,9 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 	moved = msg.place != l.place || msg.recipients() != recipients(groups)
 	if msg.place == unlisted {
 		msg.since = now.UnixMicro()
+		if a := msg.attempt; a != nil && a.want != nil && a.flushes == 0 {
+			a.due = now // it was waited for
+		}
 	}
 	msg.place, msg.missing, msg.listing = l.place, false, m.listings
 	resorted := msg.setAge != m.setAge

@@ -150,7 +150,7 @@ func (m *Manager) eachLocked(sel queue.Selection) iter.Seq[*message] {
 				runtime.Gosched()
 				m.mu.Lock()
 			}
-			if i >= eachChunk && !(m.index.has(msg) && msg.covered(sel)) {
+			if i >= eachChunk-1 && !(m.index.has(msg) && msg.covered(sel)) {
 				continue
 			}
 			if !yield(msg) {
