@@ -51,6 +51,7 @@ var unlisted = []string{
 	"internal/listen.maxLinks",
 	"internal/daemon.maxRepeats",
 	"internal/daemon.maxSilence",
+	"etrnd.maxNamed",
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"internal/postfix.maxListFile",
@@ -77,7 +78,8 @@ var unlisted = []string{
 	"etrnd/call.maxSessions",
 	"etrnd/call.seenMax",
 	"etrnd/deliver.maxAccepted",
-	"etrnd/hold.maxRecent",
+	"etrnd/hold.maxRequesters",
+	"etrnd/hold.maxRequests",
 	"etrnd/receive.maxTook",
 	"etrnd/receive.maxWarned",
 	// How much of a foreign text is shown, or read before a connection is closed.

@@ -108,6 +108,8 @@ func (d *milterd) settings(ctx context.Context, cfg *config.Config) milter.Setti
 	s := milter.Settings{
 		Header: cfg.Milter.Header, Queues: cfg.Set(), Transport: cfg.MTA.Transport,
 		Split: cfg.MTA.Split != "", Mark: mta.SplitHeader,
+		// Only a call wants to know at once who has begun to send.
+		Late: len(cfg.Remotes) == 0,
 	}
 	pf := postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: d.log})
 	var address, everything bool

@@ -18,7 +18,7 @@ func (a *app) checkClock(ctx context.Context, cfg *config.Config) (found []findi
 		found = append(found, finding{Level: "warning", Text: what + ": mail that is accepted now is returned as too old once the clock is set", Hint: "set the clock before Postfix starts; see \"A clock that is not set\" in howto.md"})
 	}
 	pf := instance(cfg)
-	list, err := pf.List(ctx)
+	list, err := mta.All(ctx, pf)
 	if err != nil {
 		return found // said elsewhere
 	}

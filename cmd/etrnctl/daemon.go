@@ -70,9 +70,12 @@ func (a *app) releaseCommand() *cobra.Command {
 			}
 			p := a.print()
 			for _, r := range rs {
-				if r.Messages == 0 {
+				switch {
+				case r.Note != "":
+					p.f("%s: nothing released: %s\n", r.Queue, r.Note)
+				case r.Messages == 0:
 					p.f("%s: no messages waiting\n", r.Queue)
-				} else {
+				default:
 					p.f("%s: released %s (%s)\n", r.Queue, count(r.Messages, "message"), size(r.Bytes))
 				}
 			}

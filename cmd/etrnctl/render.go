@@ -290,7 +290,10 @@ func (a *app) queueState(q api.Queue) string {
 		s = append(s, "held")
 	}
 	if q.UnderWay > 0 {
-		s = append(s, fmt.Sprintf("%d going", q.UnderWay))
+		s = append(s, fmt.Sprintf("%d going", q.UnderWay-q.Waiting))
+	}
+	if q.Waiting > 0 {
+		s = append(s, fmt.Sprintf("%d next", q.Waiting))
 	}
 	if q.Failed > 0 {
 		s = append(s, fmt.Sprintf("%d failed", q.Failed))

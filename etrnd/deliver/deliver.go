@@ -36,6 +36,7 @@ import (
 type Holder interface {
 	Queues() *queue.Set
 	State(name string) (hold.State, bool)
+	Count(ctx context.Context, sels ...queue.Selection) (messages int, ok bool)
 	Pin(sels ...queue.Selection) (unpin func())
 	Changed() <-chan struct{}
 	Listed() (at time.Time, took time.Duration, err error)
@@ -104,18 +105,14 @@ func New(o Options) *Agent {
 }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
+func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
 	sels, answer := a.selections(who, domains)
 	if sels == nil {
 		return answer, nil
 	}
-	messages := 0
-	for _, name := range queuesOf(sels) {
-		s, ok := a.o.Hold.State(name)
-		if !ok || !s.Known {
-			return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
-		}
-		messages += s.Messages - s.OnHold
+	messages, ok := a.o.Hold.Count(ctx, sels...)
+	if !ok {
+		return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 	}
 	if messages <= 0 {
 		return etrn.Answer{Code: 453, Text: "you have no mail"}, nil

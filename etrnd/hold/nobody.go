@@ -135,7 +135,7 @@ func (m *Manager) Nobody(max int) Nobody {
 func (m *Manager) Sorted(ctx context.Context) bool {
 	for {
 		m.mu.Lock()
-		ok, failed, changed := m.sorted, m.listErr != nil || !m.runs, m.changed
+		ok, failed, changed := m.sorted, m.listErr != nil || !m.sight.running, m.changed
 		m.mu.Unlock()
 		if ok || failed {
 			return ok
@@ -146,12 +146,6 @@ func (m *Manager) Sorted(ctx context.Context) bool {
 			return false
 		}
 	}
-}
-
-func (m *Manager) begin() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.runs = true
 }
 
 // nobodyIs takes what a listing has shown.

@@ -87,7 +87,7 @@ func TestHeldForNobodyIsBounded(t *testing.T) {
 	s := newSorter(setOf(t, map[string][]string{"acme": {"acme.example"}}))
 	for i := range maxNobody + 50 {
 		l := msg(number(i), "deferred", mta.ReasonHeld, fmt.Sprintf("a@d%d.example", i))
-		n.add(l, s.sort(l.Recipients))
+		n.add(l, s.sort(nil, l.Recipients))
 	}
 	m := New(Options{Queues: testSet(t), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	m.nobodyIs(m.Queues(), n.done())
@@ -106,7 +106,7 @@ func TestHeldByOthers(t *testing.T) {
 	s := newSorter(setOf(t, map[string][]string{"beta": {"beta.example"}}))
 	for i, to := range []string{"a@acme.example", "a@slow.example", "b@beta.example", "b@acme.example"} {
 		l := msg(number(i), "deferred", mta.ReasonHeld, to)
-		n.add(l, s.sort(l.Recipients))
+		n.add(l, s.sort(nil, l.Recipients))
 	}
 	if got := n.done(); got.Messages != 2 || len(got.Domains) != 1 || got.Domains[0].Domain != "acme.example" || asked != 1 {
 		t.Errorf("%+v, asked %d times", got, asked)

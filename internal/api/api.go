@@ -104,6 +104,8 @@ type QueueTotals struct {
 	Messages int        `json:"messages"`
 	Bytes    int64      `json:"bytes"`
 	Oldest   *time.Time `json:"oldest"`
+	UnderWay int        `json:"under_way"` // released, and neither gone nor back
+	Waiting  int        `json:"waiting"`   // of these, those that wait for their turn
 }
 
 // Queue is what is held under one name.
@@ -116,7 +118,8 @@ type Queue struct {
 	// lately or a link is up.
 	Open      bool       `json:"open"`
 	OpenUntil *time.Time `json:"open_until"`       // null: shut, or as long as a link is up
-	UnderWay  int        `json:"under_way"`        // messages released and being tried
+	UnderWay  int        `json:"under_way"`        // messages released, and neither gone nor back
+	Waiting   int        `json:"waiting"`          // of these, those that wait for their turn
 	Failed    int        `json:"failed"`           // messages tried and put back
 	Released  *time.Time `json:"released"`         // the last release
 	Domains   []string   `json:"domains"`          // as in the configuration
@@ -129,6 +132,8 @@ type Released struct {
 	Queue    string `json:"queue"`
 	Messages int    `json:"messages"`
 	Bytes    int64  `json:"bytes"`
+	// Note says what was not found, when nothing was released.
+	Note string `json:"note,omitempty"`
 }
 
 // LinkEvent says that a link went up or down, by its name or by the name of

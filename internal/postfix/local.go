@@ -35,6 +35,8 @@ type facts struct {
 	asked     bool // those are in addresses
 	local     map[string]bool
 	sources   map[string]bool // files that lists name and that have been asked
+	active    int             // qmgr_message_active_limit
+	queueDir  string          // empty: its subdirectories tell nothing
 }
 
 // IsLocal looks a domain up in mydestination, virtual_alias_domains and
@@ -215,12 +217,14 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 	if f != nil {
 		return f, nil
 	}
-	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces"}
+	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces",
+		"qmgr_message_active_limit", "queue_directory", "hash_queue_names"}
 	v, err := p.Settings(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
 	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}, sources: map[string]bool{}}
+	f.active, f.queueDir = flow(v)
 	for _, name := range names[1:4] {
 		f.lists = append(f.lists, conffile.Words(v[name]))
 	}

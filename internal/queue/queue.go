@@ -172,6 +172,19 @@ func (p Pattern) Any() bool { return p.kind == any }
 // Address reports whether the pattern is a single address.
 func (p Pattern) Address() bool { return p.kind == address }
 
+// Touches reports whether the pattern has anything to do with a domain, or, with
+// andBelow, with it and all below it. "*" has with all.
+func (p Pattern) Touches(domain string, andBelow bool) bool {
+	under := func(name, above string) bool { return strings.HasSuffix(name, "."+above) }
+	switch {
+	case p.kind == any, p.domain != "" && domain == "":
+		return true
+	case p.kind == below:
+		return under(domain, p.domain) || andBelow && (p.domain == domain || under(p.domain, domain))
+	}
+	return p.domain == domain || andBelow && under(p.domain, domain)
+}
+
 // cutAddress splits at the last "@": a quoted local part may hold others.
 func cutAddress(s string) (local, domain string, ok bool) {
 	i := strings.LastIndexByte(s, '@')

@@ -57,9 +57,10 @@ func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string
 			pf = pf.As(etrnd.Credential())
 		}
 	}
-	msgs, err := pf.List(ctx)
+	messages := 0
+	err := pf.List(ctx, func(mta.Message) { messages++ })
 	if err == nil {
-		l.good(fmt.Sprintf("the mail queue can be listed (%d messages)", len(msgs)))
+		l.good(fmt.Sprintf("the mail queue can be listed (%d messages)", messages))
 		return
 	}
 	hint := "see what \"postqueue -j\" says as this user"

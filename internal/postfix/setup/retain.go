@@ -96,7 +96,7 @@ func retain(ctx context.Context, pf *postfix.Instance, req Requirements, env *en
 
 // inQueue is what Postfix has for what goes.
 func inQueue(ctx context.Context, pf *postfix.Instance, old, next *routing, env *environment) ([]Kept, error) {
-	list, err := pf.List(ctx)
+	list, err := mta.All(ctx, pf)
 	if err == nil {
 		err = pf.ReadMaildrop(ctx, list)
 	}
