@@ -54,6 +54,9 @@ type Holder interface {
 	Watch() (stop func())
 	// Pin opens queues until unpin is called.
 	Pin(sels ...queue.Selection) (unpin func())
+	// Limit bounds how many messages of a queue the MTA tries at a time, until
+	// undo is called.
+	Limit(queue string, n int) (undo func())
 	State(queue string) (hold.State, bool)
 	// Listed is when the MTA's queue was last listed, and why the last try
 	// failed.
@@ -70,7 +73,11 @@ type Options struct {
 	Modem   Modem                          // default: Commands
 	Network Network                        // default: the machine's
 	Receive func(receive.Options) Receiver // default: receive.New
+	Door    Door                           // default: receive.Door
 }
+
+// Door asks the local MTA at addr whether it will take mail; see receive.Door.
+type Door func(ctx context.Context, addr, hello string, domains []string) (why receive.Refusal, all bool, err error)
 
 // Caller knows the links and makes the calls.
 type Caller struct {
@@ -79,6 +86,7 @@ type Caller struct {
 	modem   Modem
 	network Network
 	receive func(receive.Options) Receiver
+	door    Door
 	log     *slog.Logger
 	ledger  *ledger
 	ready   chan struct{} // closed when ctx is set
@@ -94,7 +102,7 @@ type Caller struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, door: o.Door, log: o.Logger,
 		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
 	if c.modem == nil {
@@ -105,6 +113,11 @@ func New(o Options) *Caller {
 	}
 	if c.receive == nil {
 		c.receive = func(o receive.Options) Receiver { return receive.New(o) }
+	}
+	if c.door == nil {
+		c.door = func(ctx context.Context, addr, hello string, domains []string) (receive.Refusal, bool, error) {
+			return receive.Door(ctx, receive.Dialer(addr), hello, domains)
+		}
 	}
 	c.setConfigLocked(o.Config)
 	return c

@@ -3,13 +3,44 @@ package call
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
 )
 
 // dialLook is how often a line that dials looks for its interface.
 const dialLook = 200 * time.Millisecond
+
+// prepare sees to it, before a line is dialled that costs money, that the local
+// MTA is there, where its calls need it.
+func (l *line) prepare(ctx context.Context) error {
+	if !l.dials || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	l.link.mu.Lock()
+	calls := slices.Clone(l.calls)
+	l.link.mu.Unlock()
+	var err error
+	for _, cl := range calls {
+		if !cl.remote.RouterType.Pulls() {
+			return nil
+		}
+		switch err = cl.prepare(ctx); {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			err = listenerError{err}
+		case cl.shut && cl.remote.Protocol == config.ProtocolATRN && !cl.remote.RouterType.Pushes():
+			err = doorError{cl.refusedAtTheDoor()}
+		default:
+			return nil
+		}
+	}
+	l.untried = true
+	return err
+}
 
 // dial runs the command, if the line is to be dialled, and waits until the link
 // is up: its hook says so, or an interface of it has come up with an address. A
@@ -94,7 +125,9 @@ func (l *line) giveUp(why error) {
 	l.end(why)
 	l.dialling.Wait()
 	l.link.mu.Lock()
-	next := l.standingLocked(why).undialled()
+	s := l.standingLocked(why)
+	s.untried = l.untried
+	next := s.undialled()
 	l.link.mu.Unlock()
 	if next == hangUp {
 		if l.failed = l.cut(); l.failed != nil {

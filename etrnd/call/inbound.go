@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/report"
 )
 
@@ -27,7 +28,8 @@ type smtpSession struct {
 	client      netip.Addr
 	local       netip.Addr
 	transaction bool
-	mailed      bool // has had a transaction
+	size        int64 // of the message that is coming in, as declared
+	mailed      bool  // has had a transaction
 }
 
 // NewInbound returns an empty view.
@@ -101,10 +103,10 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 	now := time.Now()
 	switch ev.Kind {
 	case report.Open:
-		s.transaction = ev.Transaction
+		s.transaction, s.size = ev.Transaction, 0
 		s.mailed = s.mailed || ev.Transaction
 	case report.Mail:
-		s.transaction, s.mailed = true, true
+		s.transaction, s.mailed, s.size = true, true, ev.Size
 	case report.Message:
 		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
@@ -121,8 +123,7 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 		// remote's mail: it may be a port scan.
 		like := t.match(s.client, s.local)
 		if like == certain || like == likely && ev.Kind != report.Open && ev.Kind != report.Close {
-			t.active = now
-			t.any = true
+			t.livesLocked(now, ev.Kind)
 		}
 	}
 }
@@ -140,11 +141,40 @@ func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
 	if !ours {
 		return
 	}
-	t.messages++
 	t.bytes += ev.Size
+	t.wide = t.wide || ev.To >= wideFrom
+	// What has come before, for the same recipients, is no part of anything.
+	if t.letters[ev.Letter] && !again {
+		t.parts++
+		return
+	}
+	if ev.Letter != "" && len(t.letters) < againMax {
+		t.letters[ev.Letter] = true
+	}
+	t.messages++
 	if again {
 		t.duplicates++
 	}
+}
+
+// wideFrom is from how many recipients on a message may be a part of one to
+// more: Postfix sends 50 at a time, others and other settings fewer.
+const wideFrom = 10
+
+// livesLocked notes a sign of life. Between the end of one message and the
+// beginning of the next the line shows how long the other side takes for that.
+func (t *Tally) livesLocked(now time.Time, kind report.Kind) {
+	if kind == report.Mail && !t.ended.IsZero() {
+		t.gap = max(t.gap, now.Sub(t.ended))
+	}
+	switch kind {
+	case report.Mail:
+		t.ended = time.Time{}
+	case report.Message, report.Abort:
+		t.ended = now
+	}
+	t.active = now
+	t.any = true
 }
 
 // Connected reports whether a milter reports at present, since when that is
@@ -168,7 +198,12 @@ type Tally struct {
 	match func(client, local netip.Addr) likeness
 
 	messages, duplicates int
+	parts                int             // of messages that had been counted before
+	letters              map[string]bool // that have come
+	wide                 bool            // one came that had many recipients
 	bytes                int64
+	ended                time.Time     // the last message; zero: another has begun since
+	gap                  time.Duration // the longest between two messages
 	any                  bool
 	blind                bool
 	active               time.Time
@@ -185,20 +220,30 @@ const againMax = 10000
 type Counts struct {
 	Connected  bool // a milter reports, so the rest can be believed
 	Messages   int
-	Bytes      int64 // as the senders declared them (RFC 1870)
+	Parts      int   // of messages that went to many recipients, the first of each left out
+	Wide       bool  // a message has come that may be a part of one to more recipients
+	Bytes      int64 // as the senders declared them (RFC 1870), or as they have come over a turned connection
+	Coming     int64 // bytes of the messages that are coming in, likewise
 	Duplicates int
-	Open       int       // sessions that are open
-	Busy       int       // of these, sessions in the middle of a message
-	Any        bool      // a session has been seen
-	Blind      bool      // sessions may be open that nobody sees any more
-	Active     time.Time // the last sign of life; zero: none
+	Open       int           // sessions that are open
+	Busy       int           // of these, sessions in the middle of a message
+	Any        bool          // a session has been seen
+	Blind      bool          // sessions may be open that nobody sees any more
+	Active     time.Time     // the last sign of life; zero: none
+	Gap        time.Duration // the longest between the end of a message and the beginning of the next
+	Refused    int           // messages that the local MTA has refused over a turned connection
+	Rejected   int           // recipients, likewise
+	Why        receive.Refusal
 }
+
+// transactions is how many messages and parts of messages have come.
+func (c Counts) transactions() int { return c.Messages + c.Parts }
 
 // Tally begins to count the sessions that match. Close it when done.
 func (in *Inbound) Tally(match func(client, local netip.Addr) likeness) *Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	t := &Tally{in: in, match: match}
+	t := &Tally{in: in, match: match, letters: map[string]bool{}}
 	in.tallies[t] = true
 	return t
 }
@@ -216,7 +261,7 @@ func (t *Tally) Counts() Counts {
 	defer t.in.mu.Unlock()
 	c := Counts{
 		Connected: len(t.in.reporters) > 0,
-		Messages:  t.messages, Bytes: t.bytes, Duplicates: t.duplicates,
+		Messages:  t.messages, Parts: t.parts, Wide: t.wide, Bytes: t.bytes, Duplicates: t.duplicates, Gap: t.gap,
 		Any: t.any, Blind: t.blind, Active: t.active,
 	}
 	for _, s := range t.in.sessions {
@@ -228,6 +273,7 @@ func (t *Tally) Counts() Counts {
 		c.Any = true
 		if s.transaction {
 			c.Busy++
+			c.Coming += s.size
 		}
 	}
 	return c

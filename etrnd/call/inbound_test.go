@@ -96,7 +96,7 @@ func TestTally(t *testing.T) {
 			if !got.Active.IsZero() != c.active {
 				t.Errorf("a sign of life: %t, want %t", !got.Active.IsZero(), c.active)
 			}
-			got.Active = time.Time{}
+			got.Active, got.Gap = time.Time{}, 0
 			if got != c.want {
 				t.Errorf("%+v\nwant %+v", got, c.want)
 			}
