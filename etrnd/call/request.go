@@ -197,7 +197,8 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	if err != nil {
 		return question{err: err}
 	}
-	defer client.Quit()
+	// What is next need not wait for a good-bye.
+	defer func() { cl.serving.Go(func() { client.Quit() }) }()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
 	cl.step(api.PhaseRequest, "the answer of "+r.Host)
 	if r.Protocol.Turns() {

@@ -404,6 +404,7 @@ type fakeHold struct {
 	limits  map[string][]int // that hold now
 	listed  func() (time.Time, error)
 	each    time.Duration // that one message takes to send; 0: they are never tried
+	size    int64         // of one message; 0: 1000
 	reason  string        // why each of them fails; empty: it does not
 	looked  func()        // is called at each State; nil: nothing is
 	sending sync.WaitGroup
@@ -464,7 +465,7 @@ func (h *fakeHold) release(q string) {
 				s.Messages--
 				s.Bytes -= 1000
 				s.Left.Messages++
-				s.Left.Bytes += 1000
+				s.Left.Bytes += max(h.size, 1000)
 			})
 		}
 	})
