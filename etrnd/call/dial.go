@@ -27,7 +27,7 @@ func (l *line) prepare(ctx context.Context) error {
 		if !cl.remote.RouterType.Pulls() {
 			return nil
 		}
-		switch err = cl.prepare(ctx); {
+		switch err = cl.prepare(ctx, api.PhaseDialling); {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:

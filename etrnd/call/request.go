@@ -39,7 +39,7 @@ func (cl *call) pull(ctx context.Context) {
 		return
 	}
 	defer cl.line.pins.asks()()
-	if err := cl.prepare(ctx); err != nil {
+	if err := cl.prepare(ctx, api.PhaseMTA); err != nil {
 		cl.questions = append(cl.questions, question{err: listenerError{err}, cut: ctx.Err() != nil})
 		return
 	}
@@ -49,19 +49,16 @@ func (cl *call) pull(ctx context.Context) {
 // prepare waits until the local SMTP listener answers, so that the mail does not
 // arrive before the door is open, and asks it whether it will take the mail.
 // That is done before the line is dialled, where it is.
-func (cl *call) prepare(ctx context.Context) error {
+func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
 	if cl.ready {
 		return nil
 	}
 	r, addr := &cl.remote, cl.caller.config().MTA.SMTP
-	cl.step(api.PhaseMTA, "the local SMTP listener "+addr+" to answer")
+	cl.step(phase, "the local SMTP listener "+addr+" to answer")
 	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout)
 	defer cancel()
 	if err := cl.waitForMTA(ctx, addr); err != nil {
 		return err
-	}
-	if !r.RouterType.Pulls() {
-		return nil
 	}
 	var domains []string
 	if r.Protocol.Turns() {

@@ -101,7 +101,7 @@ func New(o Options) *Agent {
 }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
+func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
 	sels, answer := a.selections(who, domains)
 	if sels == nil {
 		return answer, nil
@@ -121,6 +121,9 @@ func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (et
 		if t := a.holder(name); t != nil && t.alive(a.o.Dead) {
 			return etrn.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
 		}
+	}
+	if !a.mtaAnswers(ctx) {
+		return etrn.Answer{Code: 451, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}, nil
 	}
 	return etrn.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
 		return a.run(ctx, conn, who, sels)
