@@ -1,9 +1,10 @@
 // Package call is the site's side: links that come and go, and the calls that
 // are made while they are up.
 //
-// A call does what Domino's does, requests and pushes at the same time: it
-// releases what is held here, requests what the remote holds (RFC 1985), waits
-// for what comes and goes, and hangs up. What moves mail is the
+// A call does what Domino's does: it requests what the remote holds (RFC 1985),
+// then releases what is held here, waits for what comes and goes, and hangs up.
+// In this order, since on a thin line the dialogue does not get through between
+// mail that goes out. What moves mail is the
 // MTA on either side; the call only watches, so that the line is up no second
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,
@@ -27,7 +28,9 @@
 //     link's state, its line and which calls are on it; ledger.mu the calls
 //     under way and the history; call.mu what a call shows of itself. They are
 //     taken in this order. Inbound.mu, and below it senders.mu, stand apart.
-//   - Under none of them is anybody asked: no Holder, Modem, Network or
+//     pins.mu comes before link.mu; the Holder is asked under it, which never
+//     waits.
+//   - Under none of the others is anybody asked: no Holder, Modem, Network or
 //     Receiver, no file, no wait. Methods that need one held end in Locked.
 package call
 

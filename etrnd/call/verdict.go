@@ -27,6 +27,12 @@ const (
 	// busyPause is how long a remote is left alone that has answered 458; it
 	// doubles.
 	busyPause = 2 * time.Second
+	// patienceTrips, settleTrips and busyTrips are round trips of the line that
+	// are added to the quiet after which inbound is asked after, is taken to have
+	// settled, and is asked for again.
+	patienceTrips = 10
+	settleTrips   = 4
+	busyTrips     = 2
 	// maxLook is the longest time between two looks at how a call stands.
 	maxLook = time.Second
 )
@@ -241,7 +247,7 @@ func (o *observed) inbound() verdict {
 // is lost on the way some more; beyond that the line has shown how far apart
 // messages are.
 func (o *observed) patience() time.Duration {
-	d := o.remote.Idle + o.pace.Trips(10)
+	d := o.remote.Idle + o.pace.Trips(patienceTrips)
 	d = max(d, min(2*o.in.Gap, 3*d))
 	// Sessions without a transaction may be about to begin the next one: most
 	// senders keep a connection for a moment. They get twice the time.
@@ -266,7 +272,7 @@ func (o *observed) settled() verdict {
 	// By then the other side has had our last reply, and has begun what it has
 	// to begin: the first segment of that takes another round trip to arrive,
 	// and the dialogue up to the first sign of mail three more.
-	need += o.pace.Trips(4)
+	need += o.pace.Trips(settleTrips)
 	switch {
 	case o.quiet < need:
 		return verdict{waiting: "the last message to settle", look: need - o.quiet}
@@ -322,7 +328,7 @@ func (o *observed) missing(a answers) verdict {
 // putOff judges inbound when the remote has answered 458 for names: it has not
 // done anything about them, now.
 func (o *observed) putOff(a answers) verdict {
-	return o.again(busyPause+o.pace.Trips(2), fmt.Sprintf("%s to take a request for %s (458)", o.remote.Name, strings.Join(a.busy, ", ")), conclusion{
+	return o.again(busyPause+o.pace.Trips(busyTrips), fmt.Sprintf("%s to take a request for %s (458)", o.remote.Name, strings.Join(a.busy, ", ")), conclusion{
 		api.ExitTempFail,
 		fmt.Sprintf("%s took no request for %s within wait = %v: 458 %s", o.remote.Name, strings.Join(a.busy, ", "), o.remote.Wait, a.why),
 		"it may be asked too often, or have no time; what it holds stays held there, and the next call asks again",
@@ -341,7 +347,7 @@ func (o *observed) again(pause time.Duration, waiting string, end conclusion) ve
 	}
 	last := &o.questions[len(o.questions)-1]
 	if last.putOff() {
-		pause = max(pause, busyPause+o.pace.Trips(2))
+		pause = max(pause, busyPause+o.pace.Trips(busyTrips))
 	}
 	pause = max(pause<<min(max(n-1, 0), 16), 4*last.took)
 	left := o.remote.Wait - o.stale

@@ -211,10 +211,10 @@ type CallResult struct {
 	// line was cut. They are counted in In and Out too.
 	Duplicates int      `json:"duplicates"`
 	Refused    *Refused `json:"refused,omitempty"` // nil: nothing
-	Replies    []Reply `json:"replies"`
-	Error      string  `json:"error,omitempty"` // empty: all went well
-	Hint       string  `json:"hint,omitempty"`
-	Exit       int     `json:"exit"` // 0, 69, 75 or 78
+	Replies    []Reply  `json:"replies"`
+	Error      string   `json:"error,omitempty"` // empty: all went well
+	Hint       string   `json:"hint,omitempty"`
+	Exit       int      `json:"exit"` // 0, 69, 75 or 78
 }
 
 // Refused is what the local mail server has refused of what came over a turned
