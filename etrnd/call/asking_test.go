@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -478,4 +479,57 @@ func TestIDs(t *testing.T) {
 			t.Errorf("%d names of 400 are different", len(seen))
 		}
 	})
+}
+
+// Whoever connects over the link and is none of the remote's addresses neither
+// holds the line for as long as he likes, nor takes the place of the mail that the
+// remote has announced.
+func TestStrangersOverTheLink(t *testing.T) {
+	stranger := func(s *site, kinds ...report.Kind) {
+		for _, kind := range kinds {
+			s.inbound.Handle(report.Event{Kind: kind, Reporter: "m", Session: "X", Client: netip.MustParseAddr("198.51.100.66"), Local: netip.MustParseAddrPort("192.0.2.2:25"), QueueID: "X1", Size: 1000})
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		replies []string
+		mail    func(s *site)
+		line    time.Duration
+		in      int
+		exit    int
+		says    string
+	}{
+		{"a transaction that does not end, and a hub without mail", []string{"251 OK, no messages waiting"}, func(s *site) { stranger(s, report.Open, report.Mail) }, 0, 0, 0, ""},
+		{"one beside the remote's mail", []string{"253 OK, 1 pending messages"}, func(s *site) {
+			stranger(s, report.Open, report.Mail)
+			time.Sleep(sec)
+			s.mail("M1")
+		}, sec + 500*ms, 1, 0, ""},
+		{"one, and a hub that does not count", []string{"250 OK"}, func(s *site) { stranger(s, report.Open, report.Mail) }, 2 * time.Minute, 0, 0, ""},
+		{"his message is not the one that was announced", []string{"253 OK, 1 pending messages", "458 already under way", "458 already under way", "253 OK, 1 pending messages"}, func(s *site) {
+			stranger(s, report.Open, report.Mail, report.Message, report.Close)
+			time.Sleep(20 * sec)
+			s.mail("M1")
+		}, 20*sec + 500*ms, 1, 0, ""},
+		{"it is the remote, by another address", []string{"253 OK, 1 pending messages", "251 OK, no messages waiting"}, func(s *site) {
+			stranger(s, report.Open, report.Mail, report.Message, report.Close)
+		}, 500 * ms, 1, 0, ""},
+		{"nothing else comes", []string{"253 OK, 2 pending messages"}, func(s *site) {
+			stranger(s, report.Open, report.Mail, report.Message, report.Close)
+		}, 2 * time.Minute, 1, 75, "1 of 2 messages have come"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PullOnly })), func(s *site) {
+				s.hubSays(c.replies...)
+				s.up()
+				time.Sleep(ms)
+				c.mail(s)
+				r := s.result(c.exit, c.says)
+				s.took("the line", time.Duration(r.Line), c.line)
+				if r.In.Messages != c.in || c.exit != 0 && !strings.Contains(r.Hint, "198.51.100.66") {
+					t.Errorf("result %+v", r)
+				}
+			})
+		})
+	}
 }

@@ -123,7 +123,7 @@ func (cl *call) run(ctx context.Context) {
 	defer cancel()
 	defer cl.recovered()
 	defer cl.caller.hold.Watch()()
-	cl.tally = cl.caller.inbound.Tally(cl.senders.match)
+	cl.tally = cl.caller.inbound.Tally(cl.senders.match, cl.remote.Wait)
 	defer cl.tally.Close()
 	defer cl.stopServing(cancel)
 	cl.begin()

@@ -70,7 +70,7 @@ func TestLineIsNotHeldLonger(t *testing.T) {
 		{"two announced, one comes, and the hub finds that this was all", pull, []string{"253 OK, 2 pending messages", "251 OK, no messages waiting"}, nil, func(s *site) {
 			time.Sleep(sec)
 			s.mail("M1")
-		}, 5*sec + 500*ms, 0, "", 1, 0},
+		}, 5 * sec, 0, "", 1, 0},
 		{"no milter", pull, []string{"253 OK, 1 pending messages"}, func(s *site) {
 			s.inbound.Handle(report.Event{Kind: report.Gone, Reporter: "m"})
 		}, nil, 2 * time.Minute, 75, "nobody could see whether mail came", 0, 0},

@@ -78,11 +78,12 @@ func (in *Inbound) forgetLocked(reporter string, gone bool) {
 		}
 		delete(in.sessions, id)
 		for t := range in.tallies {
-			if t.match(s.client, s.local) == foreign {
+			sums := t.sumsLocked(t.match(s.client, s.local))
+			if sums == nil {
 				continue
 			}
 			// A long message gives no other sign of life.
-			t.active = now
+			sums.active = now
 			t.blind = t.blind || gone
 		}
 	}
@@ -111,7 +112,7 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
-			t.messageLocked(ev, again, t.match(s.client, s.local) != foreign)
+			t.messageLocked(ev, again, t.sumsLocked(t.match(s.client, s.local)))
 		}
 	case report.Abort:
 		s.transaction = false
@@ -123,14 +124,27 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 		// remote's mail: it may be a port scan.
 		like := t.match(s.client, s.local)
 		if like == certain || like == likely && ev.Kind != report.Open && ev.Kind != report.Close {
-			t.livesLocked(now, ev.Kind)
+			t.sumsLocked(like).lives(now, ev.Kind)
+			if like == likely && t.likelySince.IsZero() {
+				t.likelySince, t.stranger = now, s.client
+			}
 		}
 	}
 }
 
-// messageLocked counts a message. again says that it has come before, ours that
-// it is of a session that counts.
-func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
+// sumsLocked is where a session is counted, nil for one that is not.
+func (t *Tally) sumsLocked(like likeness) *sums {
+	switch like {
+	case certain:
+		return &t.certain
+	case likely:
+		return &t.likely
+	}
+	return nil
+}
+
+// messageLocked counts a message. again says that it has come before.
+func (t *Tally) messageLocked(ev report.Event, again bool, s *sums) {
 	if ev.QueueID != "" {
 		t.latest[t.next%len(t.latest)] = ev.QueueID
 		t.next++
@@ -138,22 +152,41 @@ func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
 	if again && ev.QueueID != "" && len(t.again) < againMax {
 		t.again = append(t.again, ev.QueueID)
 	}
-	if !ours {
-		return
+	if s != nil {
+		s.message(ev, again)
 	}
-	t.bytes += ev.Size
-	t.wide = t.wide || ev.To >= wideFrom
+}
+
+// sums are what has come from some senders.
+type sums struct {
+	messages, duplicates int
+	parts                int             // of messages that had been counted before
+	letters              map[string]bool // that have come
+	wide                 bool            // one came that had many recipients
+	bytes                int64
+	any                  bool
+	active               time.Time
+	ended                time.Time     // the last message; zero: another has begun since
+	gap                  time.Duration // the longest between two messages
+}
+
+func (s *sums) message(ev report.Event, again bool) {
+	s.bytes += ev.Size
+	s.wide = s.wide || ev.To >= wideFrom
 	// What has come before, for the same recipients, is no part of anything.
-	if t.letters[ev.Letter] && !again {
-		t.parts++
+	if s.letters[ev.Letter] && !again {
+		s.parts++
 		return
 	}
-	if ev.Letter != "" && len(t.letters) < againMax {
-		t.letters[ev.Letter] = true
+	if ev.Letter != "" && len(s.letters) < againMax {
+		if s.letters == nil {
+			s.letters = map[string]bool{}
+		}
+		s.letters[ev.Letter] = true
 	}
-	t.messages++
+	s.messages++
 	if again {
-		t.duplicates++
+		s.duplicates++
 	}
 }
 
@@ -161,20 +194,20 @@ func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
 // more: Postfix sends 50 at a time, others and other settings fewer.
 const wideFrom = 10
 
-// livesLocked notes a sign of life. Between the end of one message and the
-// beginning of the next the line shows how long the other side takes for that.
-func (t *Tally) livesLocked(now time.Time, kind report.Kind) {
-	if kind == report.Mail && !t.ended.IsZero() {
-		t.gap = max(t.gap, now.Sub(t.ended))
+// lives notes a sign of life. Between the end of one message and the beginning of
+// the next the line shows how long the other side takes for that.
+func (s *sums) lives(now time.Time, kind report.Kind) {
+	if kind == report.Mail && !s.ended.IsZero() {
+		s.gap = max(s.gap, now.Sub(s.ended))
 	}
 	switch kind {
 	case report.Mail:
-		t.ended = time.Time{}
+		s.ended = time.Time{}
 	case report.Message, report.Abort:
-		t.ended = now
+		s.ended = now
 	}
-	t.active = now
-	t.any = true
+	s.active = now
+	s.any = true
 }
 
 // Connected reports whether a milter reports at present, since when that is
@@ -197,16 +230,11 @@ type Tally struct {
 	in    *Inbound
 	match func(client, local netip.Addr) likeness
 
-	messages, duplicates int
-	parts                int             // of messages that had been counted before
-	letters              map[string]bool // that have come
-	wide                 bool            // one came that had many recipients
-	bytes                int64
-	ended                time.Time     // the last message; zero: another has begun since
-	gap                  time.Duration // the longest between two messages
-	any                  bool
-	blind                bool
-	active               time.Time
+	certain, likely sums
+	trust           time.Duration // how long sessions that are likely the remote's are taken for that
+	likelySince     time.Time     // zero: there was none
+	stranger        netip.Addr    // whose it was
+	blind           bool
 
 	again  []string    // queue ids of all messages that came a second time, whoever sent them
 	latest [100]string // queue ids of the latest messages, whoever sent them
@@ -220,6 +248,7 @@ const againMax = 10000
 type Counts struct {
 	Connected  bool // a milter reports, so the rest can be believed
 	Messages   int
+	Seen       int   // messages and parts of messages, whoever may have sent them
 	Parts      int   // of messages that went to many recipients, the first of each left out
 	Wide       bool  // a message has come that may be a part of one to more recipients
 	Bytes      int64 // as the senders declared them (RFC 1870), or as they have come over a turned connection
@@ -233,17 +262,23 @@ type Counts struct {
 	Gap        time.Duration // the longest between the end of a message and the beginning of the next
 	Refused    int           // messages that the local MTA has refused over a turned connection
 	Rejected   int           // recipients, likewise
+	Likely     int           // of the messages, those of senders that may be strangers
+	LikelyBusy int           // of Busy, likewise
+	Stranger   netip.Addr    // the first of these; invalid: there was none
 	Why        receive.Refusal
 }
 
-// transactions is how many messages and parts of messages have come.
-func (c Counts) transactions() int { return c.Messages + c.Parts }
+// sure is how many of the messages are the remote's for certain.
+func (c Counts) sure() int { return c.Messages - c.Likely }
 
-// Tally begins to count the sessions that match. Close it when done.
-func (in *Inbound) Tally(match func(client, local netip.Addr) likeness) *Tally {
+// Tally begins to count the sessions that match. Close it when done. Whoever
+// comes over the link and is none of the remote's addresses may be a part of it
+// or a stranger. He is taken for the remote until the remote itself has come, and
+// for no longer than trust: he could else hold the line for as long as he likes.
+func (in *Inbound) Tally(match func(client, local netip.Addr) likeness, trust time.Duration) *Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	t := &Tally{in: in, match: match, letters: map[string]bool{}}
+	t := &Tally{in: in, match: match, trust: trust}
 	in.tallies[t] = true
 	return t
 }
@@ -259,14 +294,18 @@ func (t *Tally) Close() {
 func (t *Tally) Counts() Counts {
 	t.in.mu.Lock()
 	defer t.in.mu.Unlock()
-	c := Counts{
-		Connected: len(t.in.reporters) > 0,
-		Messages:  t.messages, Parts: t.parts, Wide: t.wide, Bytes: t.bytes, Duplicates: t.duplicates, Gap: t.gap,
-		Any: t.any, Blind: t.blind, Active: t.active,
+	c := Counts{Connected: len(t.in.reporters) > 0, Blind: t.blind, Stranger: t.stranger}
+	c.Seen = t.certain.messages + t.certain.parts + t.likely.messages + t.likely.parts
+	c.sum(&t.certain, true)
+	maybe := !c.Any
+	trusted := maybe && (t.likelySince.IsZero() || time.Since(t.likelySince) < t.trust)
+	if maybe {
+		c.sum(&t.likely, trusted)
+		c.Likely = t.likely.messages
 	}
 	for _, s := range t.in.sessions {
 		like := t.match(s.client, s.local)
-		if like == foreign || like == likely && !s.mailed {
+		if like == foreign || like == likely && (!s.mailed || !trusted) {
 			continue
 		}
 		c.Open++
@@ -274,9 +313,27 @@ func (t *Tally) Counts() Counts {
 		if s.transaction {
 			c.Busy++
 			c.Coming += s.size
+			if like == likely {
+				c.LikelyBusy++
+			}
 		}
 	}
 	return c
+}
+
+// sum adds what has come from some senders. That they live counts only if they
+// are trusted to be the remote.
+func (c *Counts) sum(s *sums, trusted bool) {
+	c.Messages += s.messages
+	c.Parts += s.parts
+	c.Wide = c.Wide || s.wide
+	c.Bytes += s.bytes
+	c.Duplicates += s.duplicates
+	if trusted {
+		c.Any = c.Any || s.any
+		c.Active = latest(c.Active, s.active)
+		c.Gap = max(c.Gap, s.gap)
+	}
 }
 
 // Again counts the messages that came a second time, by the MTA's names of

@@ -122,7 +122,7 @@ func (cl *call) greets(ctx context.Context, addr string) error {
 
 // ask has the dialogue with the remote.
 func (cl *call) ask(ctx context.Context, names []string) {
-	began, seen := time.Now(), cl.tally.Counts().transactions()
+	began, seen := time.Now(), cl.tally.Counts().Seen
 	q := cl.dialogue(ctx, names)
 	q.cut = ctx.Err() != nil
 	q.took, q.seen = time.Since(began), seen
@@ -206,7 +206,7 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 		bound, cancel = cl.bounded(ctx)
 		defer cancel()
 	}
-	q := question{before: cl.tally.Counts().Messages}
+	q := question{before: cl.tally.Counts().sure()}
 	q.replies, q.err = client.Request(bound, names)
 	for _, reply := range q.replies {
 		cl.log.Info("reply to ETRN", "name", reply.Name, "code", reply.Code, "text", reply.Text)

@@ -221,7 +221,7 @@ func (o *observed) inbound() verdict {
 	}
 	wait := o.remote.Wait
 	switch {
-	case a.nothing() && o.in.Busy == 0 && o.proven():
+	case a.nothing() && o.in.Busy == o.in.LikelyBusy && o.proven():
 		return verdict{over: true}
 	case !o.in.Connected:
 		// Nobody tells what comes in, so only time can.
@@ -274,8 +274,8 @@ func (o *observed) settled() verdict {
 	// and the dialogue up to the first sign of mail three more.
 	need += o.pace.Trips(settleTrips)
 	switch {
-	case o.quiet < need:
-		return verdict{waiting: "the last message to settle", look: need - o.quiet}
+	case o.stale < need:
+		return verdict{waiting: "the last message to settle", look: need - o.stale}
 	case o.proven():
 		return verdict{over: true}
 	case o.evaded():
@@ -291,10 +291,10 @@ func (o *observed) settled() verdict {
 // remote has said since that it has nothing more.
 func (o *observed) proven() bool {
 	last := &o.questions[len(o.questions)-1]
-	if _, counted, n := last.accepted(); counted && n == 0 && last.seen == o.in.transactions() {
+	if _, counted, n := last.accepted(); counted && n == 0 && last.seen == o.in.Seen {
 		return true
 	}
-	doubt := o.in.Parts > 0 || o.in.Wide || o.answers().total < o.in.Messages
+	doubt := o.in.Parts > 0 || o.in.Wide || o.in.Likely > 0 || o.answers().total < o.in.Messages
 	return !doubt
 }
 
@@ -303,7 +303,7 @@ func (o *observed) proven() bool {
 func (o *observed) evaded() bool {
 	last := &o.questions[len(o.questions)-1]
 	_, counted, _ := last.accepted()
-	return len(o.questions) > 1 && last.seen == o.in.transactions() && !counted && !last.putOff()
+	return len(o.questions) > 1 && last.seen == o.in.Seen && !counted && !last.putOff()
 }
 
 // missing judges inbound when fewer messages have come than were announced, or
@@ -315,6 +315,9 @@ func (o *observed) missing(a answers) verdict {
 		end = conclusion{
 			api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
 			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
+		}
+		if o.in.Stranger.IsValid() {
+			end.hint = fmt.Sprintf("mail came over the line from %v, which is no address of %s: if it is its mail server, list it in senders", o.in.Stranger, o.remote.Host)
 		}
 		waiting = o.came()
 	}
@@ -341,7 +344,7 @@ func (o *observed) putOff(a answers) verdict {
 func (o *observed) again(pause time.Duration, waiting string, end conclusion) verdict {
 	n := 0 // asked since anything has come
 	for i := range o.questions {
-		if o.questions[i].seen == o.in.transactions() {
+		if o.questions[i].seen == o.in.Seen {
 			n++
 		}
 	}

@@ -215,7 +215,7 @@ func TestRequest(t *testing.T) {
 
 // in is inbound as the milter sees it.
 func in(messages, open, busy int) Counts {
-	return Counts{Connected: true, Messages: messages, Open: open, Busy: busy, Any: messages+open > 0}
+	return Counts{Connected: true, Messages: messages, Seen: messages, Open: open, Busy: busy, Any: messages+open > 0}
 }
 
 func unseen(c Counts) Counts {
@@ -230,6 +230,7 @@ func wide(c Counts) Counts {
 
 func parts(c Counts, n int) Counts {
 	c.Parts = n
+	c.Seen += n
 	return c
 }
 
@@ -495,10 +496,10 @@ func TestVerdict(t *testing.T) {
 		{"something may come", observed{questions: some, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: sec}},
 		{"something goes", observed{questions: nothing, push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
 		{"both: the phase is the one that comes first", observed{questions: some, in: in(0, 1, 1), push: going}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: sec}},
-		{"time alone may end inbound soon", observed{questions: some, in: in(1, 0, 0), quiet: 400 * ms, push: gone}, receives, want{waiting: "the last message to settle", look: 100 * ms}},
+		{"time alone may end inbound soon", observed{questions: some, in: in(1, 0, 0), quiet: 400 * ms, stale: 400 * ms, push: gone}, receives, want{waiting: "the last message to settle", look: 100 * ms}},
 		{"a list is due soon, while mail comes in", observed{questions: some, in: in(0, 1, 1)}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: 100 * ms}},
-		{"the sooner of the two", observed{questions: some, in: in(1, 0, 0), quiet: 450 * ms}, receives, want{waiting: "the last message to settle", look: 50 * ms}},
-		{"however soon", observed{questions: some, in: in(1, 0, 0), quiet: settle - 1, push: gone}, receives, want{waiting: "the last message to settle", look: 1}},
+		{"the sooner of the two", observed{questions: some, in: in(1, 0, 0), quiet: 450 * ms, stale: 450 * ms}, receives, want{waiting: "the last message to settle", look: 50 * ms}},
+		{"however soon", observed{questions: some, in: in(1, 0, 0), quiet: settle - 1, stale: settle - 1, push: gone}, receives, want{waiting: "the last message to settle", look: 1}},
 		{"never later than a second", observed{questions: some, push: gone}, receives, want{waiting: "0 of 1 message has come", look: sec}},
 		{"ask again, while mail goes out", observed{questions: []question{etrn("253:2")}, in: in(1, 0, 0), quiet: 5 * sec, push: going}, receives, want{ask: true, waiting: "the remote to say what it still has", look: sec}},
 
