@@ -27,6 +27,7 @@ type question struct {
 type (
 	settingsError struct{ error } // a file that the configuration names cannot be used
 	listenerError struct{ error } // the local MTA would not take what comes
+	fullError     struct{ error } // it takes nothing for now
 	doorError     struct{ error } // nor would it ever, as it is set up
 )
 
@@ -194,6 +195,8 @@ func (q *question) failed(r *config.Remote) conclusion {
 		return conclusion{api.ExitConfig, q.err.Error(), ""}
 	case listenerError:
 		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed; " + r.Name + " is called again when it answers, if the line is still up then"}
+	case fullError:
+		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing was requested, and the next call asks again"}
 	case doorError:
 		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
 	}

@@ -35,9 +35,8 @@ type call struct {
 	pushed    time.Time       // when they were released
 	dialogued chan struct{}   // closed when the remote was asked, or will not be
 	questions []question      // that were put to the remote
-	door      receive.Refusal // what the local MTA said of mail that had not come yet
-	shut      bool            // and that of the mail for all domains
-	ready     bool            // it was asked, and answered
+	doorstep  *doorstep       // what the local MTA says of mail that has not come yet; nil: it was not asked
+	door      receive.Refusal // what it has said
 	turned    *turned         // the last one; nil: none was
 	earlier   Counts          // what came over those before
 	moved     chan struct{}   // has an element when a turned connection has moved

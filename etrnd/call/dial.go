@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
-	"github.com/etrnd/etrnd/internal/config"
 )
 
 // dialLook is how often a line that dials looks for its interface.
@@ -27,19 +26,35 @@ func (l *line) prepare(ctx context.Context) error {
 		if !cl.remote.RouterType.Pulls() {
 			return nil
 		}
-		switch err = cl.prepare(ctx, api.PhaseDialling); {
+		if err = cl.prepare(ctx, api.PhaseDialling); err != nil {
+			err = listenerError{err}
+		} else if !cl.remote.RouterType.Pushes() {
+			err = cl.foresee(ctx)
+		}
+		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err != nil:
-			err = listenerError{err}
-		case cl.shut && cl.remote.Protocol == config.ProtocolATRN && !cl.remote.RouterType.Pushes():
-			err = doorError{cl.refusedAtTheDoor()}
-		default:
+		case err == nil:
 			return nil
 		}
 	}
 	l.untried = true
 	return err
+}
+
+// foresee asks the local MTA before there is a line, and is why the line would be
+// of no use to a call that only fetches. What is said for the moment may have to
+// do with there being no line.
+func (cl *call) foresee(ctx context.Context) error {
+	cl.knock(ctx)
+	<-cl.doorstep.asked
+	switch d := cl.doorstep; {
+	case d.err != nil:
+		return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
+	case d.all && d.why.Lasting():
+		return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", cl.remote.Name, d.why.Reply)}
+	}
+	return nil
 }
 
 // dial runs the command, if the line is to be dialled, and waits until the link

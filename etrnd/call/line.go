@@ -235,7 +235,7 @@ func (l *line) waitForCalls(ctx context.Context) {
 // ended leaves its queue open until the last one ends, and mail that came
 // meanwhile is on its way.
 func (l *line) drain(ctx context.Context) {
-	limit := time.NewTimer(drainMax)
+	limit := time.NewTimer(l.pins.shown().Grace(drainMax))
 	defer limit.Stop()
 	for ctx.Err() == nil {
 		changed := l.caller.hold.Changed()

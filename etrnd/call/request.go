@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
@@ -23,6 +24,9 @@ const (
 	// mtaGrace is how long a local MTA may take to begin to listen while the line
 	// is up.
 	mtaGrace = 5 * time.Second
+	// doorWait is how long the local MTA may take to say what it will take, when
+	// the remote is ready to be asked.
+	doorWait = 2 * time.Second
 	// dialogueTrips is how many round trips a dialogue may take, beside its
 	// time-outs: connection, greeting, TLS, login and request are a dozen, and
 	// what is lost on the way is sent again after several.
@@ -43,37 +47,72 @@ func (cl *call) pull(ctx context.Context) {
 		cl.questions = append(cl.questions, question{err: listenerError{err}, cut: ctx.Err() != nil})
 		return
 	}
+	cl.doorstep = nil // what was said before there was a line may be another thing now
+	cl.knock(ctx)
 	cl.ask(ctx, cl.remote.Request)
 }
 
 // prepare waits until the local SMTP listener answers, so that the mail does not
-// arrive before the door is open, and asks it whether it will take the mail.
-// That is done before the line is dialled, where it is.
+// arrive before the door is open, and asks it whether it will take the mail. That
+// is done before the line is dialled, where it is.
 func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
-	if cl.ready {
+	if cl.doorstep != nil {
 		return nil
 	}
-	r, addr := &cl.remote, cl.caller.config().MTA.SMTP
+	addr := cl.caller.config().MTA.SMTP
 	cl.step(phase, "the local SMTP listener "+addr+" to answer")
-	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cl.remote.RequestTimeout)
 	defer cancel()
-	if err := cl.waitForMTA(ctx, addr); err != nil {
-		return err
-	}
+	return cl.waitForMTA(ctx, addr)
+}
+
+// doorstep is what the local MTA says of mail that has not come yet.
+type doorstep struct {
+	asked chan struct{} // closed when it has said it
+	why   receive.Refusal
+	all   bool // that holds for all domains
+	err   error
+}
+
+// knock asks the local MTA. What it says to this host's own gate concerns mail
+// that comes through it; of a remote that connects to port 25 only that it takes
+// nothing at all.
+func (cl *call) knock(ctx context.Context) {
+	r, d := &cl.remote, &doorstep{asked: make(chan struct{})}
 	var domains []string
 	if r.Protocol.Turns() {
 		domains = r.Request
 	}
-	why, all, err := cl.caller.door(ctx, addr, r.Host, domains)
-	if err != nil {
-		return fmt.Errorf("the local mail server takes no mail now: %w", err)
+	cl.doorstep = d
+	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout)
+	ring := func() {
+		defer cancel()
+		defer close(d.asked)
+		d.why, d.all, d.err = cl.caller.door(ctx, cl.caller.config().MTA.SMTP, r.Host, domains)
+		if !r.Protocol.Turns() {
+			d.why, d.all = receive.Refusal{}, false
+		}
 	}
-	// What it says to this host's own gate concerns mail that comes through it;
-	// a remote that connects to port 25 is another matter.
-	if r.Protocol.Turns() {
-		cl.door, cl.shut = why, all
+	cl.serving.Go(ring)
+}
+
+// atTheDoor is why nothing is to be asked for. An MTA that takes long to say
+// so, since it waits for a name service, is not waited for: the line is up.
+func (cl *call) atTheDoor(ctx context.Context) error {
+	d := cl.doorstep
+	select {
+	case <-d.asked:
+	case <-ctx.Done():
+		return nil
+	case <-time.After(doorWait):
+		return nil
 	}
-	cl.ready = true
+	switch cl.door = d.why; {
+	case d.err != nil:
+		return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
+	case d.all:
+		return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", cl.remote.Name, d.why.Reply)}
+	}
 	return nil
 }
 
@@ -197,6 +236,9 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	// What is next need not wait for a good-bye.
 	defer func() { cl.serving.Go(func() { client.Quit() }) }()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
+	if err := cl.atTheDoor(ctx); err != nil {
+		return question{atrn: r.Protocol.Turns(), err: err}
+	}
 	cl.step(api.PhaseRequest, "the answer of "+r.Host)
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.

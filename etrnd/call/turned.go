@@ -100,9 +100,6 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client) (q question, ok b
 	if auto && (r.User == "" || !client.Offers("ATRN")) {
 		return question{}, false
 	}
-	if cl.door.Class != receive.Nothing && cl.shut {
-		return question{atrn: true, err: doorError{cl.refusedAtTheDoor()}}, true
-	}
 	conn, reply, err := cl.atrn(ctx, client)
 	if auto && errors.Is(err, odmr.ErrNoATRN) {
 		return question{}, false
@@ -115,10 +112,6 @@ func (cl *call) turn(ctx context.Context, client *odmr.Client) (q question, ok b
 		cl.serve(ctx, conn, client.Offers(odmr.Ahead))
 	}
 	return q, true
-}
-
-func (cl *call) refusedAtTheDoor() error {
-	return fmt.Errorf("the local mail server refuses the mail of %s: %q", cl.remote.Name, cl.door.Reply)
 }
 
 // atrn sends ATRN, and again after a 450 when the last turned connection broke a

@@ -152,6 +152,8 @@ func cutOff(why error) conclusion {
 		switch dial.error.(type) {
 		case listenerError:
 			return conclusion{api.ExitTempFail, why.Error(), "is the local mail server running? the line was not dialled, since the mail of the remote would have found the door closed"}
+		case fullError:
+			return conclusion{api.ExitTempFail, why.Error(), "has its disk room? its log tells why; the line was not dialled"}
 		case doorError:
 			return conclusion{api.ExitUnavailable, why.Error(), receive.GateHint + "; the line was not dialled"}
 		}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"regexp"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 )
@@ -24,10 +26,13 @@ const (
 // Nobody here knows a recipient. "postmaster" is asked for, and only a no that
 // concerns the gate, or the MTA as a whole, counts: that a recipient is unknown,
 // cannot be verified now, or is put off because nobody has seen the sender before
-// says nothing about others.
+// says nothing about others. Nor does it say anything that a name is not found
+// for now, or that there is no answer in time: before the line is up there may be
+// no name service, and Postfix waits for it.
 //
 // The error is an ErrMTA: nothing can be handed over now. Otherwise why is zero
-// if the door is open, and all tells whether it is shut for all of the domains.
+// if the door is open as far as that can be told, and all tells whether it is shut
+// for all of the domains.
 func Door(ctx context.Context, dial func(context.Context) (net.Conn, error), hello string, domains []string) (why Refusal, all bool, err error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -36,15 +41,29 @@ func Door(ctx context.Context, dial func(context.Context) (net.Conn, error), hel
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	d := doorbell{conn: conn, in: &esmtp.ReplyReader{Reader: bufio.NewReaderSize(conn, maxReplyLine), UTF8: true}}
+	if ip, err := netip.ParseAddr(hello); err == nil { // RFC 5321, section 4.1.3
+		hello = "[" + ip.String() + "]"
+		if ip.Is6() {
+			hello = "[IPv6:" + ip.String() + "]"
+		}
+	}
 	why, all, err = d.ring(hello, domains[:min(len(domains), maxProbed)])
 	if ctx.Err() != nil {
-		err = fmt.Errorf("%w: no answer in time", ErrMTA)
+		return Refusal{}, false, nil
 	}
 	if err == nil {
 		conn.Write([]byte("QUIT\r\n"))
 	}
 	return why, all, err
 }
+
+// notFound is how Postfix says that a name service does not know, or does not
+// answer, which name it greets with.
+var notFound = regexp.MustCompile(`(?i)helo command rejected`)
+
+// unsure tells whether a refusal may be another one in a moment, or for the name
+// that the provider greets with.
+func unsure(r esmtp.Reply) bool { return r.Code/100 == 4 && notFound.MatchString(r.Text()) }
 
 type doorbell struct {
 	conn net.Conn
@@ -85,7 +104,7 @@ func (d *doorbell) ring(hello string, domains []string) (why Refusal, all bool, 
 	if r, err = d.ask("EHLO " + hello); err == nil && (r.Code == 500 || r.Code == 502) {
 		r, err = d.ask("HELO " + hello)
 	}
-	if err == nil && r.Code != 250 {
+	if err == nil && r.Code/100 == 5 {
 		return Refusal{Gate, r.String()}, true, nil
 	}
 	if err == nil {
@@ -93,7 +112,7 @@ func (d *doorbell) ring(hello string, domains []string) (why Refusal, all bool, 
 	}
 	if err != nil || r.Code != 250 {
 		// One who takes no mail without a sender is not asked further.
-		if err == nil && classify(r) == Gate {
+		if err == nil && classify(r) == Gate && !unsure(r) {
 			return refusalOf(r), true, nil
 		}
 		return why, false, err
@@ -108,7 +127,7 @@ func (d *doorbell) ring(hello string, domains []string) (why Refusal, all bool, 
 			return why, false, err
 		}
 		asked++
-		if r.Code/100 >= 4 && classify(r) == Gate {
+		if r.Code/100 >= 4 && classify(r) == Gate && !unsure(r) {
 			shut++
 			why = why.graver(refusalOf(r))
 		}

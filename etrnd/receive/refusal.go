@@ -2,6 +2,7 @@ package receive
 
 import (
 	"regexp"
+	"strings"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
@@ -28,6 +29,9 @@ type Refusal struct {
 	Class Class
 	Reply string // with its code, made printable
 }
+
+// Lasting tells whether a refusal says of itself that it is none of the moment.
+func (r Refusal) Lasting() bool { return strings.HasPrefix(r.Reply, "5") }
 
 // graver is which of two refusals tells more: the first of the graver class.
 func (r Refusal) graver(other Refusal) Refusal {

@@ -127,6 +127,8 @@ func TestDoor(t *testing.T) {
 		{"mail without a sender is not liked", says("550 5.7.1 no null senders"), nil, "", false, ""},
 		{"shut", nil, says(shut), shut, true, ""},
 		{"shut at MAIL", says("530 5.7.0 Must issue a STARTTLS command first"), nil, "530 5.7.0 Must issue a STARTTLS command first", true, ""},
+		{"the name of the greeting is not found now", nil, says("450 4.7.1 <hub.example>: Helo command rejected: Host not found"), "", false, ""},
+		{"the name of the greeting is refused", nil, says("504 5.5.2 <hub>: Helo command rejected: need fully-qualified hostname"), "504 5.5.2 <hub>: Helo command rejected: need fully-qualified hostname", true, ""},
 		{"shut for one domain of two", nil, func(line string) string {
 			if strings.Contains(line, "@b.example") {
 				return "554 5.7.1 Relay access denied"
@@ -152,6 +154,30 @@ func TestDoor(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an address greets in brackets", func(t *testing.T) {
+		m := newMTA(t)
+		if _, _, err := Door(t.Context(), m.dial, "192.0.2.1", []string{"a.example"}); err != nil {
+			t.Error(err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.commands[0] != "EHLO [192.0.2.1]" {
+			t.Errorf("it greets with %q", m.commands[0])
+		}
+	})
+	// It waits for a name service that is behind the line.
+	t.Run("no answer in time", func(t *testing.T) {
+		m := newMTA(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		m.rcpt = func(string) string {
+			cancel()
+			<-ctx.Done()
+			return "250 2.1.5 Ok"
+		}
+		if why, all, err := Door(ctx, m.dial, "hub.example", []string{"a.example"}); why.Class != Nothing || all || err != nil {
+			t.Errorf("%+v, %t, %v", why, all, err)
+		}
+	})
 	t.Run("nobody there", func(t *testing.T) {
 		_, _, err := Door(t.Context(), func(context.Context) (net.Conn, error) { return nil, errors.New("connection refused") }, "hub.example", nil)
 		if !errors.Is(err, ErrMTA) {
