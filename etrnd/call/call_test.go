@@ -445,7 +445,7 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() {
-			time.Sleep(10 * sec)
+			time.Sleep(8 * sec)
 			s.mail("M1")
 		}()
 		var phases []api.Phase
