@@ -321,7 +321,7 @@ func (o *observed) missing(a answers) verdict {
 		if o.in.Stranger.IsValid() {
 			end.hint = fmt.Sprintf("mail came over the line from %v, which is no address of %s: if it is its mail server, list it in senders", o.in.Stranger, o.remote.Host)
 		}
-		waiting = o.came()
+		waiting = "mail to come in; " + o.came()
 	}
 	v := o.again(o.patience(), "the remote to say what it still has", end)
 	if !v.over && !v.ask {

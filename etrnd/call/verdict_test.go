@@ -305,20 +305,20 @@ func TestInbound(t *testing.T) {
 		{"settled with an open session", one, in(1, 1, 0), settleOpen, want{over: true}},
 
 		// Fewer than announced, and nothing is coming.
-		{"nothing yet: the remote may need a while to connect", two, in(0, 0, 0), 4 * sec, want{waiting: "0 of 2 messages have come", look: sec}},
+		{"nothing yet: the remote may need a while to connect", two, in(0, 0, 0), 4 * sec, want{waiting: "mail to come in; 0 of 2 messages have come", look: sec}},
 		{"nothing yet: it may have tried in vain", two, in(0, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"nothing for wait", two, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
-		{"some, a moment ago", two, in(1, 0, 0), 1 * sec, want{waiting: "1 of 2 messages have come", look: 4 * sec}},
-		{"some, nearly idle", two, in(1, 0, 0), 5*sec - 1, want{waiting: "1 of 2 messages have come", look: 1}},
+		{"some, a moment ago", two, in(1, 0, 0), 1 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 4 * sec}},
+		{"some, nearly idle", two, in(1, 0, 0), 5*sec - 1, want{waiting: "mail to come in; 1 of 2 messages have come", look: 1}},
 		{"some, and idle: ask", two, in(1, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"idle, with an open session: twice the time", two, in(1, 1, 0), 5 * sec, want{waiting: "1 of 2 messages have come", look: 5 * sec}},
+		{"idle, with an open session: twice the time", two, in(1, 1, 0), 5 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 5 * sec}},
 		{"idle for twice the time", two, in(1, 1, 0), 10 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"a session was seen that brought nothing: ask", two, Counts{Connected: true, Any: true}, 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"idle, but sessions may go on unseen", two, blind(in(1, 0, 0)), 5 * sec, want{waiting: "1 of 2 messages have come", look: 55 * sec}},
-		{"asked again since, in vain: twice the time", []question{etrn("253:3"), etrn("253:2").whenCame(1), etrn("253:2").whenCame(1)}, in(1, 0, 0), 9 * sec, want{waiting: "1 of 3 messages have come", look: sec}},
+		{"idle, but sessions may go on unseen", two, blind(in(1, 0, 0)), 5 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 55 * sec}},
+		{"asked again since, in vain: twice the time", []question{etrn("253:3"), etrn("253:2").whenCame(1), etrn("253:2").whenCame(1)}, in(1, 0, 0), 9 * sec, want{waiting: "mail to come in; 1 of 3 messages have come", look: sec}},
 		{"after twice the time: once more", []question{etrn("253:3"), etrn("253:2").whenCame(1), etrn("253:2").whenCame(1)}, in(1, 0, 0), 10 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"asked often, but something has come each time", []question{etrn("253:9"), etrn("253:8").whenCame(1), etrn("253:7").whenCame(2)}, in(3, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"just before the end of wait", []question{etrn("253:3"), etrn("253:2").whenCame(1).whichTook(2 * sec)}, in(1, 0, 0), 60*sec - 100*ms, want{waiting: "1 of 3 messages have come", look: 100 * ms}},
+		{"just before the end of wait", []question{etrn("253:3"), etrn("253:2").whenCame(1).whichTook(2 * sec)}, in(1, 0, 0), 60*sec - 100*ms, want{waiting: "mail to come in; 1 of 3 messages have come", look: 100 * ms}},
 		{"the end of wait", []question{etrn("253:2"), etrn("458"), etrn("458"), etrn("458")}, in(1, 0, 0), 60 * sec, want{over: true, ends: wait}},
 		{"the end of wait, and nothing was ever seen", two, in(0, 0, 0), 61 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 
@@ -500,7 +500,7 @@ func TestVerdict(t *testing.T) {
 		{"a list is due soon, while mail comes in", observed{questions: some, in: in(0, 1, 1)}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: 100 * ms}},
 		{"the sooner of the two", observed{questions: some, in: in(1, 0, 0), quiet: 450 * ms, stale: 450 * ms}, receives, want{waiting: "the last message to settle", look: 50 * ms}},
 		{"however soon", observed{questions: some, in: in(1, 0, 0), quiet: settle - 1, stale: settle - 1, push: gone}, receives, want{waiting: "the last message to settle", look: 1}},
-		{"never later than a second", observed{questions: some, push: gone}, receives, want{waiting: "0 of 1 message has come", look: sec}},
+		{"never later than a second", observed{questions: some, push: gone}, receives, want{waiting: "mail to come in; 0 of 1 message has come", look: sec}},
 		{"ask again, while mail goes out", observed{questions: []question{etrn("253:2")}, in: in(1, 0, 0), quiet: 5 * sec, push: going}, receives, want{ask: true, waiting: "the remote to say what it still has", look: sec}},
 
 		// Which reason stands.

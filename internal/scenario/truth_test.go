@@ -45,7 +45,7 @@ func keeps(ctx context.Context, t *testing.T, w *World, n int) {
 // there is a line or turns up at the end of a message.
 func TestRefusedHere(t *testing.T) {
 	t.Parallel()
-	ctx, w := worldTurn(t, Options{SiteConfig: strings.Replace(siteATRN(`protocol = "atrn"`, withUser), "pull-push", "pull-only", 1)})
+	ctx, w := worldTurn(t, Options{SiteConfig: strings.NewReplacer("pull-push", "pull-only", "push = [\"*\"]\n", "").Replace(siteATRN(`protocol = "atrn"`, withUser))})
 	send(ctx, t, w.Online, hubName+":25", Messages(2, 1000, "a@acme.example"))
 	must(t, w.Hub.WaitQueue(ctx, "acme", 2))
 	calls := 0
