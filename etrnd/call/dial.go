@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
 )
 
 // dialLook is how often a line that dials looks for its interface.
@@ -48,11 +49,12 @@ func (l *line) prepare(ctx context.Context) error {
 func (cl *call) foresee(ctx context.Context) error {
 	cl.knock(ctx)
 	<-cl.doorstep.asked
-	switch d := cl.doorstep; {
-	case d.err != nil:
-		return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
-	case d.all && d.why.Lasting():
-		return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", cl.remote.Name, d.why.Reply)}
+	d := cl.doorstep
+	if err := d.full(); err != nil {
+		return err
+	}
+	if cl.remote.Protocol == config.ProtocolATRN && d.why.Lasting() {
+		return d.shut(&cl.remote)
 	}
 	return nil
 }

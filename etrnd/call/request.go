@@ -14,6 +14,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -96,24 +97,33 @@ func (cl *call) knock(ctx context.Context) {
 	cl.serving.Go(ring)
 }
 
-// atTheDoor is why nothing is to be asked for. An MTA that takes long to say
-// so, since it waits for a name service, is not waited for: the line is up.
-func (cl *call) atTheDoor(ctx context.Context) error {
-	d := cl.doorstep
+// full is why nothing is to be asked for, by whatever command.
+func (d *doorstep) full() error {
+	if d.err == nil {
+		return nil
+	}
+	return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
+}
+
+// shut is why nothing is to be asked for by ATRN.
+func (d *doorstep) shut(r *config.Remote) error {
+	if !d.all {
+		return nil
+	}
+	return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", r.Name, d.why.Reply)}
+}
+
+// atTheDoor is what the local MTA has said. One that takes long, since it waits
+// for a name service, is not waited for: the line is up.
+func (cl *call) atTheDoor(ctx context.Context) *doorstep {
 	select {
-	case <-d.asked:
+	case <-cl.doorstep.asked:
+		cl.door = cl.doorstep.why
+		return cl.doorstep
 	case <-ctx.Done():
-		return nil
 	case <-time.After(doorWait):
-		return nil
 	}
-	switch cl.door = d.why; {
-	case d.err != nil:
-		return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
-	case d.all:
-		return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", cl.remote.Name, d.why.Reply)}
-	}
-	return nil
+	return &doorstep{}
 }
 
 // waitForMTA waits until the local SMTP listener answers. One that is not there
@@ -236,13 +246,14 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	// What is next need not wait for a good-bye.
 	defer func() { cl.serving.Go(func() { client.Quit() }) }()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
-	if err := cl.atTheDoor(ctx); err != nil {
-		return question{atrn: r.Protocol.Turns(), err: err}
+	door := cl.atTheDoor(ctx)
+	if err := door.full(); err != nil {
+		return question{err: err}
 	}
 	cl.step(api.PhaseRequest, "the answer of "+r.Host)
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
-		if q, ok := cl.turn(ctx, client); ok {
+		if q, ok := cl.turn(ctx, client, door); ok {
 			return q
 		}
 		bound, cancel = cl.bounded(ctx)

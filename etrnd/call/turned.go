@@ -94,11 +94,14 @@ func (cl *call) seenTurned() *turnedSeen {
 }
 
 // turn asks by ATRN. ok is false when the remote is to be asked by ETRN.
-func (cl *call) turn(ctx context.Context, client *odmr.Client) (q question, ok bool) {
+func (cl *call) turn(ctx context.Context, client *odmr.Client, door *doorstep) (q question, ok bool) {
 	r := &cl.remote
 	auto := r.Protocol == config.ProtocolAuto
 	if auto && (r.User == "" || !client.Offers("ATRN")) {
 		return question{}, false
+	}
+	if err := door.shut(r); err != nil {
+		return question{atrn: true, err: err}, true
 	}
 	conn, reply, err := cl.atrn(ctx, client)
 	if auto && errors.Is(err, odmr.ErrNoATRN) {

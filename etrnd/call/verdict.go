@@ -391,6 +391,8 @@ func (o *observed) overTurned() verdict {
 	switch {
 	case errors.Is(t.err, receive.ErrMTA):
 		hint = "is the local mail server running? " + hint
+	case errors.Is(t.err, receive.ErrDoor):
+		hint = "the log of the local mail server tells why; " + hint
 	case errors.Is(t.err, receive.ErrAbuse):
 		hint = "the log has the details; tell the postmaster of " + o.remote.Host
 	}

@@ -389,6 +389,9 @@ func TestTurned(t *testing.T) {
 		{"broken, whatever the milter tells", in(1, 0, 0), turnedSeen{over: true, untold: true, err: receive.ErrClosed}, want{over: true, ends: ends{75, "the mail of hub: the remote ended the connection without QUIT; 1 message has come", "what has not come stays held there"}}},
 		{"quiet", in(0, 0, 0), turnedSeen{over: true, err: receive.ErrSilent}, want{over: true, ends: ends{75, "the mail of hub: the remote has gone quiet; 0 messages have come", "what has not come stays held there"}}},
 		{"the local mail server failed", in(0, 0, 0), turnedSeen{over: true, err: fmt.Errorf("%w: refused", receive.ErrMTA)}, want{over: true, ends: ends{75, "the mail of hub: the local mail server failed: refused; 0 messages have come", "is the local mail server running? what"}}},
+		{"the local mail server takes nothing", in(0, 0, 0), turnedSeen{over: true, err: fmt.Errorf("%w: 452 no room", receive.ErrDoor)}, want{over: true, ends: ends{75, "the mail of hub: the local mail server takes nothing: 452 no room; 0 messages have come", "the log of the local mail server tells why; what"}}},
+		{"it may have more", in(1, 0, 0), turnedSeen{over: true, more: true}, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"it may have more, but has broken off", in(1, 0, 0), turnedSeen{over: true, more: true, err: receive.ErrClosed}, want{over: true, ends: ends{75, "the mail of hub: the remote ended the connection without QUIT; 1 message has come", "what has not come stays held there"}}},
 		{"garbage", in(0, 0, 0), turnedSeen{over: true, err: receive.ErrAbuse}, want{over: true, ends: ends{75, "the mail of hub: the remote does not behave like a mail server; 0 messages have come", "postmaster of hub.example.net"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -41,6 +41,7 @@ var (
 	ErrSilent = errors.New("the remote has gone quiet")
 	ErrMTA    = errors.New("the local mail server failed")
 	ErrAbuse  = errors.New("the remote does not behave like a mail server")
+	ErrDoor   = errors.New("the local mail server takes nothing")
 )
 
 // Options of a Server.

@@ -41,6 +41,27 @@ func (r Refusal) graver(other Refusal) Refusal {
 	return r
 }
 
+// maxInVain is how many messages in a row the MTA may refuse for a reason that
+// concerns all before the line is no longer used for them.
+const maxInVain = 3
+
+// aboutRelay tells, of refusals that concern the gate, those that may concern one
+// domain only.
+var aboutRelay = regexp.MustCompile(`(?i)relay`)
+
+// forAll tells whether a refusal is to be expected for all other mail too: the
+// MTA does not like this client, or has no room.
+func forAll(r esmtp.Reply) bool {
+	status, _ := esmtp.CutStatus(r.Text())
+	switch classify(r) {
+	case Gate:
+		return !aboutRelay.MatchString(bracketed.ReplaceAllString(r.Text(), ""))
+	case Temporary:
+		return r.Code == 452 && status[1] != 2 && status[1] != 5 || status[1] == 3
+	}
+	return false
+}
+
 var (
 	bracketed = regexp.MustCompile(`<[^>]*>`)
 	// aboutGate is how Postfix, Exim, Sendmail and filters behind them speak of
@@ -118,6 +139,7 @@ func (t *turn) weigh(a *answer, r esmtp.Reply) esmtp.Reply {
 		r = tx.no
 	} else if bad {
 		why := refusalOf(r)
+		tx.vain = tx.vain || forAll(r)
 		log := t.log.With("reply", why.Reply)
 		if why.Class == Gate {
 			log = log.With("hint", GateHint)
@@ -151,7 +173,10 @@ func (t *turn) settle(tx *transaction) {
 	if tx.no.Code != 0 {
 		t.refuses(tx.why, func(c *Counts) { c.Refused++ })
 	}
-	tx.no, tx.why, tx.taken, tx.refused = esmtp.Reply{}, Refusal{}, 0, false
+	if tx.vain && tx.taken == 0 || tx.no.Code != 0 && tx.vain {
+		t.inVain++
+	}
+	tx.no, tx.why, tx.taken, tx.refused, tx.vain = esmtp.Reply{}, Refusal{}, 0, false, false
 }
 
 // unwelcome is what the provider hears when the MTA refuses its greeting. That

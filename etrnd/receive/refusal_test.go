@@ -110,6 +110,48 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A line is not used to bring what is refused whatever it is.
+func TestInVain(t *testing.T) {
+	const message = "MAIL FROM:<s@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 3 LAST\r\nx\r\n"
+	for _, c := range []struct {
+		name  string
+		reply string // to each RCPT
+		ends  bool
+	}{
+		{"no room", "452 4.3.1 Insufficient system storage", true},
+		{"a client that is not liked", "554 5.7.1 Client host rejected: Access denied", true},
+		{"a full mailbox", "452 4.2.2 Mailbox full", false},
+		{"too many recipients", "452 4.5.3 Too many recipients", false},
+		{"one domain that is not its own", "554 5.7.1 Relay access denied", false},
+		{"unknown users", "550 5.1.1 User unknown", false},
+		{"greylisting", "450 4.2.0 Greylisted", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMTA(t)
+			m.rcpt = says(c.reply)
+			h := begin(t, t.Context(), Options{Dial: m.dial})
+			h.expect("220")
+			h.send(hello)
+			h.expect("250")
+			for range maxInVain {
+				h.send(message)
+				h.expect("250")
+				h.reply()
+				h.expect("554")
+			}
+			if c.ends {
+				h.expect("421")
+				h.end(ErrDoor)
+				return
+			}
+			h.send("QUIT\r\n")
+			h.expect("221")
+			h.end(nil)
+		})
+	}
+}
+
 // Whether the door is open, before there is any mail.
 func TestDoor(t *testing.T) {
 	const shut = "554 5.7.1 <unknown[127.0.3.66]>: Client host rejected: Access denied"

@@ -117,6 +117,14 @@ func (t *turn) bring(a *answer) error {
 		t.push()
 		a.code <- r.Code
 	}
+	if a.final && r.OK() {
+		t.inVain = 0
+	}
+	if t.inVain >= maxInVain {
+		t.write([]byte("421 4.3.2 " + t.o.Hostname + " the mail server takes nothing now, try again later\r\n"))
+		t.push()
+		return fmt.Errorf("%w: %s", ErrDoor, t.Counts().Why.Reply)
+	}
 	if a.free && !a.b.isLost() {
 		t.release(a.b)
 	}

@@ -32,6 +32,7 @@ type turn struct {
 	gather time.Duration // how long a reply waits for others to travel with
 
 	scratch []byte // the replier's: a reply as it is written
+	inVain  int    // the replier's: messages refused for a reason that concerns all, since one was taken
 
 	answers chan *answer  // in the order of the commands
 	dead    chan struct{} // closed when nothing more can be done
@@ -68,6 +69,7 @@ type transaction struct {
 	why     Refusal
 	taken   int  // recipients that the MTA has taken
 	refused bool // it has refused one
+	vain    bool // for a reason that concerns all
 }
 
 func newTurn(ctx context.Context, s *Server, conn net.Conn) *turn {
