@@ -205,7 +205,7 @@ func TestLocalMTA(t *testing.T) {
 				t.Errorf("while it is waited for: %+v", ev)
 			}
 			r := s.result(75, "the local SMTP listener 127.0.0.1:25 does not answer")
-			s.took("the call", time.Duration(r.Line), 30*sec)
+			s.took("the call", time.Duration(r.Line), mtaGreeting)
 			if len(r.Replies) != 0 {
 				t.Errorf("the hub was asked: %+v", r.Replies)
 			}

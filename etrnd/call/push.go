@@ -94,6 +94,9 @@ func (p *pins) measured(pace socket.Pace) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if pace.RTT == 0 {
+		pace.RTT = p.pace.RTT
+	}
 	if p.known {
 		pace.Rate = max(pace.Rate, p.pace.Rate)
 	}

@@ -25,6 +25,8 @@ const (
 	// mtaGrace is how long a local MTA may take to begin to listen while the line
 	// is up.
 	mtaGrace = 5 * time.Second
+	// mtaGreeting is how long one that takes the connection may be silent.
+	mtaGreeting = 15 * time.Second
 	// doorWait is how long the local MTA may take to say what it will take, when
 	// the remote is ready to be asked.
 	doorWait = 2 * time.Second
@@ -62,7 +64,7 @@ func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
 	}
 	addr := cl.caller.config().MTA.SMTP
 	cl.step(phase, "the local SMTP listener "+addr+" to answer")
-	ctx, cancel := context.WithTimeout(ctx, cl.remote.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(cl.remote.RequestTimeout, mtaGreeting))
 	defer cancel()
 	return cl.waitForMTA(ctx, addr)
 }
@@ -179,7 +181,6 @@ func (cl *call) ask(ctx context.Context, names []string) {
 		q.took = 0
 	}
 	cl.questions = append(cl.questions, q)
-	cl.measure()
 }
 
 // askAgain asks once more: for what was put off, or for all.
@@ -243,8 +244,11 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	if err != nil {
 		return question{err: err}
 	}
-	// What is next need not wait for a good-bye.
-	defer func() { cl.serving.Go(func() { client.Quit() }) }()
+	defer func() {
+		cl.measure()
+		// What is next need not wait for a good-bye.
+		cl.serving.Go(func() { client.Quit() })
+	}()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
 	door := cl.atTheDoor(ctx)
 	if err := door.full(); err != nil {

@@ -8,7 +8,7 @@ import (
 
 // Pace is how fast a line is, as far as it has shown. Zero is what is not known.
 type Pace struct {
-	RTT  time.Duration // round trip at present, with what waits on the way
+	RTT  time.Duration // round trip, where nothing waits on the way
 	Rate int           // bytes a second that the line has carried at the least
 }
 
@@ -32,7 +32,7 @@ func (p Pace) Grace(d time.Duration) time.Duration { return d + p.Trips(trips) }
 func (p Pace) Trips(n int) time.Duration { return time.Duration(n) * min(max(p.RTT, 0), maxRTT) }
 
 // Grace is how long to wait on a connection for what takes up to d on one whose
-// round trip is nothing.
+// round trip is nothing. What waits on the way counts.
 func Grace(conn net.Conn, d time.Duration) time.Duration {
 	info, _ := InfoOf(conn)
 	return Pace{RTT: max(info.RTT, info.MinRTT)}.Grace(d)
@@ -152,5 +152,9 @@ func (m *Meter) Pace() Pace {
 	info, _ := InfoOf(m.Conn)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Pace{RTT: max(info.RTT, info.MinRTT), Rate: m.rate}
+	rtt := info.MinRTT
+	if rtt <= 0 {
+		rtt = info.RTT
+	}
+	return Pace{RTT: rtt, Rate: m.rate}
 }
