@@ -130,7 +130,7 @@ func (m *Meter) Read(b []byte) (int, error) {
 const (
 	// minReply is a reply that takes notably longer than the empty segments of
 	// which the kernel knows the round trip.
-	minReply = 150
+	minReply = 64
 	// minTrain is how much has to follow the first segment, in one flight, to
 	// tell the rate from the distance between segments.
 	minTrain = 1000
