@@ -58,6 +58,8 @@ var unlisted = []string{
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",
 	"cmd/etrnctl.maxPassword",
+	"etrnd/receive.maxShut",
+	"internal/socket.maxRTT",
 	"etrnd/control.maxHeader",
 	"etrnd/control.maxHistory",
 	"etrnd/control.maxLine",

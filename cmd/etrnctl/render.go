@@ -264,7 +264,7 @@ func (a *app) renderQueues(qs []api.Queue) error {
 	t := table{right: map[int]bool{1: true, 2: true}}
 	t.row("QUEUE", "MESSAGES", "SIZE", "OLDEST", "STATE")
 	for _, q := range qs {
-		t.row(q.Name, strconv.Itoa(q.Messages), size(q.Bytes), a.since(q.Oldest), a.queueState(q))
+		t.row(q.Name, strconv.Itoa(q.Messages), sizeOf(q.Messages, q.Bytes), a.since(q.Oldest), a.queueState(q))
 	}
 	room, _ := a.size()
 	for _, w := range t.widths() {
@@ -312,7 +312,7 @@ func (a *app) renderHistory(rs []api.CallResult) error {
 	t.notes = map[int]string{}
 	for i, r := range rs {
 		t.row(r.End.In(a.zone).Format("2006-01-02 15:04"), r.Remote, clock(time.Duration(r.Line)),
-			strconv.Itoa(r.In.Messages), size(r.In.Bytes), strconv.Itoa(r.Out.Messages), size(r.Out.Bytes), result(r.Exit))
+			strconv.Itoa(r.In.Messages), sizeOf(r.In.Messages, r.In.Bytes), strconv.Itoa(r.Out.Messages), sizeOf(r.Out.Messages, r.Out.Bytes), result(r.Exit))
 		if r.Error != "" {
 			t.notes[i+1] = r.Error
 		}
@@ -344,14 +344,40 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		how = "ended early"
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
-	p.f("  came  %s (%s)%s\n", count(r.In.Messages, "message"), size(r.In.Bytes), ofExpected(r.In))
-	p.f("  went  %s (%s)%s\n", count(r.Out.Messages, "message"), size(r.Out.Bytes), ofExpected(r.Out))
+	p.f("  came  %s%s%s\n", count(r.In.Messages, "message"), inBrackets(r.In.Bytes), ofExpected(r.In))
+	p.f("  went  %s%s%s\n", count(r.Out.Messages, "message"), inBrackets(r.Out.Bytes), ofExpected(r.Out))
+	if no := r.Refused; no != nil {
+		var what []string
+		if no.Messages > 0 {
+			what = append(what, count(no.Messages, "message"))
+		}
+		if no.Recipients > 0 {
+			what = append(what, count(no.Recipients, "recipient"))
+		}
+		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+	}
 	if r.Duplicates > 0 {
 		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)
 	}
+}
+
+// sizeOf is the size of messages, "-" as long as nobody has told it.
+func sizeOf(messages int, bytes int64) string {
+	if messages > 0 && bytes == 0 {
+		return "-"
+	}
+	return size(bytes)
+}
+
+// inBrackets is a size behind a number of messages, if there is one.
+func inBrackets(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return " (" + size(bytes) + ")"
 }
 
 func ofExpected(p api.Progress) string {

@@ -21,9 +21,9 @@ const (
 
 // timely has a dialogue with the remote, and once more when the first failed
 // because the clock is wrong and it has been set since.
-func (cl *call) timely(ctx context.Context) question {
+func (cl *call) timely(ctx context.Context, names []string) question {
 	watch := clock.NewWatch(cl.caller.now)
-	q := cl.dialogue(ctx)
+	q := cl.dialogue(ctx, names)
 	early, ok := errors.AsType[*odmr.NotYetValid](q.err)
 	if !ok {
 		return q
@@ -33,7 +33,7 @@ func (cl *call) timely(ctx context.Context) question {
 	for end := time.Now().Add(clockWait); time.Now().Before(end); {
 		if by, set := watch.Set(); set {
 			cl.log.Info("the clock has been set, asking again", "by", by.Round(time.Second))
-			return cl.dialogue(ctx)
+			return cl.dialogue(ctx, names)
 		}
 		select {
 		case <-time.After(clockLook):

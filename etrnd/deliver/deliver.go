@@ -122,6 +122,9 @@ func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (
 			return etrn.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
 		}
 	}
+	if !a.mtaAnswers(ctx) {
+		return etrn.Answer{Code: 451, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}, nil
+	}
 	return etrn.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
 		return a.run(ctx, conn, who, sels)
 	}

@@ -210,7 +210,7 @@ func (t *turn) greet(verb, name, line string) error {
 	t.release(b)
 	switch {
 	case r.Code != 250:
-		return t.say(&answer{text: string(r.AppendTo(nil))})
+		return t.say(&answer{text: string(t.unwelcome(verb, r).AppendTo(nil))})
 	case verb == "HELO":
 		return t.own("250 " + t.o.Hostname)
 	}
@@ -281,7 +281,7 @@ func (t *turn) mail(arg, line string) error {
 		t.tx = &transaction{b: b, from: from}
 		t.open(1)
 	}
-	return t.pass(text, &answer{})
+	return t.pass(text, &answer{mail: true})
 }
 
 func (t *turn) rcpt(arg, line string) error {
@@ -290,7 +290,7 @@ func (t *turn) rcpt(arg, line string) error {
 	}
 	text, _, no := t.recipient(arg)
 	if no != "" {
-		t.count(func(c *Counts) { c.Rejected++ })
+		t.refuses(Refusal{Permanent, string(no)}, func(c *Counts) { c.Rejected++ })
 		t.warnings().Warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 		return t.own(string(no))
 	}

@@ -182,6 +182,7 @@ type CallEvent struct {
 	Line    Seconds  `json:"line_seconds"` // line time used so far
 	In      Progress `json:"in"`
 	Out     Progress `json:"out"`
+	Refused *Refused `json:"refused,omitempty"` // nil: nothing
 	// Result is set in the last event of a call, and only there.
 	Result *CallResult `json:"result,omitempty"`
 }
@@ -222,11 +223,21 @@ type CallResult struct {
 	Out        Progress  `json:"out"`
 	// Duplicates are messages that came, or went, a second time after the
 	// line was cut. They are counted in In and Out too.
-	Duplicates int     `json:"duplicates"`
-	Replies    []Reply `json:"replies"`
-	Error      string  `json:"error,omitempty"` // empty: all went well
-	Hint       string  `json:"hint,omitempty"`
-	Exit       int     `json:"exit"` // 0, 69, 75 or 78
+	Duplicates int      `json:"duplicates"`
+	Refused    *Refused `json:"refused,omitempty"` // nil: nothing
+	Replies    []Reply  `json:"replies"`
+	Error      string   `json:"error,omitempty"` // empty: all went well
+	Hint       string   `json:"hint,omitempty"`
+	Exit       int      `json:"exit"` // 0, 69, 75 or 78
+}
+
+// Refused is what the local mail server has refused of what came over a turned
+// connection (ATRN).
+type Refused struct {
+	Messages   int `json:"messages"`   // with all of their recipients
+	Recipients int `json:"recipients"` // of others
+	// Reply is its reply, with the code: the first of those that matter most.
+	Reply string `json:"reply"`
 }
 
 // Reply is a remote's answer to the request for one name.
