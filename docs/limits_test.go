@@ -96,11 +96,12 @@ var unlisted = []string{
 	"internal/report.maxRetry",
 	// The same number for another end, or what a message about a file says.
 	"internal/etrn.MaxQueueName",
-	"internal/esmtp.maxAddress",
+	"internal/esmtp.maxDSNText",
 	"internal/esmtp.maxDomain",
 	"internal/esmtp.maxLabel",
 	"internal/esmtp.maxPart",
 	"etrnd/deliver.maxReplyLine",
+	"etrnd/deliver.maxMTALine",
 	"etrnd/odmr.maxCommand",
 	"etrnd/odmr.maxRounds",
 	"internal/config.maxHeader",
