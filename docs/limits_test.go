@@ -76,7 +76,6 @@ var unlisted = []string{
 	"etrnd/deliver.maxAccepted",
 	"etrnd/hold.maxRecent",
 	"etrnd/receive.maxTook",
-	"etrnd/receive.maxWarned",
 	// How much of a foreign text is shown, or read before a connection is closed.
 	"etrnd/call.maxOutput",
 	"etrnd/odmr.maxDiscarded",
