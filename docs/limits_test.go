@@ -83,7 +83,6 @@ var unlisted = []string{
 	"etrnd/hold.maxRequesters",
 	"etrnd/hold.maxRequests",
 	"etrnd/receive.maxTook",
-	"etrnd/receive.maxWarned",
 	// How much of a foreign text is shown, or read before a connection is closed.
 	"etrnd/call.maxOutput",
 	"etrnd/odmr.maxDiscarded",
@@ -103,11 +102,12 @@ var unlisted = []string{
 	"internal/report.maxRetry",
 	// The same number for another end, or what a message about a file says.
 	"internal/etrn.MaxQueueName",
-	"internal/esmtp.maxAddress",
+	"internal/esmtp.maxDSNText",
 	"internal/esmtp.maxDomain",
 	"internal/esmtp.maxLabel",
 	"internal/esmtp.maxPart",
 	"etrnd/deliver.maxReplyLine",
+	"etrnd/deliver.maxMTALine",
 	"etrnd/odmr.maxCommand",
 	"etrnd/odmr.maxRounds",
 	"internal/config.maxHeader",

@@ -15,7 +15,8 @@
 //
 // What it does not do: it does not decide what is held and does not let it go
 // (etrnd/hold does), it does not speak ATRN itself (etrnd/odmr does), and it
-// changes nothing in a message.
+// changes nothing in a message, but for CR and LF that stand alone where the site
+// lacks CHUNKING (see dots).
 package deliver
 
 import (
@@ -134,10 +135,7 @@ func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (
 // if it is refused.
 func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
 	set := a.o.Hold.Queues()
-	may := func(name string) bool {
-		q, ok := set.ByName(name)
-		return ok && q.MayTurn(who)
-	}
+	may := func(name string) bool { return mayTurn(set, who, name) }
 	var sels []queue.Selection
 	if len(domains) == 0 {
 		for _, q := range set.Queues() {
@@ -165,6 +163,16 @@ func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selecti
 	return sels, etrn.Answer{}
 }
 
+// may reports whether somebody may have a queue by the configuration in force.
+func (a *Agent) may(who etrn.Identity, name string) bool {
+	return mayTurn(a.o.Hold.Queues(), who, name)
+}
+
+func mayTurn(set *queue.Set, who etrn.Identity, name string) bool {
+	q, ok := set.ByName(name)
+	return ok && q.MayTurn(who)
+}
+
 // queuesOf names the queues of selections, each once.
 func queuesOf(sels []queue.Selection) []string {
 	var names []string
@@ -184,7 +192,7 @@ func (a *Agent) holder(name string) *turn {
 
 // run owns a connection that was turned around.
 func (a *Agent) run(ctx context.Context, conn net.Conn, who etrn.Identity, sels []queue.Selection) error {
-	t := newTurn(a, conn, sels, a.log.With("session", who.Session, "user", who.User))
+	t := newTurn(a, conn, who, sels, a.log.With("session", who.Session, "user", who.User))
 	if !a.claim(ctx, t) {
 		t.log.Info("turned connection given up: another one was faster")
 		return t.decline()

@@ -445,8 +445,13 @@ func Edit(path string, edit func(*File) error) error {
 			return err
 		}
 	}
+	key, _ := f.decoyKey()
+	before := f.Bytes()
 	if err := edit(f); err != nil {
 		return err
+	}
+	if !bytes.Equal(before, f.Bytes()) {
+		f.keepDecoyKey(key)
 	}
 	text := f.Bytes()
 	if was != nil && bytes.Equal(was, text) {
