@@ -102,7 +102,10 @@ func TestPostfixPages(t *testing.T) {
 	bed := testbed.Start(t)
 	hub := machine(ctx, t, bed, "hub", "hub.example.net", "postfix/hub.md", testbed.PostfixOptions{
 		Final: []string{"world.example"},
-		Files: map[string]string{"/etc/postfix/etrnd/transport": settings(t, "postfix/hub.md", "/etc/postfix/etrnd/transport")},
+		Files: map[string]string{
+			"/etc/postfix/etrnd/transport": settings(t, "postfix/hub.md", "/etc/postfix/etrnd/transport"),
+			"/etc/postfix/etrnd/clients":   settings(t, "postfix/hub.md", "/etc/postfix/etrnd/clients"),
+		},
 	})
 	// One machine is both: the site that the page is about, and acme's server.
 	site := machine(ctx, t, bed, "site", "mail.acme.example", "postfix/site.md", testbed.PostfixOptions{

@@ -165,6 +165,12 @@ func (a *app) does(f func(ctx context.Context, args []string) error) func(*cobra
 	}
 }
 
+// warn says something on the side.
+func (a *app) warn(format string, args ...any) {
+	p := printer{w: a.err}
+	p.f("warning: "+format+"\n", args...)
+}
+
 func (a *app) print() *printer { return &printer{w: a.out} }
 
 // printJSON prints indented, for people read it too, and jq does not mind.

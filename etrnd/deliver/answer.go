@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"container/heap"
+	"errors"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -87,6 +88,16 @@ func (t *turn) abandon(err error) {
 	defer t.mu.Unlock()
 	t.closing = true
 	t.keepWaiting(why)
+	t.unproved = append(t.refused, t.unproved...)
+	for _, m := range t.unproved {
+		if errors.Is(err, errCount) {
+			for i := range m.rcpts {
+				m.rcpts[i].result = temporary(why)
+			}
+		}
+		t.resolve(m, nil)
+	}
+	t.refused, t.unproved = nil, nil
 	for _, e := range t.expect {
 		if e.m != nil {
 			t.resolve(e.m, temporary(why))
@@ -111,7 +122,7 @@ func result(r esmtp.Reply) *smtp.SMTPError {
 	status, rest := esmtp.CutStatus(text)
 	switch {
 	case code/100 != 2 && code/100 != 4 && code/100 != 5,
-		code == 500, code == 502, code == 503, code == 530:
+		code == 500, code == 502, code == 503, code == 504, code == 530, code == 555, code == 501 && status[1] == 5:
 		return temporary("the site said " + r.String())
 	case status[0] != code/100:
 		status, rest = esmtp.Status{code / 100, 0, 0}, text

@@ -33,6 +33,8 @@ type fakeMTA struct {
 	rcpt  func(line string) string
 	chunk func() string
 	end   func() string
+	mail  func() string // answers MAIL
+	bare  bool // no extension is offered
 }
 
 func newMTA(t testing.TB) *fakeMTA {
@@ -124,6 +126,10 @@ func (m *fakeMTA) serve(conn net.Conn) {
 		switch strings.ToUpper(verb) {
 		case "EHLO":
 			mail, rcpts = false, 0
+			if m.bare {
+				say("250 mta.example hello")
+				continue
+			}
 			say("250-mta.example hello\r\n250-PIPELINING\r\n250-SIZE 1000000\r\n250-VRFY\r\n250-ETRN\r\n250-XCLIENT NAME\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250-CHUNKING\r\n250 8BITMIME")
 		case "HELO":
 			mail, rcpts = false, 0
@@ -133,8 +139,12 @@ func (m *fakeMTA) serve(conn net.Conn) {
 				say("503 nested")
 				continue
 			}
-			mail, rcpts = true, 0
 			text.Reset()
+			if m.mail != nil {
+				say(m.mail())
+				continue
+			}
+			mail, rcpts = true, 0
 			say("250 2.1.0 Ok")
 		case "RCPT":
 			reply := "250 2.1.5 Ok"

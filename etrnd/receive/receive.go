@@ -41,6 +41,7 @@ var (
 	ErrSilent = errors.New("the remote has gone quiet")
 	ErrMTA    = errors.New("the local mail server failed")
 	ErrAbuse  = errors.New("the remote does not behave like a mail server")
+	ErrDoor   = errors.New("the local mail server takes nothing")
 )
 
 // Options of a Server.
@@ -57,7 +58,7 @@ type Options struct {
 	// Connections is how many connections to the MTA there may be. Default 4.
 	Connections int
 	// Silence is how long the provider may send nothing while no answer is
-	// due to it. Default 5 minutes (RFC 5321, section 4.5.3.2.7).
+	// due to it, on a line whose round trip is nothing. Default 5 minutes (RFC 5321, section 4.5.3.2.7).
 	Silence time.Duration
 	// MTATimeout bounds every wait for the local MTA. Default 10 minutes
 	// (RFC 5321, section 4.5.3.2.6).
@@ -82,9 +83,11 @@ type Server struct {
 type Counts struct {
 	Messages int   // that the MTA has taken
 	Bytes    int64 // of these
-	Refused  int   // messages that it has refused
+	Coming   int64 // bytes of messages that it has not answered for yet
+	Refused  int   // messages that it has refused, with all of their recipients
 	Rejected int   // recipients refused, by the MTA or here
-	Busy     int   // transactions that are open or being answered
+	Why      Refusal
+	Busy     int // transactions that are open or being answered
 	Active   time.Time
 	Last     string // the MTA's name of the last message that it has taken, if it told it
 }
@@ -164,7 +167,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	err := t.run()
 	close(t.done)
 	stop()
-	s.count(func(c *Counts) { c.Busy = 0 })
+	s.count(func(c *Counts) { c.Busy, c.Coming = 0, 0 })
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("turned connection: %w", cause)
 	}
@@ -179,18 +182,38 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 var Source = netip.AddrFrom4([4]byte{127, 0, 3, 66})
 
 // Dialer connects to the MTA at addr, "host:port", from Source where that is
-// possible.
+// possible. On IPv6 it is not: loopback has one address there.
 func Dialer(addr string) func(ctx context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		var d net.Dialer
-		if to, err := netip.ParseAddrPort(addr); err == nil && to.Addr().Is4() && to.Addr().IsLoopback() {
+		if to, ok := loopback4(ctx, addr); ok {
 			from := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(Source, 0))}
-			if conn, err := from.DialContext(ctx, "tcp4", addr); err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) {
+			conn, err := from.DialContext(ctx, "tcp4", to)
+			// A name may stand for an address of IPv6 too, and the MTA listen there.
+			if err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) && to == addr {
 				return conn, err
 			}
 		}
+		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
 	}
+}
+
+// loopback4 is addr with an address of IPv4 on loopback, if it has one.
+func loopback4(ctx context.Context, addr string) (string, bool) {
+	if to, err := netip.ParseAddrPort(addr); err == nil {
+		return addr, to.Addr().Is4() && to.Addr().IsLoopback()
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", false
+	}
+	all, _ := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+	for _, a := range all {
+		if a = a.Unmap(); a.IsLoopback() {
+			return net.JoinHostPort(a.String(), port), true
+		}
+	}
+	return "", false
 }

@@ -106,6 +106,7 @@ func (t *turn) bring(a *answer) error {
 		t.push()
 		return err
 	}
+	r = t.weigh(a, r)
 	if !a.silent {
 		t.scratch = r.AppendTo(t.scratch[:0])
 		t.write(t.scratch)
@@ -115,6 +116,14 @@ func (t *turn) bring(a *answer) error {
 		// The reader waits, and so does the provider.
 		t.push()
 		a.code <- r.Code
+	}
+	if a.final && r.OK() {
+		t.inVain = 0
+	}
+	if t.inVain >= maxInVain {
+		t.write([]byte("421 4.3.2 " + t.o.Hostname + " the mail server takes nothing now, try again later\r\n"))
+		t.push()
+		return fmt.Errorf("%w: %s", ErrDoor, t.Counts().Why.Reply)
 	}
 	if a.free && !a.b.isLost() {
 		t.release(a.b)
@@ -135,15 +144,30 @@ func (t *turn) told(a *answer) (esmtp.Reply, error) {
 			}
 		}
 		r, err := t.readReply(a.b)
-		if err != nil || r.Code != 421 {
+		switch {
+		case err != nil:
 			return r, err
+		case r.Code == 421:
+			t.log.Warn("the local mail server ends a connection", "reply", foreign.Clip(r.String(), maxShown))
+		case a.free && a.b.surplus(), a.code != nil && r.OK(), a.code == nil && r.Code/100 == 3, a.free && aboutAddress(r):
+			// One of the replies before was not what it was taken for.
+			t.log.Warn("the replies of the local mail server do not match the commands", "reply", foreign.Clip(r.String(), maxShown))
+		default:
+			return r, nil
 		}
-		t.lose(a.b, r)
+		t.lose(a.b)
 	}
 	if a.free && !a.final {
 		return esmtp.Reply{Code: 250, Lines: []string{"2.0.0 Ok"}}, nil
 	}
-	return esmtp.Reply{Code: 451, Lines: []string{"4.3.2 The mail server has ended the connection, try again later"}}, nil
+	return esmtp.Reply{Code: 451, Lines: []string{"4.3.2 The mail server has failed in this connection, try again later"}}, nil
+}
+
+// aboutAddress recognises a success with the status of an address (RFC 3463, section
+// 3.2), which nobody gives a message.
+func aboutAddress(r esmtp.Reply) bool {
+	status, _ := esmtp.CutStatus(r.Last())
+	return r.OK() && status[0] == 2 && status[1] == 1
 }
 
 // queued is how Postfix, Exim and Sendmail name what they have taken.
@@ -155,9 +179,6 @@ func (t *turn) note(a *answer, r esmtp.Reply) {
 	switch {
 	case r.Code/100 >= 4:
 		b.errors++
-		if a.rcpt {
-			t.log.Warn("recipient refused by the local mail server", "reply", foreign.Clip(r.String(), maxShown))
-		}
 	case a.final:
 		b.errors, b.dirty = 0, false
 	case a.free: // RSET
@@ -173,18 +194,20 @@ func (t *turn) note(a *answer, r esmtp.Reply) {
 		t.count(func(c *Counts) {
 			c.Messages++
 			c.Bytes += a.tx.bytes.Load()
-			c.Busy--
+			a.tx.ends(c)
 			c.Last = id
 			if id != "" && len(t.took) < maxTook {
 				t.took[id] = true
 			}
 		})
-	case a.final:
-		t.log.Warn("message refused by the local mail server", "from", foreign.Clip(a.tx.from, maxShown), "reply", foreign.Clip(r.String(), maxShown))
-		t.count(func(c *Counts) { c.Refused++; c.Busy-- })
-	case a.free:
-		t.count(func(c *Counts) { c.Busy-- })
-	case a.rcpt && r.Code/100 >= 4:
-		t.count(func(c *Counts) { c.Rejected++ })
+	case a.final, a.free:
+		t.count(a.tx.ends)
 	}
+}
+
+// ends takes a transaction out of what is under way.
+func (tx *transaction) ends(c *Counts) {
+	c.Coming -= tx.coming
+	c.Busy--
+	tx.coming, tx.over = 0, true
 }

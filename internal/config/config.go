@@ -65,6 +65,9 @@ type MTA struct {
 	// Split is the address and port of the loopback on which messages for
 	// several queues are taken apart; empty: they stay one.
 	Split string
+	// Submission is the port, or the address and port, on which the MTA takes
+	// mail from sites that log in with the users of ODMR; empty: none.
+	Submission string
 }
 
 // Milter is the part of etrn-milter.
@@ -165,6 +168,15 @@ const (
 	TLSOff      TLSMode = "off"
 )
 
+// PushLogin is where the credentials of a remote are used for what is pushed.
+type PushLogin uint8
+
+const (
+	PushLoginHost   PushLogin = iota // where the next hop is the remote's host
+	PushLoginAlways                  // with any next hop
+	PushLoginNever
+)
+
 // Remote is a server called through a link.
 type Remote struct {
 	Name string
@@ -185,6 +197,9 @@ type Remote struct {
 	// PushQueues names the queues that a call releases, or that the other
 	// side may ask for with PushWait.
 	PushQueues []string
+
+	// PushLogin says where User and TLSCert prove who we are when mail is pushed.
+	PushLogin PushLogin
 
 	// Senders are where the remote's mail comes from. Empty: from the
 	// addresses of Host, as they resolve at the time of the call.

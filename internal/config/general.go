@@ -101,6 +101,7 @@ func (r *reader) mta(t *table, c *Config) {
 		}
 	}
 	c.MTA.Split = r.split(t, c.MTA.SMTP)
+	c.MTA.Submission = r.submission(t, c.MTA.SMTP)
 }
 
 // split reads the port that Postfix opens for itself. Whoever reaches it can

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/etrnd/etrnd/internal/foreign"
 )
@@ -24,6 +25,18 @@ type Option func(*reader)
 // to know where the socket is.
 func WithoutFiles() Option { return func(r *reader) { r.noFiles = true } }
 
+// WithOpen has the files that the configuration refers to opened by somebody
+// else: as the user who will read them, say. An error that has a Hint method is
+// shown with that. One that is ErrUnseen says that the file is as it should be,
+// as far as can be seen, but cannot be looked into.
+func WithOpen(open func(path string) (*os.File, error)) Option {
+	return func(r *reader) { r.open = open }
+}
+
+// ErrUnseen is what a function of WithOpen says of a file that the daemon can
+// read, and this process cannot.
+var ErrUnseen = errors.New("it was not looked into")
+
 // Load reads and checks the configuration file at path. A bad file yields an
 // *Error with every problem in it; one that cannot be read yields an *Error
 // too, with that as its only problem.
@@ -38,6 +51,9 @@ func Load(path string, opts ...Option) (*Config, error) {
 func readMain(path string) ([]byte, error) {
 	data, err := readFile(path, maxFile)
 	if err != nil {
+		if st, serr := os.Stat(path); serr == nil && st.IsDir() {
+			return nil, &Error{Problems: []Problem{{File: path, Msg: "is a directory", Hint: "name the file in it: --config " + filepath.Join(path, filepath.Base(DefaultPath))}}}
+		}
 		return nil, &Error{Problems: []Problem{unread(path, err, loadHint(err))}}
 	}
 	return data, nil
@@ -65,14 +81,23 @@ func loadHint(err error) string {
 // readFile reads a regular file of at most max bytes. Anything else, a FIFO
 // for example, could block the start of a daemon.
 func readFile(path string, max int64) ([]byte, error) {
+	return readFileBy(os.Open, path, max)
+}
+
+func readFileBy(open func(string) (*os.File, error), path string, max int64) ([]byte, error) {
 	st, err := os.Stat(path)
 	if err != nil {
+		if f, err := open(path); err != nil {
+			return nil, err // it may have more to say
+		} else {
+			f.Close()
+		}
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", foreign.Quote(path))
 	}
-	f, err := os.Open(path)
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,8 @@ type reader struct {
 	file    string
 	dir     string // of file: where relative file names start
 	noFiles bool
-	owner   *int64 // of file, when it has been looked at
+	owner   *int64                              // of file, when it has been looked at
+	open    func(path string) (*os.File, error) // of files that are referred to
 
 	hostname    func() (string, error)
 	groupExists func(name string) bool
@@ -57,6 +58,7 @@ func newReader(name string) *reader {
 	r := &reader{
 		file:     name,
 		dir:      filepath.Dir(name),
+		open:     os.Open,
 		hostname: os.Hostname,
 		groupExists: func(name string) bool {
 			_, err := user.LookupGroup(name)
@@ -114,6 +116,7 @@ func (r *reader) read(data []byte) *Config {
 	for _, t := range remotes {
 		r.remote(t, c)
 	}
+	r.relayNot(c)
 	r.unused(c, queues, links)
 
 	if len(r.errs) > 0 {

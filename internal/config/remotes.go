@@ -42,6 +42,7 @@ func (r *reader) remote(t *table, c *Config) {
 	r.requests(t, &rem)
 	r.remoteTLS(t, &rem)
 	r.credentials(t, &rem)
+	pushLogin(t, &rem)
 	r.push(t, c, &rem)
 	if a := address(rem.Host); a.IsValid() && len(rem.Senders) == 0 {
 		// An address that mail may come from is known without the DNS.

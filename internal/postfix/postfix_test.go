@@ -228,7 +228,7 @@ func TestStopped(t *testing.T) {
 		run(t, ctx, "postfix", "stop")
 		// Root reads the queue files; a release has nobody to go to, and is
 		// given up after the first of many.
-		if q, err := pf.List(ctx); err != nil || len(q) != 1 || q[0].ID != id {
+		if q, err := mta.All(ctx, pf); err != nil || len(q) != 1 || q[0].ID != id {
 			t.Errorf("listing: %+v, %v", q, err)
 		}
 		ids := slices.Repeat([]string{id}, 5000)
@@ -239,7 +239,7 @@ func TestStopped(t *testing.T) {
 			t.Errorf("running: %v, %v", running, err)
 		}
 		// A set-up needs no running Postfix, and does not start it.
-		pl, err := setup.NewUndo(ctx, pf)
+		pl, err := setup.NewUndo(ctx, pf, setup.Requirements{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +265,7 @@ func TestCommandHangs(t *testing.T) {
 	if err := pf.Release(t.Context(), []string{"a.example"}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("release: %v", err)
 	}
-	if _, err := pf.List(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := mta.All(t.Context(), pf); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("list: %v", err)
 	}
 }
@@ -280,7 +280,7 @@ func TestOrdinaryUser(t *testing.T) {
 	pf, ctx := postfix.New(postfix.Options{}), t.Context()
 	switch os.Getenv(ordinaryEnv) {
 	case "allowed":
-		if q, err := pf.List(ctx); err != nil || len(q) != 1 {
+		if q, err := mta.All(ctx, pf); err != nil || len(q) != 1 {
 			t.Errorf("list: %+v, %v", q, err)
 		}
 		if err := pf.Release(ctx, []string{"acme.example"}, []string{"0123456789A"}); err != nil {
@@ -295,7 +295,7 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		return
 	case "refused":
-		if _, err := pf.List(ctx); !errors.Is(err, mta.ErrPermission) {
+		if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrPermission) {
 			t.Errorf("list: %v", err)
 		}
 		if err := pf.Release(ctx, []string{"acme.example"}, nil); !errors.Is(err, mta.ErrPermission) || errors.Is(err, mta.ErrDown) {
@@ -306,7 +306,7 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		return
 	case "down":
-		if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) {
+		if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrDown) {
 			t.Errorf("list: %v", err)
 		}
 		return

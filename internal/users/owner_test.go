@@ -37,7 +37,11 @@ func TestEdit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "# the harbour\nacme:" + fresh.String() + "\n\n  # by the lighthouse\ngamma:" + fresh.String() + "\n"
+	key, _, _ := strings.Cut(string(got), "\n")
+	if !strings.HasPrefix(key, decoyComment) {
+		t.Errorf("the first line is %q", key)
+	}
+	want := key + "\n# the harbour\nacme:" + fresh.String() + "\n\n  # by the lighthouse\ngamma:" + fresh.String() + "\n"
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

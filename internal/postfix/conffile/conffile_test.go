@@ -47,6 +47,34 @@ func TestAddAndRemove(t *testing.T) {
 	}
 }
 
+func TestAddBefore(t *testing.T) {
+	cases := map[string]struct {
+		in   string
+		i    int
+		want string
+	}{
+		"commas":       {"l = a, b, c\n", 2, "l = a, b, check x:y, c\n"},
+		"spaces":       {"l = a b\n", 1, "l = a check x:y b\n"},
+		"lines":        {"l =\n    a,\n    b\n", 1, "l =\n    a,\n    check x:y,\n    b\n"},
+		"comment":      {"l = a,\n# why b\n  b\n", 1, "l = a, check x:y,\n# why b\n  b\n"},
+		"in front":     {"l = a, b\n", 0, "l = check x:y, a, b\n"},
+		"at the end":   {"l = a, b\n", 2, "l = a, b, check x:y\n"},
+		"not in there": {"m = a\n", 1, "m = a\nl = check x:y\n"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			f := File{c.in}
+			f.AddBefore("l", "check x:y", c.i)
+			if f.Text != c.want {
+				t.Fatalf("got\n%s\nwant\n%s", f.Text, c.want)
+			}
+			if !f.Remove("l", "check x:y") || c.in[0] == 'l' && f.Text != c.in {
+				t.Errorf("remove: got\n%s\nwant what it was:\n%s", f.Text, c.in)
+			}
+		})
+	}
+}
+
 func TestRemoveAmongEdits(t *testing.T) {
 	cases := map[string]struct{ in, want string }{
 		// What somebody has put around an element stays.

@@ -113,6 +113,27 @@ func (f *File) Add(name, element string, front bool) {
 	f.Text = f.Text[:edge.end] + sep + element + f.Text[edge.end:]
 }
 
+// AddBefore puts an element into a list that the file has, before its word at i
+// (as List counts), laid out as that word is.
+func (f *File) AddBefore(name, element string, i int) {
+	_, v, ok := f.param(name)
+	tokens := f.tokens(v)
+	switch {
+	case !ok || i >= len(tokens):
+		f.Add(name, element, false)
+		return
+	case i <= 0:
+		f.Add(name, element, true)
+		return
+	}
+	at := tokens[i-1].end
+	gap := f.Text[at:tokens[i].start]
+	if strings.Contains(gap, "#") {
+		gap = ", "
+	}
+	f.Text = f.Text[:at] + gap + element + f.Text[at:]
+}
+
 // Remove takes an element out of a list and reports whether it was there. It
 // is the inverse of Add.
 func (f *File) Remove(name, element string) bool {

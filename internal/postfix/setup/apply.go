@@ -28,6 +28,20 @@ func (pl *Plan) Apply(ctx context.Context) error {
 	if err := pl.current(); err != nil {
 		return err
 	}
+	if len(pl.gone) > 0 || pl.putsOnHold() {
+		return pl.applyInTwo(ctx)
+	}
+	if err := pl.apply(ctx); err != nil {
+		return err
+	}
+	return pl.letGo(ctx)
+}
+
+// apply makes the changes of one step.
+func (pl *Plan) apply(ctx context.Context) error {
+	if len(pl.changes) == 0 && !pl.pending {
+		return nil
+	}
 	changes, err := pl.begin()
 	if err != nil {
 		return fmt.Errorf("set up Postfix: %w", err)
@@ -229,7 +243,7 @@ func (pl *Plan) putBack(work string, changes []change) error {
 			errs = append(errs, restoreTable(work, c))
 			continue
 		}
-		errs = append(errs, change{path: c.path, after: c.before}.put())
+		errs = append(errs, change{path: c.path, after: c.before, secret: c.secret}.put())
 	}
 	return errors.Join(errs...)
 }
@@ -256,6 +270,9 @@ func (pl *Plan) write(ctx context.Context, work string, c change) error {
 
 // put writes or removes the file alone.
 func (c change) put() error {
+	if c.secret && c.after != nil {
+		return putSecret(c.path, *c.after)
+	}
 	if c.after != nil {
 		return replaceFile(c.path, *c.after, aged())
 	}

@@ -21,6 +21,8 @@ type desired struct {
 	routes   []route // of the table, in its order
 	fallback string  // next hop of all that has no other, or empty
 
+	passwords passwords // with which mail is pushed
+
 	warnings
 }
 
@@ -34,6 +36,7 @@ func (w *warnings) warn(format string, args ...any) { *w = append(*w, fmt.Sprint
 type element struct {
 	list, text string
 	front      bool // goes before what is there
+	gate       bool // goes before what refuses to relay, see gateOf
 }
 
 // lists are those that the set-up adds to, in the order in which they are
@@ -43,6 +46,7 @@ var lists = []string{
 	"smtpd_etrn_restrictions", "smtpd_milters", "non_smtpd_milters",
 	"milter_connect_macros", "milter_mail_macros", "milter_end_of_data_macros",
 	"milter_header_checks",
+	"smtpd_relay_restrictions", "smtpd_recipient_restrictions",
 }
 
 // environment is what desired depends on beside the Requirements: what the
@@ -68,7 +72,9 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 		return nil, err
 	}
 	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
-		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type")...)
+		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type", "recipient_delimiter",
+		"smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file", "smtpd_tls_chain_files",
+		"smtp_tls_security_level", "smtp_tls_CAfile", "smtp_tls_CApath")...)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +95,9 @@ func (env *environment) list(setting string) []string { return conffile.Words(en
 // derivation works out what is desired, one subject after the other.
 type derivation struct {
 	desired
-	req Requirements
-	env *environment
+	req    Requirements
+	env    *environment
+	logins map[string]heldService // the transport of a next hop that wants a login
 }
 
 func derive(ctx context.Context, req Requirements, env *environment) (*desired, error) {
@@ -98,6 +105,9 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 		req.Transport = DefaultTransport
 	}
 	d := &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]table{}}}
+	if err := d.logIn(); err != nil {
+		return nil, err
+	}
 	if err := d.hold(); err != nil {
 		return nil, err
 	}
@@ -110,18 +120,29 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 		return nil, err
 	}
 	d.fingerprintClients()
+	d.letRelay()
 	return &d.desired, nil
 }
 
 func (d *desired) need(list, text string) {
-	d.elements = append(d.elements, element{list, text, false})
+	d.elements = append(d.elements, element{list: list, text: text})
 }
 
 func (d *desired) needFirst(list, text string) {
-	d.elements = append(d.elements, element{list, text, true})
+	d.elements = append(d.elements, element{list: list, text: text, front: true})
 }
 
 func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }
+
+// option is an option of an entry of master.cf whose value is a path or a name
+// that somebody chose.
+func option(name, value string) string {
+	value = strings.ReplaceAll(value, "$", "$$")
+	if strings.ContainsAny(value, " \t,{}") {
+		return "{ " + name + " = " + value + " }"
+	}
+	return name + "=" + value
+}
 
 // entry is the text of an entry of master.cf: its columns, and its options.
 func entry(columns string, options ...string) string {

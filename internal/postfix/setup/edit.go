@@ -32,7 +32,7 @@ type editor struct {
 func edit(ctx context.Context, pf *postfix.Instance, env *environment, want *desired) (*edited, error) {
 	e := &editor{pf: pf, env: env, want: want}
 	e.main, e.master = env.main, env.master
-	e.record = &record{Version: recordVersion}
+	e.record = &record{Version: recordVersion, Passwords: want.passwords.files}
 	for _, name := range lists {
 		if err := e.list(ctx, name); err != nil {
 			return nil, err
@@ -87,13 +87,20 @@ func (e *editor) list(ctx context.Context, name string) error {
 		}
 		if !e.main.Has(name) {
 			value := e.env.defaults[name]
+			if w.gate {
+				value = strings.Join(effective, ", ") // one of several, by compatibility level
+			}
 			if strings.HasPrefix(value, "${{") && len(effective) == 0 {
 				value = "" // a default by compatibility level, which is nothing here
 			}
 			now.Default = &value
 			e.main.Set(name, value)
 		}
-		e.main.Add(name, w.text, w.front)
+		if w.gate {
+			e.main.AddBefore(name, w.text, gateOf(name, e.main.List(name), true))
+		} else {
+			e.main.Add(name, w.text, w.front)
+		}
 		now.Elements = append(now.Elements, w.text)
 	}
 	if len(now.Elements) == 0 {

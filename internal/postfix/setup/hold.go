@@ -92,13 +92,20 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 	program, host, ok := strings.Cut(deliver, ":")
 	s = heldService{name: d.req.Transport, program: program}
 	switch {
+	case deliver == nobody:
+		s.name, s.program, s.nobody = s.name+nobodyService, "lmtp", true
+		return s.name + ":unix:" + postfix.NobodySocket, s, nil
 	case program == "turn" && strings.HasPrefix(host, "/") && postfix.TableKey(host):
 		s.name, s.program, s.turned = s.name+"-turn", "lmtp", true
 		return s.name + ":" + d.socket("turned mail", "unix:"+host), s, nil
 	case !ok || host == "" || program != "smtp" && program != "lmtp" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f }) || strings.ContainsAny(host, "$,"):
 		return "", s, fmt.Errorf("cannot deliver to %q: write for example \"smtp:[mail.acme.example]\" or \"lmtp:unix:/path\"", deliver)
+	case d.logins[deliver].name != "":
+		s = d.logins[deliver]
 	case program == "lmtp":
 		s.name += "-lmtp"
+	default:
+		s.options = d.keepRefused()
 	}
 	return s.name + ":" + asciiHop(host), s, nil
 }
@@ -121,7 +128,9 @@ func asciiHop(hop string) string {
 // heldService is a transport of held mail, an entry of master.cf.
 type heldService struct {
 	name, program string
-	turned        bool // delivers to sockets of ours, see turnDeliveries
+	turned        bool   // delivers to sockets of ours, see turnDeliveries
+	nobody        bool   // delivers nothing, see retain
+	options       string // further ones of master.cf, one a line
 }
 
 // What Postfix has to be told of mail that goes over a connection that the
@@ -149,6 +158,14 @@ const (
 // need not be in the jail. The log shows which transport spoke.
 func (s heldService) entry() string {
 	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
+	if s.options != "" {
+		options = append(options, strings.Split(s.options, "\n")...)
+	}
+	if s.nobody {
+		// A setting for all of LMTP must not find another way for it.
+		processes = "2"
+		options = append(options, "lmtp_fallback_relay=")
+	}
 	if s.turned {
 		// No limit for all queues together: with one, a slow site would hold
 		// up the others. Each connection is for one message: handing it on

@@ -189,7 +189,9 @@ clients = ["192.0.2.0/24"]
 		programs, count := counted(t)
 		temp := t.TempDir()
 		t.Setenv("TMPDIR", temp)
-		m := NewMonitor(postfix.New(postfix.Options{ConfigDir: "/etc/postfix", CommandDir: programs}))
+		m := NewMonitor(func(*config.Config) *postfix.Instance {
+			return postfix.New(postfix.Options{ConfigDir: "/etc/postfix", CommandDir: programs})
+		})
 		want := true
 		ask := func() (ran []string) {
 			t.Helper()

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -21,12 +22,21 @@ type Plan struct {
 	// made; none of them makes it impossible.
 	Warnings []string
 
+	// Kept is mail that is held and that no queue is for, and Let what may go.
+	Kept, Let []Kept
+	// Note is what to know after it has been applied; empty: nothing.
+	Note string
+
 	pf      *postfix.Instance
+	req     Requirements
+	undo    bool
+	gone    []string // what Postfix takes mail for now, and is to go
 	dir     string
 	changes []change
-	record  *record // nil: an undo
-	pending bool    // a change made before has not been announced
-	quiet   bool    // Postfix notices the changes by itself
+	record  *record  // nil: an undo
+	pending bool     // a change made before has not been announced
+	quiet   bool     // Postfix notices the changes by itself
+	watch   []string // further files that the plan comes from
 }
 
 // A change is one file. Nil is a file that is not there.
@@ -40,11 +50,16 @@ type change struct {
 	was, kind string
 	meanwhile *string
 	late      bool // comes when Postfix knows of all that comes before it
+	secret    bool // for root alone, and for nobody's eyes
 }
 
 // NewPlan computes what has to change so that Postfix holds and releases as
 // required. It changes nothing itself and needs no privilege but to read the
 // configuration.
+//
+// What Postfix has in its queue for domains that go stays held, see retain; to
+// find it the queue is listed, which takes the right to do so, if any domain
+// goes.
 func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan, error) {
 	now, err := load(ctx, pf)
 	if err != nil {
@@ -54,6 +69,33 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	if err != nil {
 		return nil, err
 	}
+	if req.Transport == "" {
+		req.Transport = DefaultTransport
+	}
+	left, err := retain(ctx, pf, req, env)
+	if err != nil {
+		return nil, err
+	}
+	pl, err := newPlan(ctx, pf, req, now, env, left)
+	if err != nil {
+		return nil, err
+	}
+	pl.leaves(left)
+	return pl, nil
+}
+
+// leaves notes what is left without a queue.
+func (pl *Plan) leaves(l *leavings) {
+	var said warnings
+	l.warn(&said, pl.req)
+	pl.Warnings = append(pl.Warnings, said...)
+	pl.Kept, pl.Let, pl.gone = l.kept, l.let, l.gone
+}
+
+// newPlan is NewPlan when it is known what is left without a queue.
+func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *files, env *environment, left *leavings) (*Plan, error) {
+	asked := req
+	req.Retained = slices.Concat(req.Retained, left.routes)
 	want, err := derive(ctx, req, env)
 	if err != nil {
 		return nil, err
@@ -68,7 +110,7 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	}
 	found := conflicts(ctx, pf, env, want, settings["relay_domains"])
 
-	pl := &Plan{pf: pf, dir: now.dir, record: to.record, pending: env.old.Pending}
+	pl := &Plan{pf: pf, dir: now.dir, req: asked, record: to.record, pending: env.old.Pending}
 	for _, w := range []warnings{want.warnings, to.warnings, found} {
 		pl.Warnings = append(pl.Warnings, w...)
 	}
@@ -85,19 +127,32 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 			}
 		}
 	}
+	if want.passwords.text != nil || want.passwords.unknown {
+		pl.secrets(now, want.passwords)
+	}
 	pl.change(filepath.Join(pl.dir, "master.cf"), &now.master.Text, &to.master.Text)
 	pl.change(filepath.Join(pl.dir, "main.cf"), &now.main.Text, &to.main.Text)
+	if want.passwords.text == nil && !want.passwords.unknown {
+		pl.secrets(now, want.passwords)
+	}
+	pl.watch = want.passwords.paths()
 	pl.quiet = pl.quiet && !pl.pending && now.master.Text == to.master.Text && now.main.Text == to.main.Text
 	for _, name := range ownTables {
 		if _, ok := want.tables[name]; !ok {
 			pl.drop(now, name)
 		}
 	}
+	var readmeText *string
+	if req.leaving && !req.passing {
+		text := readme(pl.dir, to)
+		readmeText = &text
+	}
+	pl.change(ownPath(pl.dir, readmeName), now.readme, readmeText)
 	if len(pl.Files()) == 0 {
 		// What the record knows is still enough: somebody may have edited
 		// other lines since, and then an undo takes out single elements.
 		pl.changes = nil
-		if pl.pending {
+		if pl.pending || !maps.Equal(env.old.Passwords, to.record.Passwords) && !want.passwords.unknown && !now.hidden {
 			pl.change(recordPath, now.recordText, &recordText)
 		}
 	}
@@ -105,18 +160,47 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 }
 
 // NewUndo plans to take the set-up out again. Its Empty is true when there is
-// none.
-func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
+// none. Mail that is held stays held by default: then the routes that keep it,
+// and their transport, are what is left, until an undo finds no more of it. Of
+// req only Held and LetGo matter, and Transport where the files do not tell it.
+func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan, error) {
 	now, err := load(ctx, pf)
 	if err != nil {
 		return nil, err
 	}
-	pl := &Plan{pf: pf, dir: now.dir}
 	if now.record == nil {
-		return pl, nil
+		return &Plan{pf: pf, dir: now.dir, undo: true}, nil
 	}
+	env, err := look(ctx, pf, now)
+	if err != nil {
+		return nil, err
+	}
+	req = Requirements{
+		Transport: cmp.Or(env.transport(), req.Transport, DefaultTransport),
+		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, leaving: true,
+	}
+	left, err := retain(ctx, pf, req, env)
+	if err != nil {
+		return nil, err
+	}
+	var pl *Plan
+	if len(left.routes) > 0 {
+		if pl, err = newPlan(ctx, pf, req, now, env, left); err != nil {
+			return nil, err
+		}
+	} else {
+		pl = allUndone(pf, req, now)
+	}
+	pl.undo = true
+	pl.leaves(left)
+	return pl, nil
+}
+
+// allUndone takes out all of it.
+func allUndone(pf *postfix.Instance, req Requirements, now *files) *Plan {
+	pl := &Plan{pf: pf, dir: now.dir, req: req}
 	mainText, masterText, warnings := now.record.undone(now.main, now.master)
-	pl.Warnings = append(warnings, "mail that is held at this moment will be tried with Postfix's next queue run")
+	pl.Warnings = warnings
 	if now.record.hasSplit() {
 		pl.Warnings = append(pl.Warnings, splitEnds)
 	}
@@ -125,8 +209,10 @@ func NewUndo(ctx context.Context, pf *postfix.Instance) (*Plan, error) {
 	for _, name := range ownTables { // after the settings that name them
 		pl.drop(now, name)
 	}
+	pl.secrets(now, passwords{})
+	pl.change(ownPath(pl.dir, readmeName), now.readme, nil)
 	pl.change(ownPath(pl.dir, recordName), now.recordText, nil)
-	return pl, nil
+	return pl
 }
 
 func (pl *Plan) change(path string, before, after *string) {
@@ -181,7 +267,10 @@ func sameText(a, b *string) bool {
 
 // Empty reports whether the files are as the plan wants them and Postfix has
 // been told.
-func (pl *Plan) Empty() bool { return len(pl.changes) == 0 && !pl.pending }
+func (pl *Plan) Empty() bool { return len(pl.changes) == 0 && !pl.pending && !pl.putsOnHold() }
+
+// putsOnHold reports whether there is mail to be put on hold.
+func (pl *Plan) putsOnHold() bool { return pl.req.Held == HeldOnHold && len(pl.Kept) > 0 }
 
 // shown are the changes without the record, which is no setting.
 func (pl *Plan) shown() []change {
@@ -221,6 +310,9 @@ const maxShown = 60
 // unified is the difference of one file. That of a table may be cut, and says
 // so; a file that is as it was and has to be made anew has none.
 func (c change) unified() string {
+	if c.secret {
+		return fmt.Sprintf("# %s: logins of what is pushed, which are not shown\n", c.path)
+	}
 	text := c.difference()
 	if c.kind == "" && c.was == "" {
 		return text

@@ -48,7 +48,7 @@ func apply(t *testing.T, ctx context.Context, pf *postfix.Instance, req Requirem
 
 func undo(t *testing.T, ctx context.Context, pf *postfix.Instance) *Plan {
 	t.Helper()
-	pl, err := NewUndo(ctx, pf)
+	pl, err := NewUndo(ctx, pf, Requirements{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,10 @@ type record struct {
 	Lists   []listRecord      `json:"lists,omitempty"`
 	Values  []valueRecord     `json:"values,omitempty"`
 	Entries []string          `json:"entries,omitempty"` // of master.cf
+	// Passwords are the files that passwords of ours are copies of, with when
+	// they were last changed: who may not read them can see by it whether the
+	// copies are still good.
+	Passwords map[string]string `json:"passwords,omitempty"`
 }
 
 type listRecord struct {
