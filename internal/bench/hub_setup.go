@@ -73,6 +73,14 @@ func hubSetup(ctx context.Context, b *bench) (rows []hubRow, err error) {
 	if out, err := timed("etrnctl setup postfix, nothing to do", "", "setup", "postfix"); err != nil || !strings.Contains(out, "nothing to do") {
 		return rows, fmt.Errorf("set up, and still there is something to do: %w\n%.2000s", err, out)
 	}
+	reloads := func() (int, error) {
+		log, err := h.ReadFile("/var/log/mail.log")
+		return strings.Count(string(log), "reload -- version"), err
+	}
+	before, err := reloads()
+	if err != nil {
+		return rows, err
+	}
 	if err := customer(hubQueues); err != nil {
 		return rows, err
 	}
@@ -80,6 +88,11 @@ func hubSetup(ctx context.Context, b *bench) (rows []hubRow, err error) {
 	if _, err := timed("etrnctl setup postfix --apply, one customer more", "aim: 10", "setup", "postfix", "--apply"); err != nil {
 		return rows, err
 	}
+	after, err := reloads()
+	if err != nil {
+		return rows, err
+	}
+	rows = append(rows, hubRow{What: "reloads of Postfix for that customer", Value: float64(after - before), Aim: "aim: 0"})
 	if _, err := timed("etrnctl check", "", "check"); err != nil {
 		return rows, err
 	}

@@ -248,6 +248,18 @@ func (pl *Plan) table(ctx context.Context, now *files, name string, t table) err
 	return nil
 }
 
+// loses reports whether a table loses keys.
+func (c change) loses() bool {
+	if c.before == nil {
+		return false
+	}
+	have := map[string]string{}
+	if c.after != nil {
+		have = byKey(linesOf(*c.after))
+	}
+	return slices.ContainsFunc(linesOf(*c.before), func(l line) bool { _, ok := have[l.key]; return !ok })
+}
+
 // drop plans that a lookup table goes.
 func (pl *Plan) drop(now *files, name string) {
 	c := change{path: ownPath(pl.dir, name), before: now.tables[name], was: cmp.Or(now.kind(name), textKind)}
