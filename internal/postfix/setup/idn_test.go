@@ -74,6 +74,7 @@ func TestBothFormsOfADomain(t *testing.T) {
 		if text := postfixtest.Read(t, "/etc/postfix/etrnd/transport"); !strings.Contains(text, "transient:[xn--mller-kva.example]\n") || strings.Contains(text, "[müller") {
 			t.Errorf("the routes: %s", text)
 		}
+		run(t, ctx, "postsuper", "-d", "ALL")
 		undo(t, ctx, pf)
 		sameFiles(t, mainText+"relay_domains = xn--80aa4av.example, лавка.example\n", masterText)
 	})
