@@ -54,6 +54,7 @@ var unlisted = []string{
 	"etrnd.maxNamed",
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
+	"cmd/etrnctl.maxDenied",
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",

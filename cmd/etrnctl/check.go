@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -108,22 +109,51 @@ func (d *daemonUser) find(file string, cfg *config.Config) []finding {
 		account.User
 		err error
 	}{{d.etrnd, d.err}, {milter, err}} {
-		switch {
-		case who.err != nil:
-		case who.Known():
-			var denied *account.Denied
-			f, err := who.Open(file)
-			if err == nil {
-				f.Close()
-			} else if errors.As(err, &denied) {
-				found = append(found, finding{Level: "error", File: file, Text: "permission denied", Hint: denied.Hint()})
-			}
-		case !who.Reads(file):
-			denied := &account.Denied{User: who.User, Path: file, Err: fs.ErrPermission}
-			found = append(found, finding{Level: "error", File: file, Text: "permission denied", Hint: denied.Hint()})
+		if who.err != nil {
+			continue
+		}
+		for _, denied := range denies(who.User, append([]string{file}, cfg.Included()...)) {
+			found = append(found, finding{Level: "error", File: denied.Path, Text: "permission denied", Hint: denied.Hint()})
 		}
 	}
 	return append(found, d.findUsers(file, cfg)...)
+}
+
+// maxDenied bounds the files of the configuration that one user is said not to be
+// able to read.
+const maxDenied = 20
+
+// denies tries to open files as a user, and returns the first that he may not.
+func denies(who account.User, paths []string) (denied []*account.Denied) {
+	try := func(path string) error {
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}
+	look := func() error {
+		for _, path := range paths {
+			err := fs.ErrPermission
+			if who.Known() {
+				err = try(path)
+			} else if who.Reads(path) {
+				err = nil
+			}
+			if errors.Is(err, fs.ErrPermission) {
+				if denied = append(denied, &account.Denied{User: who, Path: path, Err: err}); len(denied) == maxDenied {
+					break // what is wrong with the directory is wrong with all in it
+				}
+			}
+		}
+		return nil
+	}
+	if !who.Known() {
+		_ = look()
+		return denied
+	}
+	_ = who.Do(look) // as nobody else, and there is nothing to say then
+	return denied
 }
 
 // findUsers compares the users file with the users that queues name.

@@ -52,7 +52,8 @@ type Config struct {
 	// Warnings are what the file says that works and is likely to surprise.
 	Warnings []Problem
 
-	set *queue.Set
+	set      *queue.Set
+	included []string
 }
 
 // MTA says where the mail server is.
@@ -219,6 +220,10 @@ type Remote struct {
 func (r *Remote) Addr() string {
 	return net.JoinHostPort(r.Host, strconv.Itoa(int(r.Port)))
 }
+
+// Included are the files that have been read beside File, and their directory if
+// Include is one. Both daemons have to be able to open each.
+func (c *Config) Included() []string { return c.included }
 
 // Set returns the queues as a set to match recipients and requests with.
 func (c *Config) Set() *queue.Set { return c.set }

@@ -58,6 +58,10 @@ func (r *reader) included(root *table, c *Config, size int) []*table {
 		return nil
 	}
 	var tops []*table
+	if st, err := os.Stat(c.Include); err == nil && st.IsDir() {
+		c.included = append(c.included, c.Include)
+	}
+	c.included = append(c.included, paths...)
 	for _, path := range paths {
 		object := func(hint, format string, args ...any) {
 			r.errs = append(r.errs, Problem{File: path, Msg: fmt.Sprintf(format, args...), Hint: hint})
