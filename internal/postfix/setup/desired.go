@@ -34,6 +34,7 @@ func (w *warnings) warn(format string, args ...any) { *w = append(*w, fmt.Sprint
 type element struct {
 	list, text string
 	front      bool // goes before what is there
+	last       bool // one word that stays behind what is there
 }
 
 // lists are those that the set-up adds to, in the order in which they are
@@ -42,7 +43,7 @@ var lists = []string{
 	"defer_transports", "transport_maps", "relay_domains", "fast_flush_domains",
 	"smtpd_etrn_restrictions", "smtpd_milters", "non_smtpd_milters",
 	"milter_connect_macros", "milter_mail_macros", "milter_end_of_data_macros",
-	"milter_header_checks",
+	"milter_header_checks", "address_verify_transport_maps", "smtpd_recipient_restrictions",
 }
 
 // environment is what desired depends on beside the Requirements: what the
@@ -67,8 +68,8 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 	if env.defaults, err = pf.Defaults(ctx, lists...); err != nil {
 		return nil, err
 	}
-	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
-		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type")...)
+	env.settings, err = pf.Settings(ctx, append(append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
+		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type"), around...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +105,7 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 	if err := d.accept(ctx); err != nil {
 		return nil, err
 	}
+	d.answerProbes()
 	d.answerETRN()
 	d.reportToMilter()
 	if err := d.split(); err != nil {
@@ -114,11 +116,15 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 }
 
 func (d *desired) need(list, text string) {
-	d.elements = append(d.elements, element{list, text, false})
+	d.elements = append(d.elements, element{list: list, text: text})
 }
 
 func (d *desired) needFirst(list, text string) {
-	d.elements = append(d.elements, element{list, text, true})
+	d.elements = append(d.elements, element{list: list, text: text, front: true})
+}
+
+func (d *desired) needLast(list, text string) {
+	d.elements = append(d.elements, element{list: list, text: text, last: true})
 }
 
 func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }

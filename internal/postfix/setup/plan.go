@@ -64,7 +64,7 @@ func NewPlan(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	if err != nil {
 		return nil, err
 	}
-	found := conflicts(ctx, pf, env, want, settings["relay_domains"])
+	found := conflicts(ctx, pf, req, env, want, settings)
 
 	pl := &Plan{pf: pf, dir: now.dir, record: to.record, pending: env.old.Pending}
 	for _, w := range []warnings{want.warnings, to.warnings, found} {
