@@ -108,7 +108,7 @@ func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *f
 	if err != nil {
 		return nil, err
 	}
-	found := conflicts(ctx, pf, env, want, settings["relay_domains"])
+	found := conflicts(ctx, pf, req, env, want, settings)
 
 	pl := &Plan{pf: pf, dir: now.dir, req: asked, record: to.record, pending: env.old.Pending}
 	for _, w := range []warnings{want.warnings, to.warnings, found} {
