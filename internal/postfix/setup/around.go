@@ -21,9 +21,9 @@ var around = []string{
 	"maximal_queue_lifetime", "bounce_queue_lifetime",
 }
 
-// option is a setting that an entry of master.cf makes for itself. Of several
+// ownOption is a setting that an entry of master.cf makes for itself. Of several
 // the last one counts.
-func option(s conffile.Service, name string) (value string, ok bool) {
+func ownOption(s conffile.Service, name string) (value string, ok bool) {
 	for i := 1; i < len(s.Args); i++ {
 		if s.Args[i-1] != "-o" {
 			continue

@@ -47,10 +47,10 @@ func (l *conflictFinder) milters(after map[string]string) {
 		}
 		// Its own list cannot refer to the one of main.cf: Postfix takes that for a
 		// list in itself.
-		v, own := option(s, list)
+		v, own := ownOption(s, list)
 		words := conffile.Words(v)
 		at := slices.IndexFunc(words, is)
-		options, _ := option(s, override)
+		options, _ := ownOption(s, override)
 		bare := slices.Contains(conffile.Words(options), without)
 		switch {
 		case !outward(s):
@@ -67,7 +67,7 @@ func (l *conflictFinder) milters(after map[string]string) {
 		if s.Command != "smtpd" || !outward(s) || back {
 			continue
 		}
-		proxy, own := option(s, "smtpd_proxy_filter")
+		proxy, own := ownOption(s, "smtpd_proxy_filter")
 		if !own {
 			proxy = l.env.settings["smtpd_proxy_filter"]
 		}

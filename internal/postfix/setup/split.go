@@ -97,7 +97,7 @@ func (d *derivation) splitAliases(filter string) {
 		return
 	}
 	for _, s := range d.env.master.Services() {
-		if v, ok := option(s, list); ok && s.Command == "smtpd" && outward(s) && !strings.Contains(v, "/"+ownDir+"/"+aliasTable) {
+		if v, ok := ownOption(s, list); ok && s.Command == "smtpd" && outward(s) && !strings.Contains(v, "/"+ownDir+"/"+aliasTable) {
 			d.warn("the entry %s/%s of master.cf sets %s itself, so messages for several queues that it takes for an alias are not taken apart: leave it out there, or begin it as the one of main.cf begins", s.Name, s.Type, list)
 		}
 	}
