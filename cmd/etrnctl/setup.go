@@ -37,7 +37,7 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 		Use:   "postfix",
 		Short: "Show what Postfix needs for the configuration, and apply or undo it",
 		Long: "setup postfix shows, as a diff, what has to change in main.cf, master.cf and the\n" +
-			"transport table so that Postfix holds and releases what the configuration says.\n" +
+			"lookup tables so that Postfix holds and releases what the configuration says.\n" +
 			"Nothing is changed without --apply or --undo. Run again after a change of the\n" +
 			"configuration, it shows what is new; if nothing is, it changes nothing.\n\n" +
 			"Mail that is held for a domain which is in no queue any more stays held, for\n" +
@@ -133,6 +133,8 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
+	case act && plan.Quiet():
+		p.f("Postfix is set up for %s; it notices the new tables within ten seconds, without a reload\n", a.configFile)
 	case act:
 		p.f("Postfix is set up for %s\n", a.configFile)
 	case undo:

@@ -78,7 +78,7 @@ func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct
 		log:  srv.log.With("session", id, "client", conn.RemoteAddr().String()),
 		raw:  conn,
 		conn: conn,
-		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine},
+		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine, UTF8: true}, // for domains
 		out:  bufio.NewWriterSize(conn, maxLine),
 		stop: stop,
 		who:  etrn.Identity{Addr: addr, Session: id},

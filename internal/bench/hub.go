@@ -16,6 +16,7 @@ type hubPart struct {
 
 // hubParts are those that -hub-parts takes.
 var hubParts = []hubPart{
+	{"setup", hubSetup},
 	{"index", hubIndex},
 	{"milter", hubMilter},
 }

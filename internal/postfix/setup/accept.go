@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/etrnd/etrnd/internal/esmtp"
 )
 
 // relayTable and flushTable are the names of the tables of what Postfix takes
@@ -34,7 +36,7 @@ func (d *derivation) accept(ctx context.Context) error {
 	exact := map[string]bool{} // routes of a domain itself
 	for _, r := range d.req.Routes {
 		if domain, below, address := domainOf(r.Pattern); domain != "" {
-			domains = append(domains, domain)
+			domains = append(domains, esmtp.Spellings(domain)...)
 			exact[domain] = exact[domain] || !below && !address
 		}
 	}
@@ -78,6 +80,21 @@ func domainOf(pattern string) (domain string, below, address bool) {
 	return domain, at < 0 && pattern != domain, at >= 0
 }
 
+// spelled are the ways in which a pattern stands in a table: Postfix looks up a
+// domain as it is written in the mail, and never converts it.
+func spelled(pattern string) []string {
+	domain, _, _ := domainOf(pattern)
+	if domain == "" {
+		return []string{strings.ToLower(pattern)}
+	}
+	before := strings.ToLower(pattern[:len(pattern)-len(domain)])
+	var list []string
+	for _, d := range esmtp.Spellings(domain) {
+		list = append(list, before+d)
+	}
+	return list
+}
+
 // listed is a domain as a list has it. Postfix matches subdomains either by
 // the bare name or by the name with a dot, never by both.
 func listed(list, domain string, below bool, parents []string) string {
@@ -105,10 +122,13 @@ func (d *derivation) flush(r Route, parents []string) []line {
 	if domain == "" {
 		return nil
 	}
-	lines := []line{{listed(list, domain, below, parents), held}}
-	if below && !slices.Contains(parents, list) {
-		// The name without a dot can be asked for, too.
-		lines = append(lines, line{domain, held})
+	var lines []line
+	for _, d := range esmtp.Spellings(domain) {
+		lines = append(lines, line{listed(list, d, below, parents), held})
+		if below && !slices.Contains(parents, list) {
+			// The name without a dot can be asked for, too.
+			lines = append(lines, line{d, held})
+		}
 	}
 	return lines
 }
@@ -121,7 +141,8 @@ func (d *derivation) relay(r Route, parents []string, locals, exact map[string]b
 	if domain == "" {
 		return nil
 	}
-	final := locals[domain]
+	spellings := esmtp.Spellings(domain)
+	final := slices.ContainsFunc(spellings, func(d string) bool { return locals[d] })
 	switch {
 	case final && !address && !below:
 		d.warn("mail for %s is delivered here (mydestination or a virtual domain): as a held domain it goes to %s instead", domain, r.Deliver)
@@ -132,7 +153,11 @@ func (d *derivation) relay(r Route, parents []string, locals, exact map[string]b
 		if below && slices.Contains(parents, list) && !exact[domain] {
 			d.warn("relay_domains cannot name what is below %s without %s itself (parent_domain_matches_subdomains): mail for %s is accepted too, and not held", domain, domain, domain)
 		}
-		return []line{{listed(list, domain, below, parents), held}}
+		var lines []line
+		for _, d := range spellings {
+			lines = append(lines, line{listed(list, d, below, parents), held})
+		}
+		return lines
 	}
 	return nil
 }

@@ -104,7 +104,19 @@ func (pl *Plan) finishTables(ctx context.Context, work string, changes, late []c
 			return err
 		}
 	}
-	return pl.narrow(ctx, work, changes, len(late) > 0)
+	// What Postfix is to take no more it must have ceased to take when this ends.
+	switch ceases := slices.ContainsFunc(late, change.loses); {
+	case len(late) > 0 && !pl.quiet:
+		if err := pl.reload(ctx); err != nil {
+			return err
+		}
+		fallthrough
+	case ceases:
+		if err := pl.renewed(ctx, changes); err != nil {
+			return err
+		}
+	}
+	return pl.narrow(ctx, work, changes)
 }
 
 // reload tells Postfix, if it runs.
@@ -132,21 +144,10 @@ func (pl *Plan) lock() (unlock func(), err error) {
 }
 
 // narrow takes out of the tables what has been kept in them meanwhile, and
-// removes indexes that nothing names any more. late says that what is taken has
-// just changed.
-func (pl *Plan) narrow(ctx context.Context, work string, changes []change, late bool) error {
+// removes indexes that nothing names any more.
+func (pl *Plan) narrow(ctx context.Context, work string, changes []change) error {
 	textOnly := slices.ContainsFunc(changes, func(c change) bool { return c.kind == textKind })
 	narrowed := slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return c.meanwhile == nil })
-	switch {
-	case late && len(narrowed) > 0:
-		if err := pl.renewed(ctx, changes); err != nil {
-			return err
-		}
-	case late && textOnly:
-		if err := pl.reload(ctx); err != nil {
-			return err
-		}
-	}
 	for _, c := range narrowed {
 		c.meanwhile = nil
 		if err := pl.write(ctx, work, c); err != nil {

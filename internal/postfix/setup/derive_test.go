@@ -2,6 +2,8 @@ package setup
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -157,6 +159,26 @@ func TestDeriveLists(t *testing.T) {
 	}
 }
 
+// A domain beyond ASCII is in every table in each of its forms, once.
+func TestDeriveSpellings(t *testing.T) {
+	const hop = "smtp:[mail.bücher.example]:2525"
+	d, err := derive(t.Context(), Requirements{Routes: []Route{{".xn--bcher-kva.example", hop, true}, {"chef@xn--strae-oqa.example", hop, true}}}, quiet(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const to = "transient:[mail.xn--bcher-kva.example]:2525"
+	want := []line{{".xn--bcher-kva.example", to}, {".bücher.example", to}, {".bu\u0308cher.example", to}, {"chef@xn--strae-oqa.example", to}}
+	if got := linesOf(d.tables[routeTable].text); !slices.Equal(got, want) {
+		t.Errorf("routes:\n%q\nwant\n%q", got, want)
+	}
+	if got, want := listedIn(d, "relay_domains", relayTable), ".xn--bcher-kva.example, .bücher.example, .bu\u0308cher.example"; got != want {
+		t.Errorf("relay_domains: %s, want %s", got, want)
+	}
+	if got, want := listedIn(d, "fast_flush_domains", flushTable), ".xn--bcher-kva.example, xn--bcher-kva.example, .bücher.example, bücher.example, .bu\u0308cher.example, bu\u0308cher.example, xn--strae-oqa.example"; got != want {
+		t.Errorf("fast_flush_domains: %s, want %s", got, want)
+	}
+}
+
 func TestDeriveRefuses(t *testing.T) {
 	one := func(pattern, deliver string) Requirements {
 		return Requirements{Routes: []Route{{Pattern: pattern, Deliver: deliver}}}
@@ -217,5 +239,48 @@ func TestDeriveFingerprints(t *testing.T) {
 				t.Errorf("values are %v, warnings %q", d.values, d.warnings)
 			}
 		})
+	}
+}
+
+// The difference of a table with very many lines is its beginning, and how much
+// there is.
+func TestLargeDifference(t *testing.T) {
+	var before, after strings.Builder
+	for i := range 30000 {
+		fmt.Fprintf(&before, "c%d.example held\n", i)
+		fmt.Fprintf(&after, "c%d.example held\n", i+1)
+	}
+	none, was, is := (*string)(nil), before.String(), after.String()
+	for name, c := range map[string]struct {
+		before, after *string
+		lines         int
+		want          string
+	}{
+		"new":           {none, &is, maxShown + 1, "# /t: 29943 more lines of difference, 29943 of them added and 0 taken out\n"},
+		"gone":          {&was, none, maxShown + 1, "# /t: 29943 more lines of difference, 0 of them added and 29943 taken out\n"},
+		"one customer":  {&was, &is, 17, "+c30000.example held\n"},
+		"index is lost": {&is, &is, 1, "# /t: its index is made anew\n"},
+	} {
+		got := change{path: "/t", before: c.before, after: c.after, kind: "hash"}.unified()
+		if n := strings.Count(got, "\n"); n > c.lines || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %d lines, want %q in\n%s", name, n, c.want, got)
+		}
+	}
+}
+
+// Postfix's own choice is ours, if its index can be made and read; else the best
+// there is.
+func TestKeyedKind(t *testing.T) {
+	for _, c := range []struct{ types, preferred, want string }{
+		{"btree cidr hash inline lmdb static texthash", "hash", "hash"}, // Debian 12 with postfix-lmdb
+		{"btree cidr hash inline lmdb static texthash", "lmdb", "lmdb"},
+		{"cdb cidr lmdb texthash", "hash", "lmdb"}, // a release without Berkeley DB
+		{"btree cdb hash texthash", "cdb", "hash"}, // whether one of these is right cannot be seen
+		{"cdb cidr texthash", "cdb", "texthash"},
+		{"static texthash", "", "texthash"},
+	} {
+		if got := keyedKind(strings.Fields(c.types), c.preferred); got != c.want {
+			t.Errorf("of %s, with %q preferred: %s, want %s", c.types, c.preferred, got, c.want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
@@ -75,12 +76,14 @@ func (d *derivation) resolveRoutes() (services []heldService, err error) {
 		if !postfix.TableKey(key) || strings.ContainsAny(key, "#,$") || strings.Trim(key, ".@") == "" {
 			return nil, fmt.Errorf("%s cannot be a key of a transport table", foreign.Quote(r.Pattern))
 		}
-		switch other, ok := seen[key]; {
-		case !ok:
-			seen[key] = hop
-			d.routes = append(d.routes, route{key, hop})
-		case other != hop && !retained:
-			return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
+		for _, key := range spelled(key) {
+			switch other, ok := seen[key]; {
+			case !ok:
+				seen[key] = hop
+				d.routes = append(d.routes, route{key, hop})
+			case other != hop && !retained:
+				return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
+			}
 		}
 	}
 	return services, nil
@@ -108,7 +111,22 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 	default:
 		s.options = d.keepRefused()
 	}
-	return s.name + ":" + host, s, nil
+	return s.name + ":" + asciiHop(host), s, nil
+}
+
+// asciiHop is a next hop with the names in it as they stand in the DNS.
+func asciiHop(hop string) string {
+	var b strings.Builder
+	for hop != "" {
+		i := strings.IndexAny(hop, "[]:,/")
+		if i < 0 {
+			i = len(hop)
+		}
+		b.WriteString(esmtp.ASCII(hop[:i]))
+		b.WriteString(hop[i:min(i+1, len(hop))])
+		hop = hop[min(i+1, len(hop)):]
+	}
+	return b.String()
 }
 
 // heldService is a transport of held mail, an entry of master.cf.

@@ -114,6 +114,10 @@ func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *f
 	for _, w := range []warnings{want.warnings, to.warnings, found} {
 		pl.Warnings = append(pl.Warnings, w...)
 	}
+	if n := len(pl.Warnings); n > maxWarned {
+		// Thousands are one, seen thousands of times.
+		pl.Warnings = append(pl.Warnings[:maxWarned], fmt.Sprintf("and %d more warnings like these", n-maxWarned))
+	}
 	recordText := to.record.encode()
 	recordPath := ownPath(pl.dir, recordName)
 	pl.change(recordPath, now.recordText, &recordText)
@@ -244,6 +248,18 @@ func (pl *Plan) table(ctx context.Context, now *files, name string, t table) err
 	return nil
 }
 
+// loses reports whether a table loses keys.
+func (c change) loses() bool {
+	if c.before == nil {
+		return false
+	}
+	have := map[string]string{}
+	if c.after != nil {
+		have = byKey(linesOf(*c.after))
+	}
+	return slices.ContainsFunc(linesOf(*c.before), func(l line) bool { _, ok := have[l.key]; return !ok })
+}
+
 // drop plans that a lookup table goes.
 func (pl *Plan) drop(now *files, name string) {
 	c := change{path: ownPath(pl.dir, name), before: now.tables[name], was: cmp.Or(now.kind(name), textKind)}
@@ -268,6 +284,9 @@ func sameText(a, b *string) bool {
 // Empty reports whether the files are as the plan wants them and Postfix has
 // been told.
 func (pl *Plan) Empty() bool { return len(pl.changes) == 0 && !pl.pending && !pl.putsOnHold() }
+
+// Quiet reports whether Postfix is left to notice the changes by itself.
+func (pl *Plan) Quiet() bool { return pl.quiet && len(pl.changes) > 0 }
 
 // putsOnHold reports whether there is mail to be put on hold.
 func (pl *Plan) putsOnHold() bool { return pl.req.Held == HeldOnHold && len(pl.Kept) > 0 }
@@ -301,6 +320,9 @@ func (pl *Plan) Diff() string {
 	}
 	return b.String()
 }
+
+// maxWarned bounds the warnings of one plan.
+const maxWarned = 100
 
 // maxShown bounds the lines of a table's difference that are shown: it grows
 // with the customers, and what is wrong with a large one shows in its beginning

@@ -64,6 +64,7 @@ func relayOf(cfg *config.Config) Relay {
 // Names of the tables of those who may relay.
 const (
 	clientTable      = "clients"
+	networkTable     = "networks"
 	certificateTable = "certificates"
 	userTable        = "users"
 )
@@ -79,18 +80,7 @@ var relayLists = []string{"smtpd_relay_restrictions", "smtpd_recipient_restricti
 // letRelay makes Postfix relay for those who may.
 func (d *derivation) letRelay() {
 	r := d.req.Relay
-	if len(r.Clients) > 0 {
-		var text strings.Builder
-		text.WriteString(relayTableOf("Networks"))
-		seen := map[netip.Prefix]bool{}
-		for _, p := range r.Clients {
-			if p = p.Masked(); !seen[p] {
-				seen[p] = true
-				fmt.Fprintf(&text, "%-31s OK\n", p)
-			}
-		}
-		d.letBefore("check_client_access " + d.table("cidr", clientTable, text.String()))
-	}
+	d.letClients()
 	if len(r.Certificates) > 0 {
 		lines := make([]line, 0, len(r.Certificates))
 		for _, c := range r.Certificates {
@@ -105,6 +95,64 @@ func (d *derivation) letRelay() {
 		d.letUsers()
 	}
 	d.relayElsewhere()
+}
+
+// letClients lets those relay who have an address. Single ones and whatever is
+// made of networks of 256 are in a table with an index, which Postfix notices when
+// it changes; only networks that cannot be said that way are in one of patterns.
+func (d *derivation) letClients() {
+	var lines []line
+	var text strings.Builder
+	text.WriteString(relayTableOf("Networks"))
+	seen := map[netip.Prefix]bool{}
+	for _, p := range d.req.Relay.Clients {
+		if p = p.Masked(); seen[p] {
+			continue
+		}
+		seen[p] = true
+		if keys := clientKeys(p); keys != nil {
+			for _, key := range keys {
+				lines = append(lines, line{key, "OK"})
+			}
+			continue
+		}
+		fmt.Fprintf(&text, "%-31s OK\n", p)
+	}
+	if len(lines) > 0 {
+		d.letBefore("check_client_access " + d.keyed(clientTable, relayTableOf("Addresses, and networks by their beginning,"), lines))
+	}
+	if strings.Contains(text.String(), " OK\n") {
+		d.letBefore("check_client_access " + d.table("cidr", networkTable, text.String()))
+	}
+}
+
+// clientKeys are the keys of a network in a table of access(5) with an index,
+// where Postfix looks up an address, and of IPv4 what is left when its last
+// numbers are cut off. It is nil for a network that has too many of them. Only
+// one address of IPv6 is a key: of the way in which a longer one is written its
+// beginning says too little.
+func clientKeys(p netip.Prefix) []string {
+	addr, bits := p.Addr(), p.Bits()
+	switch {
+	case addr.Is6() && bits == 128:
+		return []string{addr.String()}
+	case !addr.Is4() || bits < 16:
+		return nil
+	}
+	cut := (bits + 7) / 8 * 8 // the next length that is one of whole numbers
+	var keys []string
+	for next := addr; p.Contains(next); {
+		keys = append(keys, strings.Join(strings.Split(next.String(), ".")[:cut/8], "."))
+		b := next.As4()
+		n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		step := uint32(1) << (32 - cut)
+		if n+step < n {
+			break
+		}
+		n += step
+		next = netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+	}
+	return keys
 }
 
 // letUsers lets those relay who have logged in.
@@ -238,7 +286,7 @@ func (d *derivation) relayElsewhere() {
 		}
 		for _, a := range s.Args {
 			name, value := overrides(a)
-			if !slices.Contains(relayLists, name) || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) {
+			if !slices.Contains(relayLists, name) || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) || strings.Contains(value, "/"+networkTable) {
 				continue
 			}
 			if gateOf(name, conffile.Words(value), name == relayLists[0]) >= 0 {

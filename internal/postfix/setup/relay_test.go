@@ -56,22 +56,22 @@ func TestLetRelay(t *testing.T) {
 		entry    bool
 		warning  string
 	}{
-		"stock": {with(nil), master, "clients certificates", "", true, ""},
+		"stock": {with(nil), master, "clients networks certificates", "", true, ""},
 		"both lists refuse": {with(map[string]string{recipients: "permit_mynetworks, reject_unauth_destination"}), master,
-			"clients certificates", "clients certificates", true, ""},
-		"an old main.cf": {with(map[string]string{relay: "", recipients: "permit_mynetworks, reject"}), master, "", "clients certificates", true, ""},
+			"clients networks certificates", "clients networks certificates", true, ""},
+		"an old main.cf": {with(map[string]string{relay: "", recipients: "permit_mynetworks, reject"}), master, "", "clients networks certificates", true, ""},
 		// Some other judgement ends there.
-		"recipients judged": {with(map[string]string{recipients: "check_recipient_access x:y, reject"}), master, "clients certificates", "", true, ""},
+		"recipients judged": {with(map[string]string{recipients: "check_recipient_access x:y, reject"}), master, "clients networks certificates", "", true, ""},
 		"logins of its own": {with(map[string]string{"smtpd_sasl_auth_enable": "yes", relay: "permit_mynetworks, reject_unauth_destination"}), master,
-			"clients certificates users", "", false, ""},
-		"any login is enough":     {with(map[string]string{"smtpd_sasl_auth_enable": "yes"}), master, "clients certificates", "", false, ""},
-		"logins on another port":  {with(nil), master + "submission inet n - y - - smtpd\n  -o { smtpd_sasl_auth_enable = yes }\n", "clients certificates", "", false, ""},
-		"port taken":              {with(nil), master + "192.0.2.1:5870 inet n - n - - smtpd\n", "clients certificates", "", false, "5870/inet of its own; choose another one"},
-		"port 25 has its own":     {with(nil), "smtp inet n - y - - smtpd\n  -o smtpd_relay_restrictions=permit_mynetworks,reject\n", "clients certificates", "", true, "the entry smtp/inet of master.cf sets smtpd_relay_restrictions itself"},
-		"port 25 behind another":  {with(nil), "smtp inet n - y - 1 postscreen\nsmtpd pass - - y - - smtpd\n -o { smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination }\n", "clients certificates", "", true, "the entry smtpd/pass of master.cf sets smtpd_recipient_restrictions itself"},
-		"port 25 refers":          {with(nil), "smtp inet n - y - - smtpd\n  -o smtpd_relay_restrictions=$smtpd_relay_restrictions\n", "clients certificates", "", true, ""},
-		"no TLS":                  {map[string]string{relay: stockRelay}, master, "clients certificates", "", true, "offers no TLS, so no site can show it a certificate: postconf -e smtpd_tls_security_level=may smtpd_tls_cert_file=/etc/etrnd/hub.pem"},
-		"another port is another": {with(nil), "10025 inet n - y - - smtpd\n  -o smtpd_relay_restrictions=permit_mynetworks,reject\n", "clients certificates", "", true, ""},
+			"clients networks certificates users", "", false, ""},
+		"any login is enough":     {with(map[string]string{"smtpd_sasl_auth_enable": "yes"}), master, "clients networks certificates", "", false, ""},
+		"logins on another port":  {with(nil), master + "submission inet n - y - - smtpd\n  -o { smtpd_sasl_auth_enable = yes }\n", "clients networks certificates", "", false, ""},
+		"port taken":              {with(nil), master + "192.0.2.1:5870 inet n - n - - smtpd\n", "clients networks certificates", "", false, "5870/inet of its own; choose another one"},
+		"port 25 has its own":     {with(nil), "smtp inet n - y - - smtpd\n  -o smtpd_relay_restrictions=permit_mynetworks,reject\n", "clients networks certificates", "", true, "the entry smtp/inet of master.cf sets smtpd_relay_restrictions itself"},
+		"port 25 behind another":  {with(nil), "smtp inet n - y - 1 postscreen\nsmtpd pass - - y - - smtpd\n -o { smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination }\n", "clients networks certificates", "", true, "the entry smtpd/pass of master.cf sets smtpd_recipient_restrictions itself"},
+		"port 25 refers":          {with(nil), "smtp inet n - y - - smtpd\n  -o smtpd_relay_restrictions=$smtpd_relay_restrictions\n", "clients networks certificates", "", true, ""},
+		"no TLS":                  {map[string]string{relay: stockRelay}, master, "clients networks certificates", "", true, "offers no TLS, so no site can show it a certificate: postconf -e smtpd_tls_security_level=may smtpd_tls_cert_file=/etc/etrnd/hub.pem"},
+		"another port is another": {with(nil), "10025 inet n - y - - smtpd\n  -o smtpd_relay_restrictions=permit_mynetworks,reject\n", "clients networks certificates", "", true, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -99,8 +99,11 @@ func TestLetRelay(t *testing.T) {
 		})
 	}
 	d := derived(t, Requirements{Relay: sites}, with(nil), master)
-	if got := d.tables[clientTable].text; strings.Count(got, "192.0.2.0/24") != 1 || !strings.Contains(got, "2001:db8:1::/48 ") || d.tables[clientTable].kind != "cidr" {
-		t.Errorf("clients:\n%s", got)
+	if got := d.tables[clientTable]; got.kind != "hash" || strings.Count(got.text, "\n192.0.2 ") != 1 {
+		t.Errorf("clients: %+v", got)
+	}
+	if got := d.tables[networkTable]; got.kind != "cidr" || !strings.Contains(got.text, "\n2001:db8:1::/48 ") || strings.Contains(got.text, "192.0.2") {
+		t.Errorf("networks: %+v", got)
 	}
 	if got := d.tables[certificateTable].text; !strings.Contains(got, strings.Repeat("ab:", 31)+"ab OK") {
 		t.Errorf("certificates:\n%s", got)
@@ -108,6 +111,28 @@ func TestLetRelay(t *testing.T) {
 	// Nobody is let where nobody is named.
 	if d := derived(t, Requirements{Relay: Relay{Submission: "5870", Login: sites.Login}}, with(nil), master); len(elements(d, relay))+len(d.entries) != 0 {
 		t.Errorf("%+v", d)
+	}
+}
+
+// What a key lets in is what the network has, and nothing beside it.
+func TestClientKeys(t *testing.T) {
+	for prefix, want := range map[string]string{
+		"192.0.2.7/32":       "192.0.2.7",
+		"192.0.2.0/24":       "192.0.2",
+		"192.0.2.252/30":     "192.0.2.252 192.0.2.253 192.0.2.254 192.0.2.255",
+		"255.255.255.254/31": "255.255.255.254 255.255.255.255",
+		"198.18.0.0/16":      "198.18",
+		"198.18.4.0/22":      "198.18.4 198.18.5 198.18.6 198.18.7",
+		"10.0.0.0/8":         "",
+		"2001:db8::1/128":    "2001:db8::1",
+		"2001:db8:1::/48":    "",
+	} {
+		if got := strings.Join(clientKeys(netip.MustParsePrefix(prefix)), " "); got != want {
+			t.Errorf("%s: %q, want %q", prefix, got, want)
+		}
+	}
+	if n := len(clientKeys(netip.MustParsePrefix("192.0.2.0/25"))); n != 128 {
+		t.Errorf("a /25 has %d keys", n)
 	}
 }
 

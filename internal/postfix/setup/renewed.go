@@ -22,10 +22,11 @@ const (
 const resolver = "trivial-rewrite"
 
 // renewed waits until no process of Postfix's resolver has a table of before
-// open. Where that cannot be seen, or takes too long, Postfix is reloaded.
+// open. Where that cannot be seen, or takes too long, Postfix is reloaded, as it
+// has been already for tables that are read as texts.
 func (pl *Plan) renewed(ctx context.Context, changes []change) error {
 	if slices.ContainsFunc(changes, func(c change) bool { return c.kind == textKind }) {
-		return pl.reload(ctx) // a text is read at the start, and closed
+		return nil // read at the start, and closed
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Join(pl.dir, ownDir))
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/text/cases"
+
 	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
@@ -106,14 +108,19 @@ func tableElement(kind, name string) string {
 }
 
 // keyed adds a lookup table with keys and returns how main.cf names it. Of two
-// lines with one key the first counts. Keys are written in lower case: that is
-// how Postfix asks.
+// lines with one key the first counts. Keys are folded as Postfix folds what it
+// asks for: to lower case, and what is not ASCII by Unicode's full case folding.
 func (d *derivation) keyed(name, head string, lines []line) string {
 	seen := make(map[string]bool, len(lines))
 	var text strings.Builder
 	text.WriteString(head)
+	fold := cases.Fold()
 	for _, l := range lines {
-		if key := strings.ToLower(l.key); !seen[key] {
+		key := strings.ToLower(l.key)
+		if strings.ContainsFunc(key, func(r rune) bool { return r >= 0x80 }) {
+			key = fold.String(key)
+		}
+		if !seen[key] {
 			seen[key] = true
 			fmt.Fprintf(&text, "%-31s %s\n", key, l.value)
 		}
