@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,8 +20,8 @@ func TestDroppedDomainIsHeldForNobody(t *testing.T) {
 	ctx, w := world(t, Options{})
 	// The site is known and not there, and by all other rules its mail leads back
 	// to the hub, which would return it.
-	_, err := w.HubHost.Run(ctx, "sh", "-c", "echo '192.0.2.77 mail.beta.example\n127.0.0.1 beta.example' | tee -a /etc/hosts >>/var/spool/postfix/etc/hosts")
-	must(t, err)
+	must(t, w.HubHost.SetName("mail.beta.example", netip.MustParseAddr("192.0.2.77")))
+	must(t, w.HubHost.SetName("beta.example", netip.MustParseAddr("127.0.0.1")))
 	send(ctx, t, w.Online, hubName+":25", Messages(3, 0, "b@beta.example"))
 	must(t, w.Hub.WaitQueue(ctx, "beta", 3))
 	settled(ctx, t, w, "beta", "b@beta.example")
@@ -52,8 +53,7 @@ func TestDroppedDomainIsHeldForNobody(t *testing.T) {
 		}
 	}
 	must(t, w.HubHost.WriteFile("/etc/etrnd/etrnd.toml", []byte(less), 0o644))
-	var out string
-	out, err = w.Hub.Ctl(ctx, "reload")
+	out, err := w.Hub.Ctl(ctx, "reload")
 	must(t, err)
 	if !strings.Contains(out, "held for nobody, 3 messages") || !strings.Contains(out, "beta.example (3)") {
 		t.Errorf("reload says %q", out)
