@@ -83,6 +83,15 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 		})
 		run(t, ctx, "postsuper", "-h", sub) // on hold counts too
 
+		// A turned queue under another name: another socket, and nothing more.
+		renamed := threeQueues
+		renamed.Routes = slices.Clone(threeQueues.Routes)
+		renamed.Routes[2].Deliver = "turn:/var/spool/postfix/etrnd/turn-gamma.sock"
+		if pl := apply(t, ctx, pf, renamed); len(pl.Kept) != 0 {
+			t.Errorf("for another name of a queue %q is kept", keptPatterns(pl))
+		}
+		unmoved(t, ctx, pf, "renamed", acme, sub, beta, boss)
+
 		// One pattern of a queue, and a turned queue.
 		req := without(threeQueues, ".acme.example", "beta.example")
 		pl, err := NewPlan(ctx, pf, req)
