@@ -79,6 +79,9 @@ func lingers(ctx context.Context, pf *postfix.Instance, at postfix.Moment) (bool
 	}
 }
 
+// triedAtOnce bounds the messages that are tried at once when they are let go.
+const triedAtOnce = 500
+
 // letGo has what may go tried now, by the routing as it is.
 func (pl *Plan) letGo(ctx context.Context) error {
 	running, err := pl.pf.Running(ctx)
@@ -89,5 +92,7 @@ func (pl *Plan) letGo(ctx context.Context) error {
 	if err := pl.pf.Reload(ctx); err != nil {
 		return err
 	}
-	return pl.pf.Release(ctx, nil, idsOf(pl.Let))
+	// A process each: of very many the next runs of Postfix's queue try the rest.
+	ids := idsOf(pl.Let)
+	return pl.pf.Release(ctx, nil, ids[:min(len(ids), triedAtOnce)])
 }
