@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
-	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/setup"
 )
 
@@ -79,15 +78,15 @@ func (d *Daemon) leftByReload(ctx context.Context) []string {
 }
 
 // routed tells for which domains the MTA holds mail on our account, as it is
-// set up now. When that cannot be read, every one is: better too much is seen
-// than too little.
-func routed(pf *postfix.Instance, log *slog.Logger) func(domain string) bool {
+// set up now. When that cannot be read, for every one for which it does: better
+// too much is seen than too little.
+func routed(router *setup.Router, log *slog.Logger) func(domain string) (ours, surely bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), localTimeout)
 	defer cancel()
-	is, err := setup.Routed(ctx, pf)
+	is, err := router.Routed(ctx)
 	if err != nil {
 		log.Warn("cannot read how the MTA is set up, so all that it defers and that is in no queue counts as held for nobody", "error", err)
-		return func(string) bool { return true }
+		return func(string) (bool, bool) { return true, false }
 	}
 	return is
 }

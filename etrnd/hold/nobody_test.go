@@ -101,16 +101,22 @@ func TestHeldForNobodyIsBounded(t *testing.T) {
 // What somebody else makes the MTA defer is none of ours.
 func TestHeldByOthers(t *testing.T) {
 	asked := 0
-	n := newNobody(func() func(string) bool {
+	n := newNobody(func() func(string) (bool, bool) {
 		asked++
-		return func(domain string) bool { return domain == "acme.example" }
+		return func(domain string) (bool, bool) { return domain != "slow.example", domain == "acme.example" }
 	})
 	s := newSorter(setOf(t, map[string][]string{"beta": {"beta.example"}}))
 	for i, to := range []string{"a@acme.example", "a@slow.example", "b@beta.example", "b@acme.example"} {
 		l := msg(number(i), "deferred", mta.ReasonHeld, to)
 		n.add(l, s.sort(l.Recipients))
 	}
-	if got := n.done(); got.Messages != 2 || len(got.Domains) != 1 || got.Domains[0].Domain != "acme.example" || asked != 1 {
+	// Tried a moment ago, and about to wait again; and one that cannot be
+	// delivered, of which nobody knows whether it is held.
+	for i, to := range []string{"c@acme.example", "c@rest.example"} {
+		l := msg(number(10+i), "deferred", "no route to host", to)
+		n.add(l, s.sort(l.Recipients))
+	}
+	if got := n.done(); got.Messages != 3 || len(got.Domains) != 1 || got.Domains[0].Domain != "acme.example" || asked != 1 {
 		t.Errorf("%+v, asked %d times", got, asked)
 	}
 }
