@@ -55,7 +55,7 @@ func TestDroppedDomainIsHeldForNobody(t *testing.T) {
 	must(t, w.HubHost.WriteFile("/etc/etrnd/etrnd.toml", []byte(less), 0o644))
 	out, err := w.Hub.Ctl(ctx, "reload")
 	must(t, err)
-	if !strings.Contains(out, "held for nobody, 3 messages") || !strings.Contains(out, "beta.example (3)") {
+	if !strings.Contains(out, "no queue is for beta.example any more") || !strings.Contains(out, "held for nobody, 3 messages") || !strings.Contains(out, "beta.example (3)") {
 		t.Errorf("reload says %q", out)
 	}
 	nobody("reloaded", 3)

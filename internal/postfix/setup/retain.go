@@ -219,7 +219,7 @@ func (env *environment) transport() string {
 // warn tells what the set-up leaves without a queue.
 func (l *leavings) warn(w *warnings, req Requirements) {
 	if len(l.gone) > 0 && !req.Unseen {
-		w.warn("no queue is for these any more, and Postfix takes no mail for them on our account: %s", some(l.gone, 10))
+		w.warn("no queue is for these any more, and new mail for them is no longer taken unless Postfix's other settings say so: %s", some(l.gone, 10))
 	}
 	if n := sumOf(l.kept); n > 0 {
 		text := ""
