@@ -207,13 +207,15 @@ func (env *environment) routing() *routing {
 
 // transport is that of held mail as the files have it, or empty.
 func (env *environment) transport() string {
-	for _, name := range env.old.list("defer_transports").Elements {
-		for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
-			name = strings.TrimSuffix(name, suffix)
-		}
-		return name
+	names := env.old.list("defer_transports").Elements
+	if len(names) == 0 {
+		return ""
 	}
-	return ""
+	name := names[0]
+	for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
 }
 
 // warn tells what the set-up leaves without a queue.
