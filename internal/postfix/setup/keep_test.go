@@ -73,6 +73,22 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// What is let go is named by its key, or by its domain.
+func TestLets(t *testing.T) {
+	for _, c := range []struct {
+		name, key string
+		want      bool
+	}{
+		{"a.example", "a.example", true}, {"A.example", "a.example", true}, {"a.example", "u@a.example", true}, {"u@a.example", "u@a.example", true},
+		{"v@a.example", "u@a.example", false}, {"u@a.example", "a.example", false}, {"example", "a.example", false}, {"a.example", "b.a.example", false},
+	} {
+		req := Requirements{LetGo: []string{"x.example", c.name}}
+		if req.lets(c.key) != c.want {
+			t.Errorf("%s lets %s go: %v", c.name, c.key, !c.want)
+		}
+	}
+}
+
 // Which domains are routed on our account is read from files alone, and read
 // anew when they have changed.
 func TestRouted(t *testing.T) {

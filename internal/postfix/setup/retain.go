@@ -169,13 +169,19 @@ func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requiremen
 
 // lets reports whether an operator has said that mail with this key may go.
 func (req *Requirements) lets(key string) bool {
-	return !req.passing && (req.Held == HeldDeliver || slices.ContainsFunc(req.LetGo, func(s string) bool { return strings.EqualFold(s, key) }))
+	return !req.passing && (req.Held == HeldDeliver || slices.ContainsFunc(req.LetGo, func(name string) bool { return means(name, key) }))
+}
+
+// means reports whether a name that is let go means a key: the key itself, or
+// the domain of an address.
+func means(name, key string) bool {
+	return strings.EqualFold(name, key) || strings.EqualFold(name, key[strings.LastIndexByte(key, '@')+1:])
 }
 
 // unknown reports what is to be let go and is not held for nobody.
 func unknown(names []string, let []Kept) error {
 	for _, name := range names {
-		if !slices.ContainsFunc(let, func(k Kept) bool { return strings.EqualFold(k.Pattern, name) }) {
+		if !slices.ContainsFunc(let, func(k Kept) bool { return means(name, k.Pattern) }) {
 			return fmt.Errorf("%w for %q", ErrNotKept, name)
 		}
 	}
