@@ -34,6 +34,7 @@ func (pl *Plan) applyInTwo(ctx context.Context) error {
 		}
 	}
 	req = pl.req
+	req.placed = true
 	if req.lingering, err = lingers(ctx, pl.pf, switched); err != nil {
 		return err
 	}

@@ -140,9 +140,12 @@ func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requiremen
 			continue
 		}
 		if req.Held == HeldOnHold && k.OnHold == k.Messages {
-			continue // somebody has put it there, and there it stays
+			continue // it is there, and there it stays
 		}
 		l.kept = append(l.kept, k)
+		if req.Held == HeldOnHold && !req.passing && !req.placed {
+			continue // it is put there before the route goes
+		}
 		stay[k.Pattern] = true
 	}
 	if req.passing {
@@ -292,9 +295,6 @@ func (pl *Plan) Left() string {
 			break
 		}
 		lines = append(lines, fmt.Sprintf("  %-31s %s", k.Pattern, nOf(k.Messages, "message")))
-	}
-	if pl.req.Held == HeldOnHold {
-		return "" // not any more
 	}
 	return strings.Join(lines, "\n")
 }

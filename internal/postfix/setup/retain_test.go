@@ -185,11 +185,14 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 
 		// On hold, nothing of ours is needed.
 		pl, err = NewUndo(ctx, pf, Requirements{Held: HeldOnHold})
-		if err == nil {
-			err = pl.Apply(ctx)
-		}
 		if err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(pl.Diff(), "-defer_transports") {
+			t.Errorf("the plan leaves something:\n%s", pl.Diff())
+		}
+		if err := pl.Apply(ctx); err != nil || pl.Left() != "" {
+			t.Fatalf("%v, left is %q", err, pl.Left())
 		}
 		q := postfixtest.Settled(t, ctx, pf, "on hold", func(q postfixtest.Queue) bool { return q[acme].Queue == "hold" && q[sub].Queue == "hold" })
 		for id, m := range q {
