@@ -45,9 +45,10 @@ type Options struct {
 	// Reconcile is the longest time between two listings of the MTA's queue.
 	Reconcile time.Duration
 	// Routed, if set, tells whether the MTA holds mail for a domain on our
-	// account: others may make it wait, too. It is asked for before each
-	// listing that finds mail in no queue.
-	Routed func() func(domain string) bool
+	// account, since others may make it wait, too; surely says that it does
+	// whatever the mail waits for at the moment. It is asked for in each listing
+	// that finds mail in no queue.
+	Routed func() func(domain string) (ours, surely bool)
 	Logger *slog.Logger
 }
 
@@ -57,7 +58,7 @@ type Options struct {
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
-	routed    func() func(domain string) bool
+	routed    func() func(domain string) (ours, surely bool)
 	log       *slog.Logger
 	poke      chan struct{} // wakes Run
 

@@ -181,7 +181,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	}
 	req = Requirements{
 		Transport: cmp.Or(env.transport(), req.Transport, DefaultTransport),
-		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, leaving: true,
+		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, placed: req.placed, leaving: true,
 	}
 	left, err := retain(ctx, pf, req, env)
 	if err != nil {
