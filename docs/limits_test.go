@@ -53,6 +53,7 @@ var unlisted = []string{
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",
+	"internal/postfix/setup.maxRemoteKeys",
 	"cmd/etrnctl.maxPassword",
 	"etrnd/control.maxHeader",
 	"etrnd/control.maxHistory",
