@@ -114,7 +114,7 @@ func TestHeldByOthers(t *testing.T) {
 	// delivered, of which nobody knows whether it is held.
 	for i, to := range []string{"c@acme.example", "c@rest.example"} {
 		l := msg(number(10+i), "deferred", "no route to host", to)
-		n.add(l, s.sort(l.Recipients))
+		n.add(l, s.sort(nil, l.Recipients))
 	}
 	if got := n.done(); got.Messages != 3 || len(got.Domains) != 1 || got.Domains[0].Domain != "acme.example" || asked != 1 {
 		t.Errorf("%+v, asked %d times", got, asked)

@@ -16,7 +16,7 @@ var around = []string{
 	"lmtp_sasl_auth_enable", "lmtp_tls_wrappermode", "lmtp_per_record_deadline", "lmtp_per_request_deadline",
 	"virtual_alias_maps", "canonical_maps", "recipient_canonical_maps", "relocated_maps", "recipient_bcc_maps", "always_bcc",
 	"receive_override_options", "smtpd_milter_maps", "smtpd_proxy_filter",
-	"smtp_tls_security_level", "smtp_enforce_tls", "smtp_tls_policy_maps",
+	"smtp_tls_security_level", "smtp_tls_policy_maps",
 	"smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions", "smtpd_relay_restrictions", "smtpd_data_restrictions",
 	"maximal_queue_lifetime", "bounce_queue_lifetime",
 }
