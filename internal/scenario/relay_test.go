@@ -255,7 +255,10 @@ func TestFirstMailOutByLogin(t *testing.T) {
 
 func TestLoginIsNarrow(t *testing.T) {
 	t.Parallel()
-	ctx, w := loginWorld(t, siteLogin+"tls = \"insecure\"\n", Options{})
+	// Postfix gives a program that has failed a minute before it tries it again.
+	main := maps.Clone(own)
+	main["service_throttle_time"] = "1s"
+	ctx, w := loginWorld(t, siteLogin+"tls = \"insecure\"\n", Options{HubMain: main})
 	must(t, w.Line.Up(ctx))
 	const port = "198.51.100.1:587"
 	relays(ctx, t, w.Online, "198.51.100.1:25")
@@ -265,12 +268,12 @@ func TestLoginIsNarrow(t *testing.T) {
 		{"a wrong password", "acme", "wrong", "c@online.example", "AUTH: 535"},
 		{"a user in no queue", "nobody", password, "c@online.example", "AUTH: 535"},
 		{"no such user", "stranger", password, "c@online.example", "AUTH: 535"},
-		{"no login", "", "", "c@online.example", "RCPT: 454 4.7.1 <c@online.example>: Relay access denied"},
+		{"no login", "", "", "c@online.example", "RCPT: 454"},
 		// Nor is it a second port 25, without what guards that one.
 		{"no login, held mail", "", "", "a@acme.example", "RCPT: 450"},
 	} {
 		err := submit(ctx, t, w.Online, port, c.user, c.pass, nil, "a@acme.example", c.to)
-		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.HasPrefix(got, c.want) && c.want != "" {
+		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.HasPrefix(got, c.want) || c.want == "RCPT: 454" && !strings.Contains(got, "Relay access denied") {
 			t.Errorf("%s: %s, want %s", c.why, got, c.want)
 		}
 	}
