@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -123,7 +124,10 @@ func (d *derivation) letUsers() {
 		return
 	}
 	switch {
-	case r.Login == "" && r.Submission != "" && d.req.Policy != "":
+	case r.Login == "" && r.Submission != "" && d.req.Policy == "":
+		d.warn("there is no port for the logins of sites, since Postfix asks nobody there: set listen in [policy], or submission = \"\" in [mta]")
+		return
+	case r.Login == "" && r.Submission != "":
 		d.warn("queues name users, and nobody knows them: Postfix has no logins (smtpd_sasl_auth_enable), and [odmr] has no users")
 		return
 	case r.Login == "":
@@ -166,7 +170,17 @@ func (d *derivation) submissionEntry() string {
 	}
 	// No chroot: it makes no difference to the sockets, and the certificate is
 	// read before it in any case.
-	return entry(fmt.Sprintf("%-9s inet  n       -       n       -       -       smtpd", r.Submission), options...)
+	return entry(fmt.Sprintf("%-9s inet  n       -       n       -       -       smtpd", serviceOf(r.Submission)), options...)
+}
+
+// serviceOf is how an entry of master.cf names a port. Under the usual name the
+// postmaster's own entry, should he add one, takes the place of ours; two entries of
+// two names for one port would end Postfix.
+func serviceOf(submission string) string {
+	if n, err := net.LookupPort("tcp", "submission"); err == nil && submission == strconv.Itoa(n) {
+		return "submission"
+	}
+	return submission
 }
 
 // letBefore puts a restriction into each list that can refuse to relay.
@@ -282,7 +296,7 @@ func (d *derivation) portTaken(submission string) string {
 			continue
 		}
 		if d.isOurs(s) {
-			if s.Name == submission {
+			if s.Name == serviceOf(submission) {
 				return ""
 			}
 			continue
