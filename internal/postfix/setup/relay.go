@@ -173,9 +173,9 @@ func (d *derivation) submissionEntry() string {
 	return entry(fmt.Sprintf("%-9s inet  n       -       n       -       -       smtpd", serviceOf(r.Submission)), options...)
 }
 
-// serviceOf is how an entry of master.cf names a port. Under the usual name the
-// postmaster's own entry, should he add one, takes the place of ours; two entries of
-// two names for one port would end Postfix.
+// serviceOf is how an entry of master.cf names a port. Should the postmaster add one
+// of his own, under the usual name, Postfix warns and uses the last one, until the
+// next set-up takes out ours; two entries of two names for one port would end it.
 func serviceOf(submission string) string {
 	if n, err := net.LookupPort("tcp", "submission"); err == nil && submission == strconv.Itoa(n) {
 		return "submission"
@@ -232,11 +232,12 @@ func (d *derivation) ownLogins() string {
 	return ""
 }
 
-// isOurs reports whether an entry of master.cf has been put there by a set-up.
+// isOurs reports whether an entry of master.cf has been put there by a set-up, and
+// is as that has left it.
 func (d *derivation) isOurs(s conffile.Service) bool {
 	return slices.ContainsFunc(d.env.old.Entries, func(text string) bool {
 		o, ok := conffile.ParseService(text)
-		return ok && o.Name == s.Name && o.Type == s.Type
+		return ok && o.Name == s.Name && o.Type == s.Type && slices.Equal(o.Args, s.Args)
 	})
 }
 
@@ -291,17 +292,19 @@ func portOf(service string) string {
 // portTaken says who else has the port, or is empty. Postfix's master ends, and
 // all mail with it, when it cannot bind a port of master.cf.
 func (d *derivation) portTaken(submission string) string {
+	have := false
 	for _, s := range d.env.master.Services() {
 		if s.Type != "inet" || portOf(s.Name) != portOf(submission) {
 			continue
 		}
 		if d.isOurs(s) {
-			if s.Name == serviceOf(submission) {
-				return ""
-			}
+			have = have || s.Name == serviceOf(submission)
 			continue
 		}
 		return fmt.Sprintf("master.cf has an entry %s/%s of its own", s.Name, s.Type)
+	}
+	if have {
+		return "" // and in use, by Postfix
 	}
 	address := submission
 	if !strings.Contains(address, ":") {
