@@ -83,7 +83,7 @@ func problems(err error) []string {
 // reloaded are the keys that Reload brings into force. A change of any other
 // needs a restart: sockets are opened, and the MTA is chosen, at the start.
 var reloaded = []string{
-	"log-level", "queue", "link", "remote", "control: group", "mta: smtp",
+	"log-level", "include", "queue", "link", "remote", "control: group", "mta: smtp",
 	"mta: transport", "mta: split", // etrnd only looks whether the MTA is set up for them
 	"milter: header", // is the milter's business
 }

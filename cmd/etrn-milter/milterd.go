@@ -65,7 +65,7 @@ func (d *milterd) run(ctx context.Context, ready func()) error {
 // reloaded are the keys that a reload brings into force, and those that are
 // none of this program's. A change of any other needs a restart.
 var reloaded = []string{
-	"log-level", "queue", "milter: header", "mta: config-dir", "mta: transport", "mta: split",
+	"log-level", "include", "queue", "milter: header", "mta: config-dir", "mta: transport", "mta: split",
 	"hostname", "link", "remote", "policy", "odmr", "control", "mta: smtp", "mta: reconcile",
 }
 

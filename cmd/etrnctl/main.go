@@ -189,10 +189,10 @@ func list[T any](s []T) []T {
 func (a *app) client(cmdline bool) (*control.Client, error) {
 	socket := a.socket
 	if socket == "" {
-		cfg, err := config.Load(a.configFile, config.WithoutFiles())
+		listen, err := config.ControlListen(a.configFile)
 		switch {
 		case err == nil:
-			socket = cfg.Control.Listen
+			socket = listen
 		case cmdline && a.configFile != config.DefaultPath && !readable(a.configFile):
 			return nil, configError(err)
 		default:

@@ -1,5 +1,5 @@
-// Package config reads etrnd.toml, the one configuration file of both daemons
-// and of etrnctl, into a validated Config.
+// Package config reads etrnd.toml, the configuration file of both daemons and of
+// etrnctl, and what it includes, into a validated Config.
 //
 // Reading is strict: an unknown key, a wrong type, a name that clashes or a
 // value that cannot work is an error, and all of them are reported at once
@@ -33,13 +33,17 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
 
+	// Include is the directory or pattern of the files that belong to the
+	// configuration beside File, from the root; empty: none.
+	Include string
+
 	MTA     MTA
 	Milter  Milter
 	Policy  Policy
 	ODMR    ODMR
 	Control Control
 
-	// Queues are the [[queue]] tables in the order of the file, followed by
+	// Queues are the [[queue]] tables in the order of the files, followed by
 	// the queue of every remote that pushes patterns of its own.
 	Queues  []queue.Queue
 	Links   []Link

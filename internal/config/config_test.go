@@ -231,6 +231,7 @@ func TestEverything(t *testing.T) {
 		"whoever is on the path can read and answer in the remote's name; write tls = \"require\", with tls-ca or tls-name where they help\n")
 	dir := filepath.Join(filepath.Dir(filepath.Dir(c.File)), "tls")
 	diff(t, "log", []any{c.LogLevel, c.LogFormat}, []any{slog.LevelDebug, "json"})
+	diff(t, "include", c.Include, filepath.Join(filepath.Dir(c.File), "more.d/[a-z]*"))
 	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc", SMTP: "[::1]:2525", Transport: "held", Reconcile: 5 * time.Minute, Split: "[::1]:10367", Submission: "[2001:db8::1]:1587"})
 	diff(t, "milter", c.Milter, Milter{Listen: "127.0.0.1:8891", Header: "X-Held-For", Report: "unix:/run/etrnd/r.sock"})
 	diff(t, "policy", c.Policy, Policy{Listen: "unix:/run/etrnd/p.sock"})
@@ -282,6 +283,7 @@ func TestEverything(t *testing.T) {
 			Certificates: []string{"a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90"}, Relay: queue.RelayAll, MinInterval: time.Minute,
 		},
 		{Name: "out", Domains: patternList(t, "*"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[relay.example.net]"}, Relay: queue.RelayNone, Window: 5 * time.Minute, MinInterval: 5 * time.Second},
+		{Name: "gamma", Domains: patternList(t, "gamma.example"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[mail.gamma.example]"}, Users: []string{"gamma"}, Window: 5 * time.Minute, MinInterval: 5 * time.Second},
 		{
 			Name: "north", Remote: "north", Domains: patternList(t, "north.example"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[mail.north.example]:587"},
 			Relay: queue.RelayNone, Window: 5 * time.Minute, MinInterval: 5 * time.Second,

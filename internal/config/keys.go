@@ -52,6 +52,7 @@ var keys = []key{
 	{table: "", name: "hostname", kind: str, defWords: "the host name of the machine"},
 	{table: "", name: "log-level", kind: str, def: `"info"`, values: []string{"debug", "info", "warning", "error"}},
 	{table: "", name: "log-format", kind: str, def: `"text"`, values: []string{"text", "json"}},
+	{table: "", name: "include", kind: str, defWords: "no other file"},
 
 	{table: "mta", name: "type", kind: str, def: `"postfix"`, values: []string{"postfix"}},
 	{table: "mta", name: "config-dir", kind: str, def: `"/etc/postfix"`},

@@ -2,6 +2,7 @@ package setup
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -57,6 +58,7 @@ func (d *derivation) accept(ctx context.Context) error {
 		d.need("fast_flush_domains", "static:all")
 	} else if len(flushed) > 0 {
 		d.need("fast_flush_domains", d.keyed(flushTable, flushTableHead, flushed))
+		d.flushService()
 	}
 	if v := d.env.settings["relay_recipient_maps"]; v != "" && len(relayed) > 0 {
 		d.warn("relay_recipient_maps is %q: recipients of held domains that it does not list are refused", v)
@@ -83,6 +85,17 @@ func listed(list, domain string, below bool, parents []string) string {
 		return "." + domain
 	}
 	return domain
+}
+
+// flushService gives the table a flush(8) of its own. That program reads
+// fast_flush_domains when it starts, does not notice that a table of it has
+// changed, and runs for as long as there is work: a new name would be refused
+// until the next reload. Whoever asks it to note or to send something
+// looks into the table before, so this one need not do so again.
+func (d *derivation) flushService() {
+	name := d.req.Transport + "-flush"
+	d.values["flush_service_name"] = name
+	d.entries = append(d.entries, entry(fmt.Sprintf("%-9s unix  n       -       n       1000?   0       flush", name), "fast_flush_domains=static:all"))
 }
 
 // flush are the lines of a route in the table of fast_flush_domains.

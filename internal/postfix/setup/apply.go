@@ -49,24 +49,48 @@ func (pl *Plan) Apply(ctx context.Context) error {
 }
 
 func (pl *Plan) carryOut(ctx context.Context, work string, changes []change) error {
-	for i, c := range changes {
+	var done, late []change
+	for _, c := range changes {
+		if c.late {
+			late = append(late, c)
+			continue
+		}
+		done = append(done, c)
 		if err := pl.write(ctx, work, c); err != nil {
-			// The one that failed may be half done, with its index in place.
-			return errors.Join(fmt.Errorf("the new set-up cannot be put in place, so the old files are back: %w", err), pl.putBack(work, changes[:i+1]))
+			// The last one may be half done, with its index in place.
+			return errors.Join(fmt.Errorf("the new set-up cannot be put in place, so the old files are back: %w", err), pl.putBack(work, done))
 		}
 	}
 	if !pl.quiet {
 		if err := pl.pf.CheckConfig(ctx); err != nil {
-			return errors.Join(fmt.Errorf("the new set-up does not pass, so the old files are back: %w", err), pl.putBack(work, changes))
+			return errors.Join(fmt.Errorf("the new set-up does not pass, so the old files are back: %w", err), pl.putBack(work, done))
 		}
 		if err := pl.reload(ctx); err != nil {
 			return err
 		}
 	}
-	if err := pl.narrow(ctx, work, changes); err != nil {
-		return fmt.Errorf("set up Postfix: %w", err)
+	// From here on Postfix goes by the new files. What fails now is left as it
+	// is, which takes in too little and routes too much, and the next set-up
+	// finishes it.
+	if err := pl.finishTables(ctx, work, changes, late); err != nil {
+		return fmt.Errorf("set up Postfix: half of it is done, run it again: %w", err)
 	}
 	return nil
+}
+
+// finishTables puts in place what comes late, and takes out what goes last.
+func (pl *Plan) finishTables(ctx context.Context, work string, changes, late []change) error {
+	if len(late) > 0 {
+		if err := pl.renewed(ctx, changes); err != nil {
+			return err
+		}
+	}
+	for _, c := range late {
+		if err := pl.write(ctx, work, c); err != nil {
+			return err
+		}
+	}
+	return pl.narrow(ctx, work, changes, len(late) > 0)
 }
 
 // reload tells Postfix, if it runs.
@@ -93,18 +117,27 @@ func (pl *Plan) lock() (unlock func(), err error) {
 	return func() { _ = dir.Close() }, nil // which unlocks it
 }
 
-// narrow takes out of the tables what has been kept in them meanwhile.
-func (pl *Plan) narrow(ctx context.Context, work string, changes []change) error {
-	again := false
-	for _, c := range changes {
-		if c.meanwhile == nil {
-			continue
+// narrow takes out of the tables what has been kept in them meanwhile, and
+// removes indexes that nothing names any more. late says that what is taken has
+// just changed.
+func (pl *Plan) narrow(ctx context.Context, work string, changes []change, late bool) error {
+	textOnly := slices.ContainsFunc(changes, func(c change) bool { return c.kind == textKind })
+	narrowed := slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return c.meanwhile == nil })
+	switch {
+	case late && len(narrowed) > 0:
+		if err := pl.renewed(ctx, changes); err != nil {
+			return err
 		}
+	case late && textOnly:
+		if err := pl.reload(ctx); err != nil {
+			return err
+		}
+	}
+	for _, c := range narrowed {
 		c.meanwhile = nil
 		if err := pl.write(ctx, work, c); err != nil {
 			return err
 		}
-		again = again || indexPath(c.path, c.kind) == ""
 	}
 	for _, c := range changes {
 		if c.kind == "" {
@@ -118,7 +151,7 @@ func (pl *Plan) narrow(ctx context.Context, work string, changes []change) error
 			}
 		}
 	}
-	if again {
+	if textOnly && len(narrowed) > 0 {
 		return pl.reload(ctx)
 	}
 	return nil
@@ -208,6 +241,8 @@ func (pl *Plan) write(ctx context.Context, work string, c change) error {
 		text = c.meanwhile
 	}
 	switch {
+	case c.meanwhile != nil && c.meanwhile == c.before:
+		return nil
 	case text == nil && c.was != "":
 		if err := keepIndex(work, indexPath(c.path, c.was)); err != nil {
 			return err

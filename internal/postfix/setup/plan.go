@@ -40,6 +40,7 @@ type change struct {
 	// something.
 	was, kind string
 	meanwhile *string
+	late      bool // comes when Postfix knows of all that comes before it
 	secret    bool // for root alone, and for nobody's eyes
 }
 
@@ -154,11 +155,15 @@ func (pl *Plan) table(ctx context.Context, now *files, name string, t table) err
 	}
 	if wide := widened(c.before, t.text); name == routeTable && wide != t.text {
 		c.meanwhile = &wide
+		if c.was == c.kind && maps.Equal(byKey(linesOf(wide)), byKey(linesOf(*c.before))) {
+			c.meanwhile = c.before // as it is already
+		}
 	}
-	// flush(8) and qmgr(8) do not look whether a table has changed.
-	if indexPath(c.path, t.kind) == "" || name == flushTable && gains(c.before, t.text) {
+	if indexPath(c.path, t.kind) == "" {
 		pl.quiet = false
 	}
+	// What nothing makes Postfix look at yet can be put in place at any time.
+	c.late = name == relayTable && c.was != ""
 	pl.changes = append(pl.changes, c)
 	return nil
 }

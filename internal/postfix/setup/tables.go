@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
 
@@ -21,10 +22,17 @@ import (
 //
 // A table is a text, for people and for the next set-up, and the index that
 // Postfix reads. The index is made of a copy and put in place whole, before the
-// text is: Postfix never sees none or half of it, and a set-up that is cut off
-// between the two finds a text that is not what it should be, and makes both
-// again. Postfix's programs notice a new index by themselves, within ten
-// seconds; a text that is read without one (texthash) takes a reload.
+// text is: Postfix never sees none or half of it, and the next set-up after one
+// that was cut off between the two finds a text that is not what it should be, and
+// makes both again.
+//
+// Postfix's programs notice a new index by themselves, within ten seconds, but not
+// all at once: while one process of trivial-rewrite(8) has the tables of before,
+// and another one those of after, a domain that is new to both could be taken in
+// by the word of the one and sent elsewhere by that of the other. So the table
+// that routes mail comes first; the one that makes Postfix take it comes when no
+// process has the old one open any more, and goes before it. A text that is read
+// without an index (texthash) takes a reload.
 
 // A table is a lookup table as it is to be.
 type table struct {
@@ -152,15 +160,6 @@ func widened(before *string, after string) string {
 	return text.String()
 }
 
-// gains reports whether a table has keys that it did not have.
-func gains(before *string, after string) bool {
-	if before == nil {
-		return true
-	}
-	had := byKey(linesOf(*before))
-	return slices.ContainsFunc(linesOf(after), func(l line) bool { _, ok := had[l.key]; return !ok })
-}
-
 // indexed reports whether the index of a table is there, and is of this text.
 func indexed(ctx context.Context, pf *postfix.Instance, path string, t table) (bool, error) {
 	index := indexPath(path, t.kind)
@@ -220,10 +219,20 @@ func keepIndex(work, index string) error {
 	if index == "" {
 		return nil
 	}
-	if err := os.Link(index, keptIndex(work, index)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+	kept := keptIndex(work, index)
+	if _, err := os.Stat(kept); err == nil {
+		return nil
+	}
+	// A copy: Postfix knows by the count of links that an index is no longer the
+	// one in force.
+	text, err := os.ReadFile(filepath.Clean(index))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	return nil
+	return atomicfile.Write(kept, text, atomicfile.Options{Mode: 0o644})
 }
 
 // keptIndex is where the index is kept that a new one has taken the place of.
