@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/postfixtest"
 	"github.com/etrnd/etrnd/internal/testbed"
@@ -73,7 +74,7 @@ func TestSplitAliases(t *testing.T) {
 		// both, which is why it is asked for last.
 		a := postfixtest.Listen(t, "127.0.0.1:2501")
 		var ids []string
-		list, err := pf.List(ctx)
+		list, err := mta.All(ctx, pf)
 		if err != nil {
 			t.Fatal(err)
 		}
