@@ -197,6 +197,8 @@ func (cl *call) askAgain(ctx context.Context) {
 func (cl *call) measure() {
 	if m := cl.lastMeter(); m != nil {
 		cl.line.pins.measured(m.Pace())
+		pace := cl.line.pins.shown()
+		cl.log.Info("pace of the line", "rtt", pace.RTT.Round(time.Millisecond), "bytes_per_second", pace.Rate, "messages_at_a_time", pace.Connections())
 	}
 }
 
