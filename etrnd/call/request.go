@@ -63,10 +63,13 @@ func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
 		return nil
 	}
 	addr := cl.caller.config().MTA.SMTP
-	cl.step(phase, "the local SMTP listener "+addr+" to answer")
+	show := func() { cl.step(phase, "the local SMTP listener "+addr+" to answer") }
+	if phase == api.PhaseMTA { // before a line is dialled it is not worth a word, unless it takes longer
+		show()
+	}
 	ctx, cancel := context.WithTimeout(ctx, min(cl.remote.RequestTimeout, mtaGreeting))
 	defer cancel()
-	return cl.waitForMTA(ctx, addr)
+	return cl.waitForMTA(ctx, addr, show)
 }
 
 // doorstep is what the local MTA says of mail that has not come yet.
@@ -131,7 +134,7 @@ func (cl *call) atTheDoor(ctx context.Context) *doorstep {
 // waitForMTA waits until the local SMTP listener answers. One that is not there
 // may be about to start, as it is after the machine has; for longer than a moment
 // no line is kept for that.
-func (cl *call) waitForMTA(ctx context.Context, addr string) error {
+func (cl *call) waitForMTA(ctx context.Context, addr string, again func()) error {
 	began := time.Now()
 	for {
 		err := cl.greets(ctx, addr)
@@ -141,6 +144,7 @@ func (cl *call) waitForMTA(ctx context.Context, addr string) error {
 		if time.Since(began)+mtaPause > mtaGrace || ctx.Err() != nil {
 			return fmt.Errorf("the local SMTP listener %s does not answer: %w", addr, err)
 		}
+		again()
 		select {
 		case <-ctx.Done():
 		case <-time.After(mtaPause):
