@@ -228,6 +228,11 @@ func wide(c Counts) Counts {
 	return c
 }
 
+func coming(c Counts, n int64) Counts {
+	c.Coming = n
+	return c
+}
+
 func parts(c Counts, n int) Counts {
 	c.Parts = n
 	c.Seen += n
@@ -291,6 +296,7 @@ func TestInbound(t *testing.T) {
 		{"a message is coming in", two, in(1, 1, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 		{"a long message", two, in(1, 1, 1), time.Hour, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 		{"more than announced", one, in(2, 1, 2), time.Hour, want{waiting: "2 messages coming in; 2 of 1 message has come"}},
+		{"a message whose size was told", two, coming(in(1, 1, 1), 299600), 0, want{waiting: "1 message of 300 kB coming in; 1 of 2 messages have come"}},
 		{"a long message, nothing announced", unknown, in(0, 1, 1), time.Hour, want{waiting: "1 message coming in; 0 messages have come"}},
 
 		// All has come.
