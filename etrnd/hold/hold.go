@@ -66,7 +66,7 @@ type Manager struct {
 	watchers int                      // who wait for changes
 	active   int                      // messages that the MTA has in hand at most; 0: not known
 
-	listings  uint32    // compared; of the goroutine that lists
+	listings  uint16    // compared, in a circle; of the goroutine that lists
 	sight     sight     // what is known of listings to those who wait for one
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once
