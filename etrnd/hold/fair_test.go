@@ -538,6 +538,20 @@ func TestStill(t *testing.T) {
 		m.mta.set(func() { m.mta.list = nil })
 		m.Relist()
 		time.Sleep(time.Minute)
+		// A queue that is open costs no listings either, while nothing comes in.
+		if a := m.Ask(t.Context(), owner, "none.acme.example"); a.Code != 251 {
+			t.Errorf("%+v", a)
+		}
+		before = m.mta.listings()
+		time.Sleep(4 * time.Minute)
+		if n := m.mta.listings() - before; n > 5 {
+			t.Errorf("%d listings in four minutes in which a queue was open", n)
+		}
+		m.mta.add(msg("OPEN", "deferred", mta.ReasonHeld, "a@none.acme.example"))
+		time.Sleep(3 * time.Second)
+		if s := m.must(t, "acme"); s.Left.Messages != 1 {
+			t.Errorf("what comes in is not found: %+v", s)
+		}
 		m.mta.add(msg("NEW", "deferred", mta.ReasonHeld, "b@beta.example"))
 		time.Sleep(2 * glanceEvery)
 		if s := m.must(t, "beta"); s.Messages != 1 {
