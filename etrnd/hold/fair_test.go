@@ -384,7 +384,7 @@ func TestLooksAreShared(t *testing.T) {
 			}
 		})
 		time.Sleep(2 * time.Minute)
-		before, start = m.mta.listings(), time.Now()
+		before = m.mta.listings()
 		for i := range 200 {
 			others.Go(func() {
 				time.Sleep(time.Duration(i) * 300 * time.Millisecond)
