@@ -17,6 +17,7 @@ type hubPart struct {
 // hubParts are those that -hub-parts takes.
 var hubParts = []hubPart{
 	{"index", hubIndex},
+	{"drain", hubDrain},
 	{"milter", hubMilter},
 }
 
