@@ -51,8 +51,7 @@ type Options struct {
 
 // Manager keeps the index. Its methods may be called from several goroutines;
 // only Arrived, Ask and AskStripped may wait for the MTA, which they ask
-// whether a domain is its own, and Ask, AskStripped, Look and Count for a
-// listing.
+// whether a domain is its own, and Ask, Look and Count for a listing.
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
