@@ -332,3 +332,50 @@ func TestOrdinaryUser(t *testing.T) {
 		as("down", "--groups=postdrop")
 	})
 }
+
+// The times of the queue's directories tell of what comes in, and of what moves;
+// and nothing is told where they cannot.
+func TestStamp(t *testing.T) {
+	main := seldom(map[string]string{"qmgr_message_active_limit": "1234"})
+	postfixtest.Inside(t, testbed.PostfixOptions{Main: main}, func(t *testing.T, ctx context.Context) {
+		pf := held(t, ctx)
+		if n, err := pf.ActiveLimit(ctx); err != nil || n != 1234 {
+			t.Errorf("ActiveLimit: %d, %v", n, err)
+		}
+		settled := func() mta.Stamp {
+			t.Helper()
+			var s mta.Stamp
+			if err := testbed.Until(ctx, "the stamp to settle", func() (bool, error) {
+				s = pf.Stamp(ctx)
+				return s.Settled.Entered && s.Settled.Moved, nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		before := settled()
+		if later := pf.Stamp(ctx); !before.NothingMoved(later) || !before.NothingEntered(later) {
+			t.Errorf("nothing has happened: %+v, %+v", before, later)
+		}
+		id := postfixtest.Send(t, "a@acme.example")
+		postfixtest.Settled(t, ctx, pf, "the message to be held", func(q postfixtest.Queue) bool { return postfixtest.Held(q[id], 1) })
+		if later := pf.Stamp(ctx); before.NothingEntered(later) || before.Entered == later.Entered {
+			t.Error("a message that came in does not show")
+		}
+		before = settled()
+		run(t, ctx, "postsuper", "-h", id)
+		if later := pf.Stamp(ctx); before.NothingEntered(later) {
+			t.Error("that a message is on hold does not show")
+		}
+		before = settled()
+		run(t, ctx, "postsuper", "-H", id)
+		if later := pf.Stamp(ctx); before.NothingEntered(later) {
+			t.Error("that a message is off hold does not show")
+		}
+		run(t, ctx, "postconf", "-e", "hash_queue_names = deferred, defer, incoming")
+		pf.Refresh()
+		if s := pf.Stamp(ctx); s != (mta.Stamp{}) {
+			t.Errorf("with a directory that is hashed: %+v", s)
+		}
+	})
+}
