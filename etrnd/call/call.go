@@ -51,6 +51,7 @@ type shown struct {
 	in      api.Progress
 	dups    int
 	out     api.Progress
+	clear   string // what is to be said of TLS that failed; empty: nothing
 }
 
 func newCall(l *line, r config.Remote) *call {
@@ -101,7 +102,7 @@ func (cl *call) result() api.CallResult {
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
 		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Replies: replies,
-		Error: cl.end.err, Hint: cl.end.hint, Exit: cl.end.exit,
+		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
 

@@ -106,7 +106,7 @@ func (cl *call) dialogue(ctx context.Context) question {
 	}
 	defer client.Quit()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
-	cl.step(api.PhaseRequest, "the answer of "+r.Host)
+	cl.step(api.PhaseRequest, "the answer of "+r.Host+cl.clear(client))
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
 		if q, ok := cl.turn(ctx, client); ok {

@@ -87,6 +87,14 @@ func (c *Client) InTheClear() error {
 	return c.o.failed
 }
 
+// explain is an error with what it means.
+func explain(err error) string {
+	if what, _ := TLSProblem(err); what != "" {
+		return err.Error() + ": " + what
+	}
+	return err.Error()
+}
+
 // remoteAlert begins what crypto/tls says of an alert of the other side, for which
 // it has no type.
 const remoteAlert = "remote error: tls: "
