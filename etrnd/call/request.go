@@ -258,7 +258,7 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	if err := door.full(); err != nil {
 		return question{err: err}
 	}
-	cl.step(api.PhaseRequest, "the answer of "+r.Host)
+	cl.step(api.PhaseRequest, "the answer of "+r.Host+cl.clear(client))
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
 		if q, ok := cl.turn(ctx, client, door); ok {
