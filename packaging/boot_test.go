@@ -239,7 +239,7 @@ func TestTakenMilter(t *testing.T) {
 	m.held(3)
 	sockets := "/var/spool/postfix/etrnd/"
 	for what, script := range map[string]string{
-		"put a turned queue's socket there":      "serve-socket " + sockets + "turn-turned.sock",
+		"put a turned queue's socket there":      "LEAVE=1 serve-socket " + sockets + "turn-turned.sock",
 		"put a link there":                       "ln -s /tmp/fake " + sockets + "turn-turned.sock",
 		"remove the policy socket":               "rm -f " + sockets + "policy.sock",
 		"replace the policy socket":              "mv -f /var/spool/postfix/etrn-milter/milter.sock " + sockets + "policy.sock",
