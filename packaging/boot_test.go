@@ -224,8 +224,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// taken is a process as which an attacker tries things: the user with the groups
-// of his unit, and nothing of the unit's sandbox, which he may have left.
+// milter and etrnd run what an attacker tries: as the user, with the groups of his
+// unit, and without the unit's sandbox, which is more than he has.
 func (m *machine) milter(script string) (string, error) { return m.as("etrn-milter", script) }
 
 func (m *machine) etrnd(script string) (string, error) {
@@ -262,7 +262,9 @@ func TestTakenMilter(t *testing.T) {
 			t.Errorf("the policy service believes it about %s: %q", domain, out)
 		}
 	}
-	// A site that is there: its socket takes mail of Postfix alone.
+	if t.Failed() {
+		return // what follows would wait for mail that is gone
+	}
 	// False reports: messages that do not exist, and that sessions are open.
 	if out, err := m.milter(`(printf '{"kind":"hello","time":"2026-01-02T03:04:05Z","version":1}\n{"kind":"ready","time":"2026-01-02T03:04:05Z"}\n'
 for i in $(seq 50); do printf '{"kind":"message","time":"2026-01-02T03:04:05Z","session":"s'$i'","queue_id":"F'$i'","recipients":["x@turned.example"]}\n'; done) | say /run/etrnd/report.sock`); err != nil {
