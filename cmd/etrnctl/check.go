@@ -50,10 +50,13 @@ func (a *app) checkCommand() *cobra.Command {
 				found = append(found, finding{Level: "error", File: a.configFile, Text: err.Error()})
 			default:
 				found = add(found, "warning", cfg.Warnings)
-				found = append(found, d.find(a.configFile, cfg)...)
+				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
 				found = append(found, a.checkClock(ctx, cfg)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
+			}
+			if _, err := os.Stat(a.configFile); err == nil {
+				found = append(d.find(a.configFile), found...)
 			}
 			return a.renderCheck(cfg, found)
 		}),
@@ -97,8 +100,8 @@ func (d *daemonUser) open(path string) (*os.File, error) {
 	return f, err
 }
 
-// find looks at the files beyond what the configuration itself says of them.
-func (d *daemonUser) find(file string, cfg *config.Config) []finding {
+// find looks whether both daemons can read the configuration.
+func (d *daemonUser) find(file string) []finding {
 	var found []finding
 	if d.err != nil {
 		found = append(found, finding{Level: "warning", File: file, Text: fmt.Sprintf("there is no user for etrnd to run as: %v", d.err), Hint: "run: systemd-sysusers etrnd.conf"})
@@ -116,14 +119,23 @@ func (d *daemonUser) find(file string, cfg *config.Config) []finding {
 			if err == nil {
 				f.Close()
 			} else if errors.As(err, &denied) {
-				found = append(found, finding{Level: "error", File: file, Text: "permission denied", Hint: denied.Hint()})
+				found = append(found, closed(file, who.User))
 			}
 		case !who.Reads(file):
-			denied := &account.Denied{User: who.User, Path: file, Err: fs.ErrPermission}
-			found = append(found, finding{Level: "error", File: file, Text: "permission denied", Hint: denied.Hint()})
+			found = append(found, closed(file, who.User))
 		}
 	}
-	return append(found, d.findUsers(file, cfg)...)
+	return found
+}
+
+// closed is that a daemon cannot read the configuration, which both read, and
+// which holds no secrets.
+func closed(file string, who account.User) finding {
+	mend := "chmod 644 " + file
+	if st, err := os.Stat(file); err == nil && st.Mode().Perm()&0o044 == 0o044 {
+		mend = who.Mend(file) // it is a directory
+	}
+	return finding{Level: "error", File: file, Text: "permission denied", Hint: "the user " + who.Name + " cannot read it; run: " + mend}
 }
 
 // findUsers compares the users file with the users that queues name.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/postfixtest"
@@ -309,6 +310,13 @@ func TestOrdinaryUser(t *testing.T) {
 		if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrDown) {
 			t.Errorf("list: %v", err)
 		}
+		// From then on it is noticed without a command, which would put a fatal
+		// error into the mail log each time.
+		for range 3 {
+			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) || !strings.Contains(err.Error(), "nobody answers") {
+				t.Errorf("list again: %v", err)
+			}
+		}
 		return
 	}
 	postfixtest.Inside(t, testbed.PostfixOptions{}, func(t *testing.T, ctx context.Context) {
@@ -330,6 +338,21 @@ func TestOrdinaryUser(t *testing.T) {
 		as("allowed", "--groups=postdrop")
 		run(t, ctx, "postfix", "stop")
 		as("down", "--groups=postdrop")
+		// Who saw it go sees it come back.
+		nobody, err := account.Lookup("nobody", "postdrop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pf = pf.As(nobody.Credential())
+		for range 2 {
+			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) {
+				t.Errorf("list: %v", err)
+			}
+		}
+		run(t, ctx, "postfix", "start")
+		if q, err := pf.List(ctx); err != nil || len(q) != 1 {
+			t.Errorf("list: %+v, %v", q, err)
+		}
 	})
 }
 
