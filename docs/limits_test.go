@@ -58,6 +58,7 @@ var unlisted = []string{
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",
+	"internal/postfix/setup.maxRemoteKeys",
 	"cmd/etrnctl.maxPassword",
 	"etrnd/receive.maxShut",
 	"internal/socket.maxRTT",

@@ -79,8 +79,8 @@ func New(o Options) (*Daemon, error) {
 	d.setup = setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
 		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
 	})
-	files := postfix.New(instance)
-	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) bool { return routed(files, o.Logger) }, Logger: o.Logger})
+	router := setup.NewRouter(postfix.New(instance))
+	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) (bool, bool) { return routed(router, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
 	d.control = control.NewServer(control.Options{Backend: backend{d}, Logger: o.Logger, Group: cfg.Control.Group})

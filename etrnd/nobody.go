@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
-	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/setup"
+	"github.com/etrnd/etrnd/internal/queue"
 )
 
 const (
@@ -64,30 +64,41 @@ func heldForNobody(n api.Nobody) string {
 	return text + "; put the domain into a queue, or see HELD FOR NOBODY in etrnctl(8)"
 }
 
-// leftByReload tells what the queues in force have left without one. It waits
-// until that is known, but not for long.
-func (d *Daemon) leftByReload(ctx context.Context) []string {
+// leftByReload tells what the queues in force have left without one: patterns
+// that are gone, and mail. It waits until that is known, but not for long.
+func (d *Daemon) leftByReload(ctx context.Context, gone []queue.Pattern) (said []string) {
 	ctx, cancel := context.WithTimeout(ctx, sortedWait)
 	defer cancel()
+	if len(gone) > 0 {
+		said = append(said, fmt.Sprintf("no queue is for %s any more; from \"etrnctl setup postfix --apply\" on, the MTA takes no new mail for it unless its other settings say so", some(gone)))
+	}
 	if !d.hold.Sorted(ctx) {
-		return []string{"the MTA's queue could not be listed in time, so it is not known whether mail is held for a domain that is in no queue any more: see etrnctl queues"}
+		return append(said, "the MTA's queue could not be listed in time, so it is not known whether mail is held for a domain that is in no queue any more: see etrnctl queues")
 	}
 	if text := heldForNobody(d.nobody(ctx, nobodyShown)); text != "" {
-		return []string{text}
+		said = append(said, text)
 	}
-	return nil
+	return said
+}
+
+func some(list []queue.Pattern) string {
+	names := patterns(list)
+	if len(names) <= nobodyShown {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:nobodyShown], ", "), len(names)-nobodyShown)
 }
 
 // routed tells for which domains the MTA holds mail on our account, as it is
-// set up now. When that cannot be read, every one is: better too much is seen
-// than too little.
-func routed(pf *postfix.Instance, log *slog.Logger) func(domain string) bool {
+// set up now. When that cannot be read, for every one for which it does: better
+// too much is seen than too little.
+func routed(router *setup.Router, log *slog.Logger) func(domain string) (ours, surely bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), localTimeout)
 	defer cancel()
-	is, err := setup.Routed(ctx, pf)
+	is, err := router.Routed(ctx)
 	if err != nil {
 		log.Warn("cannot read how the MTA is set up, so all that it defers and that is in no queue counts as held for nobody", "error", err)
-		return func(string) bool { return true }
+		return func(string) (bool, bool) { return true, false }
 	}
 	return is
 }

@@ -42,7 +42,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	d.cfg, d.loaded, d.rejected, d.problems = cfg, time.Now(), time.Time{}, nil
 	d.mu.Unlock()
 	if gone := before.Gone(cfg.Set()); len(gone) > 0 || d.hold.Nobody(0).Messages > 0 {
-		warnings = append(warnings, d.leftByReload(ctx)...)
+		warnings = append(warnings, d.leftByReload(ctx, gone)...)
 	}
 	for _, w := range warnings {
 		d.log.Warn("configuration", "warning", w)

@@ -51,10 +51,17 @@ func (a *app) checkCommand() *cobra.Command {
 				found = append(found, finding{Level: "error", File: a.configFile, Text: err.Error()})
 			default:
 				found = add(found, "warning", cfg.Warnings)
-				found = append(found, d.find(a.configFile, cfg)...)
+				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
 				found = append(found, a.checkClock(ctx, cfg)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
+			}
+			if _, err := os.Stat(a.configFile); err == nil {
+				var included []string
+				if cfg != nil {
+					included = cfg.Included()
+				}
+				found = append(d.find(a.configFile, included), found...)
 			}
 			return a.renderCheck(cfg, found)
 		}),
@@ -98,8 +105,9 @@ func (d *daemonUser) open(path string) (*os.File, error) {
 	return f, err
 }
 
-// find looks at the files beyond what the configuration itself says of them.
-func (d *daemonUser) find(file string, cfg *config.Config) []finding {
+// find looks whether both daemons can read the configuration, with what it
+// includes.
+func (d *daemonUser) find(file string, included []string) []finding {
 	var found []finding
 	if d.err != nil {
 		found = append(found, finding{Level: "warning", File: file, Text: fmt.Sprintf("there is no user for etrnd to run as: %v", d.err), Hint: "run: systemd-sysusers etrnd.conf"})
@@ -112,11 +120,24 @@ func (d *daemonUser) find(file string, cfg *config.Config) []finding {
 		if who.err != nil {
 			continue
 		}
-		for _, denied := range denies(who.User, append([]string{file}, cfg.Included()...)) {
-			found = append(found, finding{Level: "error", File: denied.Path, Text: "permission denied", Hint: denied.Hint()})
+		for _, denied := range denies(who.User, append([]string{file}, included...)) {
+			found = append(found, closed(denied.Path, who.User))
 		}
 	}
-	return append(found, d.findUsers(file, cfg)...)
+	return found
+}
+
+// closed is that a daemon cannot read the configuration, which both read, and
+// which holds no secrets.
+func closed(file string, who account.User) finding {
+	mend := "chmod 644 " + file
+	switch st, err := os.Stat(file); {
+	case err == nil && st.IsDir():
+		mend = "chmod 755 " + file
+	case err == nil && st.Mode().Perm()&0o044 == 0o044:
+		mend = who.Mend(file) // it is the directory
+	}
+	return finding{Level: "error", File: file, Text: "permission denied", Hint: "the user " + who.Name + " cannot read it; run: " + mend}
 }
 
 // maxDenied bounds the files of the configuration that one user is said not to be

@@ -78,9 +78,7 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			if err != nil {
 				return mtaError(err)
 			}
-			for _, name := range plan.Returned(ctx) {
-				plan.Warnings = append(plan.Warnings, name)
-			}
+			plan.Warnings = append(plan.Warnings, plan.Returned(ctx)...)
 			return a.carryOut(ctx, plan, apply || undo, undo)
 		}),
 	}

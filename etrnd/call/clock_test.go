@@ -111,7 +111,7 @@ func TestCallWhenTheClockIsSet(t *testing.T) {
 	inBubble(t, oneLink(remote("hub", change)), func(s *site) {
 		s.net.host("192.0.2.1:366", host)
 		s.up()
-		time.Sleep(10 * sec)
+		time.Sleep(10*sec + 500*ms) // between two looks
 		if ev := s.Calls(); len(ev) != 1 || ev[0].Waiting != "the clock of this machine to be set" {
 			t.Errorf("while it waits: %+v", ev)
 		}

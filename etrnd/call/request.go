@@ -61,10 +61,13 @@ func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
 		return nil
 	}
 	addr := cl.caller.config().MTA.SMTP
-	cl.step(phase, "the local SMTP listener "+addr+" to answer")
+	show := func() { cl.step(phase, "the local SMTP listener "+addr+" to answer") }
+	if phase == api.PhaseMTA { // before a line is dialled it is not worth a word, unless it takes longer
+		show()
+	}
 	ctx, cancel := context.WithTimeout(ctx, min(cl.remote.RequestTimeout, mtaGreeting))
 	defer cancel()
-	return cl.waitForMTA(ctx, addr)
+	return cl.waitForMTA(ctx, addr, show)
 }
 
 // doorstep is what the local MTA says of mail that has not come yet.
@@ -129,7 +132,7 @@ func (cl *call) atTheDoor(ctx context.Context) *doorstep {
 // waitForMTA waits until the local SMTP listener answers. One that is not there
 // may be about to start, as it is after the machine has; for longer than a moment
 // no line is kept for that.
-func (cl *call) waitForMTA(ctx context.Context, addr string) error {
+func (cl *call) waitForMTA(ctx context.Context, addr string, again func()) error {
 	began := time.Now()
 	for {
 		err := cl.greets(ctx, addr)
@@ -139,6 +142,7 @@ func (cl *call) waitForMTA(ctx context.Context, addr string) error {
 		if time.Since(began)+mtaPause > mtaGrace || ctx.Err() != nil {
 			return fmt.Errorf("the local SMTP listener %s does not answer: %w", addr, err)
 		}
+		again()
 		select {
 		case <-ctx.Done():
 		case <-time.After(mtaPause):
@@ -195,6 +199,8 @@ func (cl *call) askAgain(ctx context.Context) {
 func (cl *call) measure() {
 	if m := cl.lastMeter(); m != nil {
 		cl.line.pins.measured(m.Pace())
+		pace := cl.line.pins.shown()
+		cl.log.Info("pace of the line", "rtt", pace.RTT.Round(time.Millisecond), "bytes_per_second", pace.Rate, "messages_at_a_time", pace.Connections())
 	}
 }
 
@@ -252,7 +258,7 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	if err := door.full(); err != nil {
 		return question{err: err}
 	}
-	cl.step(api.PhaseRequest, "the answer of "+r.Host)
+	cl.step(api.PhaseRequest, "the answer of "+r.Host+cl.clear(client))
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
 		if q, ok := cl.turn(ctx, client, door); ok {

@@ -493,8 +493,12 @@ func (o *observed) came() string {
 // comingIn says what is coming in at the moment.
 func (o *observed) comingIn() string {
 	size := ""
-	if o.in.Coming > 0 && o.turned == nil {
-		size = fmt.Sprintf(" (%d bytes)", o.in.Coming)
+	switch n := o.in.Coming; {
+	case o.turned != nil || n == 0: // it is counted as it comes, or nobody has told
+	case n < 1000:
+		size = fmt.Sprintf(" of %d bytes", n)
+	default:
+		size = fmt.Sprintf(" of %d kB", (n+500)/1000)
 	}
 	return fmt.Sprintf("%s%s coming in; %s", nMessages(o.in.Busy), size, o.came())
 }

@@ -202,6 +202,8 @@ func TestRequest(t *testing.T) {
 		{"450: nothing changes until somebody changes it", []question{atrn("450").with(fail(odmr.ErrRefused, "ATRN", 450))}, ends{69, `request to hub: ATRN: refused by the remote: it said 450 "said"`, `not user "acme"'s there`}},
 		{"451: it cannot tell now", []question{atrn("451").with(fail(odmr.ErrRefused, "ATRN", 451))}, ends{75, `request to hub: ATRN: refused by the remote: it said 451 "said"`, "the next call asks again"}},
 		{"530: who are you?", []question{atrn("530").with(fail(odmr.ErrRefused, "ATRN", 530))}, ends{69, `request to hub: ATRN: refused by the remote: it said 530 "said"`, "set user and password-file"}},
+		{"530 to ETRN", []question{etrn().with(fail(odmr.ErrRefused, "ETRN n1", 530))}, ends{69, `request to hub: ETRN n1: refused by the remote: it said 530 "said"`, `more than the login of user "acme"`}},
+		{"the TLS of it is broken", []question{etrn().with(&odmr.Error{Kind: odmr.ErrTLS, Op: "TLS handshake", Err: errors.New("remote error: tls: handshake failure")})}, ends{69, "request to hub: TLS handshake: no trusted TLS: remote error: tls: handshake failure", "no cipher, no key exchange"}},
 		{"450 to something else than ATRN", []question{etrn().with(fail(odmr.ErrRefused, "EHLO", 450))}, ends{75, `request to hub: EHLO: refused by the remote: it said 450 "said"`, "does not want to speak"}},
 		{"ATRN accepted", []question{atrn("250")}, ends{}},
 		{"ATRN: nothing there is no refusal", []question{atrn("453:0")}, ends{}},
@@ -225,6 +227,11 @@ func unseen(c Counts) Counts {
 
 func wide(c Counts) Counts {
 	c.Wide = true
+	return c
+}
+
+func coming(c Counts, n int64) Counts {
+	c.Coming = n
 	return c
 }
 
@@ -291,6 +298,7 @@ func TestInbound(t *testing.T) {
 		{"a message is coming in", two, in(1, 1, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 		{"a long message", two, in(1, 1, 1), time.Hour, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 		{"more than announced", one, in(2, 1, 2), time.Hour, want{waiting: "2 messages coming in; 2 of 1 message has come"}},
+		{"a message whose size was told", two, coming(in(1, 1, 1), 299600), 0, want{waiting: "1 message of 300 kB coming in; 1 of 2 messages have come"}},
 		{"a long message, nothing announced", unknown, in(0, 1, 1), time.Hour, want{waiting: "1 message coming in; 0 messages have come"}},
 
 		// All has come.

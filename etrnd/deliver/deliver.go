@@ -83,6 +83,7 @@ type Agent struct {
 
 	mu     sync.Mutex
 	turned map[string]*turn // by queue name
+	plain  map[string]bool  // queues whose site offers DSN and refuses its parameters
 }
 
 var _ odmr.Turner = (*Agent)(nil)
@@ -102,7 +103,7 @@ func New(o Options) *Agent {
 	or(&o.WriteTimeout, 3*time.Minute)
 	or(&o.IdleTimeout, 2*time.Minute)
 	or(&o.Dead, 10*time.Second)
-	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}}
+	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}, plain: map[string]bool{}}
 }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
@@ -188,6 +189,22 @@ func (a *Agent) holder(name string) *turn {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.turned[name]
+}
+
+// avoidDSN notes that a site refuses parameters that it offers to take. Its mail
+// stays with the MTA, and goes without them the next time.
+func (a *Agent) avoidDSN(queues []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range queues {
+		a.plain[name] = true
+	}
+}
+
+func (a *Agent) avoidsDSN(queues []string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(queues, func(name string) bool { return a.plain[name] })
 }
 
 // run owns a connection that was turned around.

@@ -228,6 +228,35 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
+// A site that refuses the parameters it offers to take gets the mail without them.
+func TestRefusesParameters(t *testing.T) {
+	for _, no := range []string{"555 5.5.4 unsupported option: ORCPT", "504 what?", "501 5.5.4 syntax"} {
+		b := newBench(t, Options{})
+		s := &site{offers: []string{"PIPELINING", "CHUNKING", "DSN"}, reply: func(_ *site, c string) string {
+			if strings.HasPrefix(c, "RCPT") && strings.Contains(c, "ORCPT") {
+				return no
+			}
+			return ""
+		}}
+		for _, want := range []int{451, 250} {
+			b.hold.add("acme", 1)
+			far, near := tcp(t)
+			end := b.turn(t.Context(), near, "acme")
+			go s.serve(far)
+			r := b.raw(t, "acme")
+			r.keywords()
+			if codes := r.send("<s@x.example>", []string{"<a@acme.example> ORCPT=x400;x"}, "Subject: x\r\n\r\n"); codes[0] != want {
+				t.Errorf("%s: %v, want %d", no, codes, want)
+			}
+			r.ask("QUIT")
+			b.hold.add("acme", -1)
+			if err := <-end; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // A message crosses byte for byte where the site has CHUNKING: with CR and LF
 // alone, and around the sizes of all buffers on the way. Where it has not, no
 // server may find an end in it but the last.

@@ -158,6 +158,7 @@ func (t *turn) take(e expected, r esmtp.Reply) {
 		}
 	case isMail:
 		m.mailed = r
+		t.noteParameters(r)
 	case isRcpt:
 		rc := &m.rcpts[e.i]
 		m.open--
@@ -169,6 +170,7 @@ func (t *turn) take(e expected, r esmtp.Reply) {
 			}
 		case m.mailed.OK():
 			rc.result = result(r)
+			t.noteParameters(r)
 			delete(t.accepted, rc.addr)
 		default:
 			rc.result = result(m.mailed) // this reply only says that there was no MAIL
@@ -205,6 +207,14 @@ func (t *turn) take(e expected, r esmtp.Reply) {
 			}
 		}
 		t.prove(m, res)
+	}
+}
+
+// noteParameters takes note of a site that refuses what stands behind an address.
+// The caller holds mu.
+func (t *turn) noteParameters(r esmtp.Reply) {
+	if t.offers.dsn && aboutParameters(r) && t.noDSN == "" {
+		t.noDSN = r.String()
 	}
 }
 

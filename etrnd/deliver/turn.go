@@ -61,6 +61,7 @@ type turn struct {
 	unproved []*message // answered by the site, but see prove
 	refused  []*message // of these, refused, and waiting for silence
 	marks    int        // RSETs among expect
+	noDSN    string     // how the site refused parameters that it offers to take
 	inFlight int        // deliveries that the MTA waits for
 	serial   int64
 	err      error           // why the connection is of no use any more
@@ -180,6 +181,10 @@ func (t *turn) run(ctx context.Context) (err error) {
 		for _, e := range ends {
 			e.drain()
 		}
+		if t.noDSN != "" { // nobody else is left to write it
+			t.log.Warn("the site offers DSN and refuses its parameters; the next connection does without", "reply", t.noDSN)
+			t.agent.avoidDSN(t.queues)
+		}
 		attrs := []any{"queues", t.queues, "delivered", t.delivered, "failed", t.failed, "bytes", t.bytes, "seconds", time.Since(t.began).Round(time.Millisecond).Seconds()}
 		if err != nil {
 			t.log.Warn("turned connection ended early", append(attrs, "error", err)...)
@@ -190,6 +195,9 @@ func (t *turn) run(ctx context.Context) (err error) {
 
 	if err := t.greet(ctx); err != nil {
 		return err
+	}
+	if t.offers.dsn && t.agent.avoidsDSN(t.queues) {
+		t.offers.dsn = false
 	}
 	t.log.Info("turned", "queues", t.queues, "pipelining", t.offers.pipelining, "chunking", t.offers.chunking)
 	for _, e := range ends {

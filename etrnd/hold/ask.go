@@ -18,9 +18,12 @@ func (m *Manager) Ask(ctx context.Context, who etrn.Identity, name string) etrn.
 }
 
 // AskStripped is Ask for a name that has lost its "@" or "#" on the way, as
-// in Postfix's policy protocol.
+// in Postfix's policy protocol. It waits for nothing: whether there is any mail
+// cannot be told by that way, and one of Postfix's processes would wait with it.
+// Mail of which nobody has told goes when it is found, as the queue is open.
 func (m *Manager) AskStripped(who etrn.Identity, name string) etrn.Answer {
-	return m.ask(context.Background(), who, func(set *queue.Set) []queue.Selection { return set.ResolveStripped(name) })
+	answer, _ := m.answer(who, m.Queues().ResolveStripped(name), true, false)
+	return answer
 }
 
 func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queue.Set) []queue.Selection) etrn.Answer {
@@ -28,7 +31,7 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 	// Resolving may ask the MTA, so it is done before the lock is taken.
 	set := m.Queues()
 	sels := resolve(set)
-	answer, sure := m.answer(who, sels, true)
+	answer, sure := m.answer(who, sels, true, true)
 	if sure {
 		return answer
 	}
@@ -36,7 +39,7 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 	if now := m.Queues(); now != set {
 		sels = resolve(now)
 	}
-	answer, _ = m.answer(who, sels, false)
+	answer, _ = m.answer(who, sels, false, false)
 	if !known && answer.Code == 251 {
 		// Mail will come if there is any.
 		answer = etrn.Answer{Code: 250}
@@ -45,8 +48,9 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 }
 
 // answer is what is said by what the index knows, and does it. Not sure means
-// that a listing has to be looked at first: nothing has been done then.
-func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first bool) (a etrn.Answer, sure bool) {
+// that a listing has to be looked at first, if there is time to look: nothing has
+// been done then. What is asked for the first time may be asked for too soon.
+func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first, look bool) (a etrn.Answer, sure bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -64,7 +68,7 @@ func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first bool) 
 		if wait := m.recent.tooSoon(who, allowed, interval, now); wait > 0 {
 			return etrn.Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}, true
 		}
-		if m.sight.running && (m.listed.IsZero() || !m.plainLocked(allowed)) {
+		if look && m.sight.running && (m.listed.IsZero() || !m.plainLocked(allowed)) {
 			return etrn.Answer{}, false
 		}
 	}

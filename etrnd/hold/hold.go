@@ -4,7 +4,8 @@
 // cache of it: built from the MTA's listing, kept by what the milter reports,
 // and compared with the listing again on a cadence and after every release. A
 // release is a request to the MTA to try some messages now; the Manager follows
-// each until the MTA has delivered it or has given a reason for not doing so.
+// each until the MTA has delivered it or has given a reason for not doing so. It
+// bounds what the MTA has in hand of each queue, and of all of them (see flow).
 //
 // "Held" is mail that waits for its release. What an administrator has put
 // into Postfix's hold queue is "on hold": it is counted, and left alone.
@@ -23,8 +24,9 @@
 // never what may ask the MTA, as matching a recipient does. So nobody may hold
 // it and wait, and callers may hold locks of their own.
 //
-// The MTA's commands run in the goroutine of Run alone. One that hangs delays
-// listings and flushes, and no question.
+// Listings and flushes run in the goroutine of Run alone. One that hangs delays
+// the others, and of questions only those that would be answered "nothing" (see
+// sight): they wait for a listing, with no lock, and for so long only.
 package hold
 
 import (
@@ -45,19 +47,20 @@ type Options struct {
 	// Reconcile is the longest time between two listings of the MTA's queue.
 	Reconcile time.Duration
 	// Routed, if set, tells whether the MTA holds mail for a domain on our
-	// account: others may make it wait, too. It is asked for before each
-	// listing that finds mail in no queue.
-	Routed func() func(domain string) bool
+	// account, since others may make it wait, too; surely says that it does
+	// whatever the mail waits for at the moment. It is asked for in each listing
+	// that finds mail in no queue.
+	Routed func() func(domain string) (ours, surely bool)
 	Logger *slog.Logger
 }
 
 // Manager keeps the index. Its methods may be called from several goroutines;
 // only Arrived, Ask and AskStripped may wait for the MTA, which they ask
-// whether a domain is its own.
+// whether a domain is its own, and Ask, Look and Count for a listing.
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
-	routed    func() func(domain string) bool
+	routed    func() func(domain string) (ours, surely bool)
 	log       *slog.Logger
 	poke      chan struct{} // wakes Run
 
@@ -71,7 +74,7 @@ type Manager struct {
 	watchers int                      // who wait for changes
 	active   int                      // messages that the MTA has in hand at most; 0: not known
 
-	listings  uint32    // compared; of the goroutine that lists
+	listings  uint16    // compared, in a circle; of the goroutine that lists
 	sight     sight     // what is known of listings to those who wait for one
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once

@@ -404,7 +404,10 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 	if msg.place == unlisted {
 		msg.since = now.UnixMicro()
 		if a := msg.attempt; a != nil && a.want != nil && a.flushes == 0 {
-			a.due = now // it was waited for
+			// It was waited for. One that is still active a flush would not find.
+			if a.due = now; l.place != deferred {
+				a.due = now.Add(arrivalDelays[0])
+			}
 		}
 	}
 	msg.place, msg.missing, msg.listing = l.place, false, m.listings

@@ -21,7 +21,7 @@ type message struct {
 	since   int64
 	parts   []part
 	attempt *attempt // what a release has made of it; nil: nothing
-	listing uint32   // the number of the last listing that showed it
+	listing uint16   // the number of the last listing that showed it
 	place   place
 	missing bool  // absent from the last listing; a second absence means gone
 	tallied uint8 // the marks that the index has counted

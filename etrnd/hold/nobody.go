@@ -46,30 +46,36 @@ const maxNobody = 10000
 type nobody struct {
 	sum     Nobody
 	domains map[string]*NobodyDomain
-	routed  func() func(domain string) bool // nil: all is
-	ours    func(domain string) bool        // once it has been asked for
+	routed  func() func(domain string) (ours, surely bool) // nil: all is ours that is held
+	ours    func(domain string) (ours, surely bool)        // once it has been asked for
 }
 
-func newNobody(routed func() func(string) bool) *nobody {
+func newNobody(routed func() func(string) (bool, bool)) *nobody {
 	return &nobody{domains: map[string]*NobodyDomain{}, routed: routed}
 }
 
-// isOurs reports whether mail for a domain waits on our account.
-func (n *nobody) isOurs(domain string) bool {
+// counts reports whether recipients are in no queue, and wait on our account.
+// Those whose domain is routed to us do whatever was the reason for the last
+// attempt: a run of all of the MTA's queue tries them, and they wait again.
+func (n *nobody) counts(g group) bool {
+	if g.queue != "" {
+		return false
+	}
 	if n.routed == nil {
-		return true
+		return g.reason == held
 	}
 	if n.ours == nil {
 		n.ours = n.routed()
 	}
-	return n.ours(domain)
+	ours, surely := n.ours(g.domain)
+	return ours && (surely || g.reason == held)
 }
 
 // add counts a message, whose recipients are sorted into groups.
 func (n *nobody) add(l mta.Message, groups []group) {
 	counted := false
 	for _, g := range groups {
-		if g.queue != "" || g.reason != held || !n.isOurs(g.domain) {
+		if !n.counts(g) {
 			continue
 		}
 		if !counted {

@@ -135,15 +135,21 @@ func (m *Manager) glance(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := &m.sight
-	s.glanceAt = now.Add(glanceEvery)
+	cadence := m.cadenceLocked(now)
+	s.glanceAt = now.Add(min(glanceEvery, cadence))
 	if stamp.Entered == 0 || m.listed.IsZero() || m.listErr != nil {
+		s.glanceAt = now.Add(glanceEvery)
 		return
 	}
 	if stamp.Entered != s.last.Entered {
-		m.listAfterLocked(now, m.spareLocked(glancePause))
+		if len(m.open) > 0 { // it may be for one of these
+			m.listByLocked(now)
+		} else {
+			m.listAfterLocked(now, m.spareLocked(glancePause))
+		}
 		return
 	}
-	if !s.last.NothingEntered(stamp) || now.Before(m.listAt) || m.listAt.IsZero() || s.waiting > 0 || m.cadenceLocked(now) < m.reconcile {
+	if !s.last.NothingEntered(stamp) || now.Before(m.listAt) || m.listAt.IsZero() || s.waiting > 0 || m.expectsLocked() {
 		return
 	}
 	// It is time for a listing that nobody has asked for, and the index is right
@@ -155,6 +161,17 @@ func (m *Manager) glance(ctx context.Context) {
 	if next := m.listEnded.Add(max(m.reconcile, m.spareLocked(pause))); next.After(now) {
 		m.listAt = next
 	}
+}
+
+// expectsLocked reports whether something is expected that a stamp does not show,
+// or somebody wants to know more than that nothing has come in.
+func (m *Manager) expectsLocked() bool {
+	for q := range m.open {
+		if q.window.pinned() {
+			return true
+		}
+	}
+	return m.watchers > 0 || m.index.underWay > 0 || m.index.missing > 0 || m.index.unlisted > 0
 }
 
 // spareLocked is how long the MTA is spared after a listing.

@@ -34,7 +34,7 @@ type fakeMTA struct {
 	chunk func() string
 	end   func() string
 	mail  func() string // answers MAIL
-	bare  bool // no extension is offered
+	bare  bool          // no extension is offered
 }
 
 func newMTA(t testing.TB) *fakeMTA {

@@ -82,7 +82,7 @@ func (s *Server) recipient(arg string, offered esmtp.Offers, utf8 bool) (line, t
 	if err != nil || !s.domains[d] {
 		return "", path, notAsked
 	}
-	if quoted := `"` + local + `"`; !esmtp.PlainLocalPart(local, "%!") && esmtp.PlainLocalPart(quoted, "%!") {
+	if quoted := `"` + local + `"`; !strings.Contains(local, " ") && !esmtp.PlainLocalPart(local, "%!") && esmtp.PlainLocalPart(quoted, "%!") {
 		local = quoted // dots in odd places, which quotes are for
 	}
 	// RFC 5321 gives local parts no meaning, but MTAs do: user%other.example

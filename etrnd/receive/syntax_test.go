@@ -77,6 +77,7 @@ func TestRecipients(t *testing.T) {
 		"a%other.example@acme.example":             "",
 		"other.example!a@acme.example":             "",
 		`"a%b"@acme.example`:                       "",
+		"a b@acme.example":                         "",
 		"a@other.example":                          "",
 		"a@acme.example.":                          "",
 		"a@acme.example@other.example":             "",

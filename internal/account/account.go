@@ -161,7 +161,14 @@ func (u User) Mend(path string) string {
 	quoted := quote(path)
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		if fi, err := os.Stat(dir); err == nil && !u.may(fi, 0o1) {
-			cmds = append(cmds, "chmod o+x "+quote(dir))
+			class := "o"
+			switch {
+			case owner(fi) == u.UID:
+				class = "u"
+			case u.in(groupOf(fi)):
+				class = "g"
+			}
+			cmds = append(cmds, "chmod "+class+"+x "+quote(dir))
 		}
 		if dir == filepath.Dir(dir) {
 			break
@@ -202,16 +209,18 @@ func (u User) Reads(path string) bool {
 // may reports whether mode bits give the user a right: 4, 2 or 1 for reading,
 // writing, passing.
 func (u User) may(fi fs.FileInfo, right fs.FileMode) bool {
-	switch g := groupOf(fi); {
+	switch {
 	case u.UID == 0:
 		return true
 	case owner(fi) == u.UID:
 		right <<= 6
-	case g == u.GID || slices.Contains(u.Groups, g):
+	case u.in(groupOf(fi)):
 		right <<= 3
 	}
 	return fi.Mode().Perm()&right == right
 }
+
+func (u User) in(group int) bool { return group == u.GID || slices.Contains(u.Groups, group) }
 
 func owner(fi fs.FileInfo) int   { return int(fi.Sys().(*syscall.Stat_t).Uid) }
 func groupOf(fi fs.FileInfo) int { return int(fi.Sys().(*syscall.Stat_t).Gid) }

@@ -114,12 +114,18 @@ func TestMend(t *testing.T) {
 		{"of his group, closed to it", 0, u.GID, 0o600, 0o755},
 		{"a stranger's", stranger.UID, stranger.GID, 0o600, 0o755},
 		{"in a directory that keeps him out", 0, u.GID, 0o640, 0o700},
+		{"in a directory of his group that keeps it out", 0, u.GID, 0o640, fs.ModeSetgid | 0o701},
 		{"both", 0, 0, 0o600, 0o700},
 	} {
 		dir := filepath.Join(scratch(t), "it's here")
 		path := filepath.Join(dir, "f")
 		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(path, nil, 0o600), os.Chown(path, c.uid, c.gid), os.Chmod(path, c.mode), os.Chmod(dir, c.dir)); err != nil {
 			t.Fatal(err)
+		}
+		if c.dir&fs.ModeSetgid != 0 {
+			if err := errors.Join(os.Chown(dir, 0, u.GID), os.Chmod(dir, c.dir)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var denied *Denied
 		if _, err := u.Open(path); !errors.As(err, &denied) {

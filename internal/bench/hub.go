@@ -18,6 +18,7 @@ type hubPart struct {
 var hubParts = []hubPart{
 	{"setup", hubSetup},
 	{"index", hubIndex},
+	{"drain", hubDrain},
 	{"milter", hubMilter},
 }
 

@@ -28,6 +28,21 @@ const (
 	hubStill    = time.Minute
 )
 
+// A Postfix that holds mail for all of them, without any set-up that grows with
+// their number.
+var (
+	hubMain = map[string]string{
+		"relay_domains":      "regexp:/etc/postfix/customers",
+		"transport_maps":     "regexp:/etc/postfix/customers",
+		"defer_transports":   "transient",
+		"fast_flush_domains": "regexp:/etc/postfix/customers",
+		"mynetworks":         "127.0.0.0/8",
+		"queue_run_delay":    "1h", // messages are put in place by hand
+	}
+	hubMaster = []string{"transient unix - - n - - smtp"}
+	hubFiles  = map[string]string{"/etc/postfix/customers": "/c[0-9]{5}\\.example$/ transient:[127.0.0.1]:2525\n"}
+)
+
 func hubName5(i int) string { return fmt.Sprintf("c%05d", i) }
 
 // hubIndex measures what a hub with much mail costs: until its index is whole, in
@@ -58,17 +73,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 
 	// The set-up is another measurement: here it is by patterns.
 	if _, err := h.Postfix(ctx, testbed.PostfixOptions{
-		Main: map[string]string{
-			"relay_domains":      "regexp:/etc/postfix/customers",
-			"transport_maps":     "regexp:/etc/postfix/customers",
-			"defer_transports":   "transient",
-			"fast_flush_domains": "regexp:/etc/postfix/customers",
-			"mynetworks":         "127.0.0.0/8",
-			// For messages that are put in place below.
-			"queue_run_delay": "1h",
-		},
-		Master: []string{"transient unix - - n - - smtp"},
-		Files:  map[string]string{"/etc/postfix/customers": "/c[0-9]{5}\\.example$/ transient:[127.0.0.1]:2525\n"},
+		Main: hubMain, Master: hubMaster, Files: hubFiles,
 	}); err != nil {
 		return nil, err
 	}
@@ -112,7 +117,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 		return nil, err
 	}
 
-	if err := fill(ctx, h, hubMessages); err != nil {
+	if err := fill(ctx, h, hubMessages, hubQueues); err != nil {
 		return nil, err
 	}
 	listing := time.Now()
@@ -251,10 +256,10 @@ func say(c net.Conn, in *bufio.Reader, command, want string) error {
 	return nil
 }
 
-// fill puts n held messages into a host's queue, spread evenly over the queues.
+// fill puts n held messages into a host's queue, spread evenly over queues.
 // Postfix takes some hundred a second; so it is given one, and the others are
 // made after it, as files of its queue: the same message, for another domain.
-func fill(ctx context.Context, h *testbed.Host, n int) error {
+func fill(ctx context.Context, h *testbed.Host, n, queues int) error {
 	const first = "c00000.example"
 	if _, err := h.SendMany(ctx, "", []testbed.Message{{To: []string{"crew@" + first}, Size: 500}}); err != nil {
 		return err
@@ -290,10 +295,16 @@ func fill(ctx context.Context, h *testbed.Host, n int) error {
 	uid := int(sys.Uid)
 	// Not to be tried by itself before all is over.
 	later := time.Now().Add(24 * time.Hour)
+	noted := map[string]*strings.Builder{first: {}} // for the flush service
+	fmt.Fprintln(noted[first], id)
 	made := map[string]bool{}
 	for i := 1; i < n; i++ {
 		name := fmt.Sprintf("%X%08X", i%16, i)
-		domain := hubName5(i%hubQueues) + ".example"
+		domain := hubName5(i%queues) + ".example"
+		if noted[domain] == nil {
+			noted[domain] = &strings.Builder{}
+		}
+		fmt.Fprintln(noted[domain], name)
 		for j, kind := range []string{"deferred", "defer"} {
 			sub := filepath.Join(dir, kind, name[:1])
 			if !made[sub] {
@@ -321,6 +332,15 @@ func fill(ctx context.Context, h *testbed.Host, n int) error {
 					return err
 				}
 			}
+		}
+	}
+	for domain, ids := range noted {
+		path := filepath.Join(dir, "flush", strings.ReplaceAll(domain, ".", "_"))
+		if err := os.WriteFile(path, []byte(ids.String()), 0o600); err != nil {
+			return err
+		}
+		if err := os.Chown(path, uid, 0); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -110,7 +110,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	capture := flags.String("capture", "", "directory for a packet capture of each run (needs tcpdump)")
 	runs := flags.Int("runs", 1, "make `N` runs of each case and take the one in the middle")
 	hub := flags.String("hub", "", "`SETTINGS` of main.cf for the hub beside etrnd, such as \"a=1 b=2\", to try out what etrnctl should set")
-	hubOnly := flags.String("hub-parts", "", "of the hub at a provider's size, measure only these `WORDS`, or \"none\": index milter")
+	hubOnly := flags.String("hub-parts", "", "of the hub at a provider's size, measure only these `WORDS`, or \"none\": index drain milter")
 	noLinks := flags.Bool("no-links", false, "measure no links")
 	if err := flags.Parse(args); err != nil {
 		return 64

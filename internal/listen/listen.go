@@ -148,7 +148,7 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w (make the directory %s; for those of the package: systemd-tmpfiles --create, and /run/etrnd is made by etrnd.service)", err, filepath.Dir(path))
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return nil, fmt.Errorf("%w (this process, of user id %d, may not make files in %s; for the directories of the package: systemd-tmpfiles --create; etrnctl check as root says more)", err, os.Geteuid(), filepath.Dir(path))
 	case err != nil:
 		return nil, err

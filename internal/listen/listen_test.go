@@ -447,3 +447,12 @@ func childActivation() int {
 	b.Close()
 	return 0
 }
+
+// Who starts a daemon by hand before its directory is there hears what makes it.
+func TestUnixNoDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	_, err := Listen(t.Context(), "unix:"+filepath.Join(dir, "s"), Options{})
+	if err == nil || !strings.Contains(err.Error(), "systemd-tmpfiles --create") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Listen: %v", err)
+	}
+}

@@ -77,50 +77,59 @@ func (p *Instance) ReadMaildrop(ctx context.Context, list []mta.Message) error {
 	return nil
 }
 
-// Session is a process of smtpd(8).
-type Session struct {
-	pid   int
-	start string
+// Moment is a time since the boot of the machine, in hundredths of a second: the
+// time of day may be set meanwhile.
+type Moment int64
+
+// MomentNow is the present one. It is 0 where /proc is not to be read.
+func MomentNow() Moment {
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0
+	}
+	seconds, _, _ := strings.Cut(string(text), " ")
+	whole, part, _ := strings.Cut(seconds, ".")
+	n, err := strconv.ParseInt(whole+(part + "00")[:2], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return Moment(n)
 }
 
-// Sessions are the processes of smtpd(8) as they are: each goes on by the
-// settings that it began with until its client has gone. It finds none where
-// /proc is not to be read.
-func (p *Instance) Sessions(ctx context.Context) ([]Session, error) {
+// SessionsSince counts the processes of smtpd(8) that began no later than at a
+// moment: each goes by the settings and tables of its beginning until its client
+// has gone. It finds none where /proc is not to be read.
+func (p *Instance) SessionsSince(ctx context.Context, at Moment) (n int, err error) {
 	v, err := p.Settings(ctx, "queue_directory")
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	text, err := os.ReadFile(filepath.Join(filepath.Clean(v["queue_directory"]), "pid", "master.pid"))
 	if err != nil {
-		return nil, nil // it does not run
+		return 0, nil // it does not run
 	}
 	master := strings.TrimSpace(string(text))
-	names, err := filepath.Glob("/proc/[0-9]*")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	var list []Session
-	for _, dir := range names {
-		if s, ok := session(dir, master); ok {
-			list = append(list, s)
+	for _, dir := range dirs {
+		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil && isSession(string(stat), master, at) {
+			n++
 		}
 	}
-	return list, nil
+	return n, nil
 }
 
-// session reads /proc/PID/stat: "PID (NAME) STATE PARENT ..." with the time at
-// which it was started in the 22nd place.
-func session(dir, master string) (Session, bool) {
-	text, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return Session{}, false
-	}
-	head, rest, ok := strings.Cut(string(text), ") ")
+// isSession reads /proc/PID/stat: "PID (NAME) STATE PARENT ...", with the time
+// at which the process began in the 22nd place, in hundredths of a second too
+// (proc(5); the kernel has no other unit towards programs).
+func isSession(stat, master string, at Moment) bool {
+	head, rest, ok := strings.Cut(stat, ") ")
 	f := strings.Fields(rest)
 	if !ok || !strings.HasSuffix(head, "(smtpd") || len(f) < 20 || f[1] != master {
-		return Session{}, false
+		return false
 	}
-	pid, err := strconv.Atoi(filepath.Base(dir))
-	return Session{pid, f[19]}, err == nil
+	began, err := strconv.ParseInt(f[19], 10, 64)
+	return err == nil && Moment(began) <= at
 }

@@ -14,11 +14,13 @@ import (
 	"net/smtp"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/etrnd/etrnd/etrnd/login"
 	"github.com/etrnd/etrnd/internal/hang"
+	"github.com/etrnd/etrnd/internal/programs"
 	"github.com/etrnd/etrnd/internal/testbed"
 	"github.com/etrnd/etrnd/internal/users"
 )
@@ -111,6 +113,54 @@ func submit(ctx context.Context, t *testing.T, from *testbed.Host, port, user, p
 		return fmt.Errorf("RCPT: %w", err)
 	}
 	return c.Quit()
+}
+
+// documented returns the blocks of TOML that stand in a page behind a heading.
+func documented(t *testing.T, page, heading string) []string {
+	t.Helper()
+	root, err := programs.Root()
+	must(t, err)
+	text, err := os.ReadFile(filepath.Join(root, page))
+	must(t, err)
+	_, rest, ok := strings.Cut(string(text), heading+"\n")
+	if !ok {
+		t.Fatalf("%s has no %q", page, heading)
+	}
+	var blocks []string
+	for _, m := range regexp.MustCompile("(?ms)^ *```toml\\n(.*?)^ *```").FindAllStringSubmatch(rest, 2) {
+		blocks = append(blocks, regexp.MustCompile("(?m)^   ").ReplaceAllString(m[1], ""))
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("%s: %d blocks behind %q", page, len(blocks), heading)
+	}
+	return blocks
+}
+
+// What the README says, to the letter.
+func TestFirstMailOutByREADME(t *testing.T) {
+	t.Parallel()
+	toml := documented(t, "README.md", "## Install it beside Postfix")
+	ctx, w := world(t, Options{HubMain: own, HubConfig: toml[0], SiteConfig: toml[1]})
+	must(t, w.Line.Up(ctx))
+	pushed(ctx, t, w)
+}
+
+// What the howto says of a site on a changing address, to the letter but for the
+// authority of the certificate.
+func TestFirstMailOutByHowto(t *testing.T) {
+	t.Parallel()
+	toml := documented(t, "docs/howto.md", "### A site with a changing address")
+	cert, key := certificate(t, hubName)
+	ctx, w := world(t, Options{
+		HubMain: own, HubConfig: toml[0], HubUsers: map[string]string{"acme": password},
+		HubFiles:   map[string]string{"/etc/etrnd/hub.pem": cert, "/etc/etrnd/hub.key": key},
+		SiteConfig: toml[1] + "tls-ca = \"/etc/etrnd/ca.pem\"\n",
+		SiteFiles:  map[string]string{"/etc/etrnd/ca.pem": cert, "/etc/etrnd/hub.password": password + "\n"},
+	})
+	must(t, w.Line.Up(ctx))
+	pushed(ctx, t, w)
+	relays(ctx, t, w.Online, "198.51.100.1:25")
+	relays(ctx, t, w.Online, "198.51.100.1:587")
 }
 
 // As the README has it: a hub that lets a network ask, a site that pushes. The
@@ -255,7 +305,10 @@ func TestFirstMailOutByLogin(t *testing.T) {
 
 func TestLoginIsNarrow(t *testing.T) {
 	t.Parallel()
-	ctx, w := loginWorld(t, siteLogin+"tls = \"insecure\"\n", Options{})
+	// Postfix gives a program that has failed a minute before it tries it again.
+	main := maps.Clone(own)
+	main["service_throttle_time"] = "1s"
+	ctx, w := loginWorld(t, siteLogin+"tls = \"insecure\"\n", Options{HubMain: main})
 	must(t, w.Line.Up(ctx))
 	const port = "198.51.100.1:587"
 	relays(ctx, t, w.Online, "198.51.100.1:25")
@@ -265,12 +318,12 @@ func TestLoginIsNarrow(t *testing.T) {
 		{"a wrong password", "acme", "wrong", "c@online.example", "AUTH: 535"},
 		{"a user in no queue", "nobody", password, "c@online.example", "AUTH: 535"},
 		{"no such user", "stranger", password, "c@online.example", "AUTH: 535"},
-		{"no login", "", "", "c@online.example", "RCPT: 454 4.7.1 <c@online.example>: Relay access denied"},
+		{"no login", "", "", "c@online.example", "RCPT: 454"},
 		// Nor is it a second port 25, without what guards that one.
 		{"no login, held mail", "", "", "a@acme.example", "RCPT: 450"},
 	} {
 		err := submit(ctx, t, w.Online, port, c.user, c.pass, nil, "a@acme.example", c.to)
-		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.HasPrefix(got, c.want) && c.want != "" {
+		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.HasPrefix(got, c.want) || c.want == "RCPT: 454" && !strings.Contains(got, "Relay access denied") {
 			t.Errorf("%s: %s, want %s", c.why, got, c.want)
 		}
 	}

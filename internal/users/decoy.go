@@ -45,7 +45,7 @@ func (f *File) decoyKey() (key decoyKey, written bool) {
 // keepDecoyKey writes the key down that the file had before an edit.
 func (f *File) keepDecoyKey(key decoyKey) {
 	if _, written := f.decoyKey(); !written {
-		f.lines = slices.Insert(f.lines, 0, line{text: decoyComment + base64.StdEncoding.EncodeToString(key[:])})
+		f.lines = append(f.lines, line{text: decoyComment + base64.StdEncoding.EncodeToString(key[:])})
 	}
 }
 

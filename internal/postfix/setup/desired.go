@@ -37,6 +37,7 @@ type element struct {
 	list, text string
 	front      bool // goes before what is there
 	gate       bool // goes before what refuses to relay, see gateOf
+	last       bool // one word that stays behind what is there
 }
 
 // lists are those that the set-up adds to, in the order in which they are
@@ -45,7 +46,7 @@ var lists = []string{
 	"defer_transports", "transport_maps", "relay_domains", "fast_flush_domains",
 	"smtpd_etrn_restrictions", "smtpd_milters", "non_smtpd_milters",
 	"milter_connect_macros", "milter_mail_macros", "milter_end_of_data_macros",
-	"milter_header_checks",
+	"milter_header_checks", "address_verify_transport_maps",
 	"smtpd_relay_restrictions", "smtpd_recipient_restrictions",
 }
 
@@ -71,10 +72,10 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 	if env.defaults, err = pf.Defaults(ctx, lists...); err != nil {
 		return nil, err
 	}
-	env.settings, err = pf.Settings(ctx, append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
+	env.settings, err = pf.Settings(ctx, append(append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
 		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type", "recipient_delimiter",
 		"smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file", "smtpd_tls_chain_files",
-		"smtp_tls_security_level", "smtp_tls_CAfile", "smtp_tls_CApath")...)
+		"smtp_tls_security_level", "smtp_tls_CAfile", "smtp_tls_CApath"), around...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +115,7 @@ func derive(ctx context.Context, req Requirements, env *environment) (*desired, 
 	if err := d.accept(ctx); err != nil {
 		return nil, err
 	}
+	d.answerProbes()
 	d.answerETRN()
 	d.reportToMilter()
 	if err := d.split(); err != nil {
@@ -130,6 +132,10 @@ func (d *desired) need(list, text string) {
 
 func (d *desired) needFirst(list, text string) {
 	d.elements = append(d.elements, element{list: list, text: text, front: true})
+}
+
+func (d *desired) needLast(list, text string) {
+	d.elements = append(d.elements, element{list: list, text: text, last: true})
 }
 
 func (d *desired) setAll(values map[string]string) { maps.Copy(d.values, values) }

@@ -66,9 +66,13 @@ func (e *editor) list(ctx context.Context, name string) error {
 	var effective []string
 	asked := false
 	for _, w := range want {
-		if conffile.Index(e.main.List(name), w.text) >= 0 {
+		if words := e.main.List(name); conffile.Index(words, w.text) >= 0 {
 			if slices.ContainsFunc(old.Elements, func(o string) bool { return same(o, w.text) }) {
 				now.Elements = append(now.Elements, w.text)
+				if w.last && words[len(words)-1] != conffile.Fold(w.text) {
+					e.main.Remove(name, w.text)
+					e.main.Add(name, w.text, false)
+				}
 			}
 			continue
 		}

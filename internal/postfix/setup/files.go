@@ -20,7 +20,7 @@ const (
 
 // ownTables are the lookup tables there, in the order in which they are put in
 // place: what routes mail comes before what makes Postfix take it.
-var ownTables = []string{routeTable, splitTable, flushTable, relayTable, clientTable, networkTable, certificateTable, userTable, replyTable}
+var ownTables = []string{routeTable, statusTable, splitTable, aliasTable, catchAllTable, flushTable, relayTable, clientTable, networkTable, certificateTable, userTable, replyTable}
 
 const (
 	// maxConf bounds main.cf, master.cf and our tables.

@@ -26,10 +26,14 @@ func (d *derivation) hold() error {
 	if err != nil {
 		return err
 	}
+	if len(services) > 0 {
+		d.unhurried("retry")
+	}
 	for _, s := range services {
 		d.need("defer_transports", s.name)
-		d.entries = append(d.entries, s.entry())
+		d.entries = append(d.entries, s.entry(d.path(s)...))
 		d.setAll(s.settings())
+		d.unhurried(s.name)
 	}
 	if len(d.routes) > 0 {
 		lines := make([]line, 0, len(d.routes))
@@ -156,7 +160,7 @@ const (
 // entry is the text of the service in master.cf. It has no chroot: Debian's
 // own delivery agents differ in that by release, and a name server's files
 // need not be in the jail. The log shows which transport spoke.
-func (s heldService) entry() string {
+func (s heldService) entry(path ...string) string {
 	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
 	if s.options != "" {
 		options = append(options, strings.Split(s.options, "\n")...)
@@ -174,7 +178,7 @@ func (s heldService) entry() string {
 		options = append(options, "lmtp_connection_cache_on_demand=no",
 			"lmtp_data_xfer_timeout="+turnPatience, "lmtp_data_done_timeout="+turnPatience)
 	}
-	return entry(fmt.Sprintf("%-9s unix  -       -       n       -       %-7s %s", s.name, processes, s.program), options...)
+	return entry(fmt.Sprintf("%-9s unix  -       -       n       -       %-7s %s", s.name, processes, s.program), append(options, path...)...)
 }
 
 // settings of main.cf that qmgr(8) has for the service.

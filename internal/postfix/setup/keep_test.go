@@ -73,39 +73,60 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// Which domains are routed on our account is read from files alone.
+// What is let go is named by its key, or by its domain.
+func TestLets(t *testing.T) {
+	for _, c := range []struct {
+		name, key string
+		want      bool
+	}{
+		{"a.example", "a.example", true}, {"A.example", "a.example", true}, {"a.example", "u@a.example", true}, {"u@a.example", "u@a.example", true},
+		{"v@a.example", "u@a.example", false}, {"u@a.example", "a.example", false}, {"example", "a.example", false}, {"a.example", "b.a.example", false},
+	} {
+		req := Requirements{LetGo: []string{"x.example", c.name}}
+		if req.lets(c.key) != c.want {
+			t.Errorf("%s lets %s go: %v", c.name, c.key, !c.want)
+		}
+	}
+}
+
+// Which domains are routed on our account is read from files alone, and read
+// anew when they have changed.
 func TestRouted(t *testing.T) {
 	dir := t.TempDir()
-	pf := postfix.New(postfix.Options{ConfigDir: dir})
-	write := func(files map[string]string) (is func(string) bool) {
+	router := NewRouter(postfix.New(postfix.Options{ConfigDir: dir}))
+	write := func(files map[string]string) (is Routed) {
 		t.Helper()
 		err := os.MkdirAll(filepath.Join(dir, ownDir), 0o755)
 		for name, text := range files {
 			err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 		}
 		if err == nil {
-			is, err = Routed(t.Context(), pf)
+			is, err = router.Routed(t.Context())
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		return is
 	}
-	if is := write(map[string]string{"main.cf": "", "master.cf": ""}); is("acme.example") {
-		t.Error("without a set-up something is ours")
-	}
-	r := &record{Version: recordVersion}
-	is := write(map[string]string{"etrnd/state.json": r.encode(), "etrnd/transport": "# head\nacme.example x:y\n.sub.example x:y\nu@one.example x:y\n"})
-	for domain, want := range map[string]bool{"acme.example": true, "ACME.example": true, "x.acme.example": false, "sub.example": false, "x.sub.example": true, "one.example": true, "slow.example": false} {
-		if is(domain) != want {
-			t.Errorf("%s: %v", domain, !want)
+	type way struct{ ours, surely bool }
+	check := func(what string, is Routed, domain string, want way) {
+		t.Helper()
+		if ours, surely := is(domain); ours != want.ours || surely != want.surely {
+			t.Errorf("%s, %q: %v, %v", what, domain, ours, surely)
 		}
 	}
+	check("no set-up", write(map[string]string{"main.cf": "", "master.cf": ""}), "acme.example", way{})
+	r := &record{Version: recordVersion}
+	is := write(map[string]string{"etrnd/state.json": r.encode(), "etrnd/transport": "# head\nacme.example x:y\n.sub.example x:y\nu@one.example x:y\n"})
+	for domain, want := range map[string]way{
+		"acme.example": {true, true}, "ACME.example": {true, true}, "x.acme.example": {}, "sub.example": {}, "x.sub.example": {true, true},
+		"one.example": {true, false}, "slow.example": {}, "": {},
+	} {
+		check("table", is, domain, want)
+	}
 	r.Values = []valueRecord{{Name: "default_transport", Value: "transient:[x]"}}
-	if is := write(map[string]string{"main.cf": "default_transport = smtp\n", "etrnd/state.json": r.encode()}); is("slow.example") {
-		t.Error("somebody else's default_transport is ours")
-	}
-	if is := write(map[string]string{"main.cf": "default_transport = transient:[x]\n"}); !is("slow.example") {
-		t.Error("the queue of * holds nothing")
-	}
+	check("another's default_transport", write(map[string]string{"main.cf": "default_transport = smtp\n", "etrnd/state.json": r.encode()}), "slow.example", way{})
+	is = write(map[string]string{"main.cf": "default_transport = transient:[x]\n"})
+	check("the queue of *", is, "slow.example", way{true, false})
+	check("the queue of *", is, "acme.example", way{true, true})
 }

@@ -173,7 +173,7 @@ func (d *derivation) readPassword(l Login, lines map[string]string) error {
 		return nil
 	}
 	if strings.Contains(l.User, ":") {
-		return fmt.Errorf("Postfix takes no user with a colon in his name: %s", foreign.Quote(l.User))
+		return fmt.Errorf("a user with a colon in his name cannot log in by way of Postfix: %s", foreign.Quote(l.User))
 	}
 	if d.passwords.files == nil {
 		d.passwords.files = map[string]string{}

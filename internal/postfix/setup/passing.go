@@ -3,7 +3,6 @@ package setup
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -18,10 +17,6 @@ const sessionsWait = 5 * time.Second
 // first kept for nobody, as Postfix ceases to take mail for it, and when
 // nobody can bring any more, the queue is looked at again.
 func (pl *Plan) applyInTwo(ctx context.Context) error {
-	before, err := pl.pf.Sessions(ctx)
-	if err != nil {
-		return err
-	}
 	req := pl.req
 	req.passing = true
 	first, err := pl.again(ctx, req)
@@ -32,13 +27,15 @@ func (pl *Plan) applyInTwo(ctx context.Context) error {
 	if err := first.apply(ctx); err != nil {
 		return err
 	}
+	switched := postfix.MomentNow()
 	if pl.req.Held == HeldOnHold {
 		if err := pl.pf.PutOnHold(ctx, idsOf(pl.Kept)); err != nil {
 			return fmt.Errorf("%w; it stays held for nobody", err)
 		}
 	}
 	req = pl.req
-	if req.lingering, err = lingers(ctx, pl.pf, before); err != nil {
+	req.placed = true
+	if req.lingering, err = lingers(ctx, pl.pf, switched); err != nil {
 		return err
 	}
 	last, err := pl.again(ctx, req)
@@ -64,15 +61,13 @@ func (pl *Plan) again(ctx context.Context, req Requirements) (*Plan, error) {
 	return NewPlan(ctx, pl.pf, req)
 }
 
-// lingers waits until sessions have ended, and reports whether one has not.
-func lingers(ctx context.Context, pf *postfix.Instance, sessions []postfix.Session) (bool, error) {
+// lingers waits until the sessions that began by a moment have ended, and
+// reports whether one has not.
+func lingers(ctx context.Context, pf *postfix.Instance, at postfix.Moment) (bool, error) {
 	for end := time.Now().Add(sessionsWait); ; {
-		now, err := pf.Sessions(ctx)
-		if err != nil {
+		n, err := pf.SessionsSince(ctx, at)
+		if err != nil || n == 0 {
 			return false, err
-		}
-		if !slices.ContainsFunc(sessions, func(s postfix.Session) bool { return slices.Contains(now, s) }) {
-			return false, nil
 		}
 		if time.Now().After(end) {
 			return true, nil
@@ -85,6 +80,9 @@ func lingers(ctx context.Context, pf *postfix.Instance, sessions []postfix.Sessi
 	}
 }
 
+// triedAtOnce bounds the messages that are tried at once when they are let go.
+const triedAtOnce = 500
+
 // letGo has what may go tried now, by the routing as it is.
 func (pl *Plan) letGo(ctx context.Context) error {
 	running, err := pl.pf.Running(ctx)
@@ -95,5 +93,7 @@ func (pl *Plan) letGo(ctx context.Context) error {
 	if err := pl.pf.Reload(ctx); err != nil {
 		return err
 	}
-	return pl.pf.Release(ctx, nil, idsOf(pl.Let))
+	// A process each: of very many the next runs of Postfix's queue try the rest.
+	ids := idsOf(pl.Let)
+	return pl.pf.Release(ctx, nil, ids[:min(len(ids), triedAtOnce)])
 }

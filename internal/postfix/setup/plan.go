@@ -108,7 +108,7 @@ func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *f
 	if err != nil {
 		return nil, err
 	}
-	found := conflicts(ctx, pf, env, want, settings["relay_domains"])
+	found := conflicts(ctx, pf, req, env, want, settings)
 
 	pl := &Plan{pf: pf, dir: now.dir, req: asked, record: to.record, pending: env.old.Pending}
 	for _, w := range []warnings{want.warnings, to.warnings, found} {
@@ -181,7 +181,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 	}
 	req = Requirements{
 		Transport: cmp.Or(env.transport(), req.Transport, DefaultTransport),
-		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, leaving: true,
+		Held:      req.Held, LetGo: req.LetGo, passing: req.passing, lingering: req.lingering, placed: req.placed, leaving: true,
 	}
 	left, err := retain(ctx, pf, req, env)
 	if err != nil {

@@ -369,7 +369,7 @@ func TestSetupRefuses(t *testing.T) {
 
 		// Somebody was quicker: nothing is written.
 		other := held
-		other.Routes = []Route{{Pattern: "b.example", Deliver: "smtp:[192.0.2.1]", Relay: true}}
+		other.Routes = append(slices.Clone(held.Routes), Route{Pattern: "b.example", Deliver: "smtp:[192.0.2.1]", Relay: true})
 		pl, err := NewPlan(ctx, pf, other)
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -171,7 +172,10 @@ func (d *derivation) letUsers() {
 		return
 	}
 	switch {
-	case r.Login == "" && r.Submission != "" && d.req.Policy != "":
+	case r.Login == "" && r.Submission != "" && d.req.Policy == "":
+		d.warn("there is no port for the logins of sites, since Postfix asks nobody there: set listen in [policy], or submission = \"\" in [mta]")
+		return
+	case r.Login == "" && r.Submission != "":
 		d.warn("queues name users, and nobody knows them: Postfix has no logins (smtpd_sasl_auth_enable), and [odmr] has no users")
 		return
 	case r.Login == "":
@@ -214,7 +218,17 @@ func (d *derivation) submissionEntry() string {
 	}
 	// No chroot: it makes no difference to the sockets, and the certificate is
 	// read before it in any case.
-	return entry(fmt.Sprintf("%-9s inet  n       -       n       -       -       smtpd", r.Submission), options...)
+	return entry(fmt.Sprintf("%-9s inet  n       -       n       -       -       smtpd", serviceOf(r.Submission)), options...)
+}
+
+// serviceOf is how an entry of master.cf names a port. Should the postmaster add one
+// of his own, under the usual name, Postfix warns and uses the last one, until the
+// next set-up takes out ours; two entries of two names for one port would end it.
+func serviceOf(submission string) string {
+	if n, err := net.LookupPort("tcp", "submission"); err == nil && submission == strconv.Itoa(n) {
+		return "submission"
+	}
+	return submission
 }
 
 // letBefore puts a restriction into each list that can refuse to relay.
@@ -266,11 +280,12 @@ func (d *derivation) ownLogins() string {
 	return ""
 }
 
-// isOurs reports whether an entry of master.cf has been put there by a set-up.
+// isOurs reports whether an entry of master.cf has been put there by a set-up, and
+// is as that has left it.
 func (d *derivation) isOurs(s conffile.Service) bool {
 	return slices.ContainsFunc(d.env.old.Entries, func(text string) bool {
 		o, ok := conffile.ParseService(text)
-		return ok && o.Name == s.Name && o.Type == s.Type
+		return ok && o.Name == s.Name && o.Type == s.Type && slices.Equal(o.Args, s.Args)
 	})
 }
 
@@ -325,17 +340,19 @@ func portOf(service string) string {
 // portTaken says who else has the port, or is empty. Postfix's master ends, and
 // all mail with it, when it cannot bind a port of master.cf.
 func (d *derivation) portTaken(submission string) string {
+	have := false
 	for _, s := range d.env.master.Services() {
 		if s.Type != "inet" || portOf(s.Name) != portOf(submission) {
 			continue
 		}
 		if d.isOurs(s) {
-			if s.Name == submission {
-				return ""
-			}
+			have = have || s.Name == serviceOf(submission)
 			continue
 		}
 		return fmt.Sprintf("master.cf has an entry %s/%s of its own", s.Name, s.Type)
+	}
+	if have {
+		return "" // and in use, by Postfix
 	}
 	address := submission
 	if !strings.Contains(address, ":") {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,6 +134,35 @@ func TestClientKeys(t *testing.T) {
 	}
 	if n := len(clientKeys(netip.MustParsePrefix("192.0.2.0/25"))); n != 128 {
 		t.Errorf("a /25 has %d keys", n)
+	}
+}
+
+// The postmaster adds an entry of his own for the port that a set-up has opened.
+func TestPortTakenLater(t *testing.T) {
+	settings := map[string]string{"smtpd_relay_restrictions": stockRelay, "smtpd_tls_cert_file": "/x", "smtpd_tls_security_level": "may"}
+	r := sites
+	r.Submission = "587"
+	ours := (&derivation{req: Requirements{Relay: r, Policy: "unix:/var/spool/postfix/etrnd/policy.sock"}, env: quiet(settings)}).submissionEntry()
+	for name, c := range map[string]struct {
+		master string
+		stays  bool
+	}{
+		"as it was":          {ours, true},
+		"with logins":        {"submission inet n - y - - smtpd\n  -o smtpd_sasl_auth_enable=yes\n" + ours, false},
+		"without":            {"submission inet n - y - - smtpd\n" + ours, false},
+		"by its number":      {ours + "587 inet n - y - - smtpd\n", false},
+		"at one address":     {ours + "192.0.2.1:submission inet n - y - - smtpd\n", false},
+		"for something else": {ours + "submissions inet n - y - - smtpd\n", true},
+	} {
+		env := quiet(settings)
+		env.master, env.old = conffile.File{Text: c.master}, &record{Entries: []string{ours}}
+		d, err := derive(t.Context(), Requirements{Relay: r, Policy: "unix:/var/spool/postfix/etrnd/policy.sock"}, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(d.entries, ours); got != c.stays {
+			t.Errorf("%s: ours stays: %v", name, got)
+		}
 	}
 }
 

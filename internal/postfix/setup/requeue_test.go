@@ -40,6 +40,7 @@ func TestRequeueGivesTimeAnew(t *testing.T) {
 			return time.Since(old) > lifetime+time.Second
 		})
 		run(t, ctx, "postsuper", "-r", id)
+		run(t, ctx, "postkick", "public", "pickup", "W") // which looks once a minute by itself
 		q := postfixtest.Settled(t, ctx, pf, "held again", func(q postfixtest.Queue) bool {
 			return slices.ContainsFunc(slices.Collect(values(q)), func(m mta.Message) bool { return postfixtest.Held(m, 1) })
 		})

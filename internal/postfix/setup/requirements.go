@@ -41,7 +41,8 @@ type Requirements struct {
 	Unseen bool
 	// passing keeps a route for all that goes, until Postfix takes no more mail
 	// for it; lingering keeps those that passing has made.
-	passing, lingering bool
+	// placed says that what is to be on hold has been put there.
+	passing, lingering, placed bool
 	// leaving says that all of this is what an undo has to leave.
 	leaving bool
 

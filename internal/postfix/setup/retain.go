@@ -140,9 +140,12 @@ func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requiremen
 			continue
 		}
 		if req.Held == HeldOnHold && k.OnHold == k.Messages {
-			continue // somebody has put it there, and there it stays
+			continue // it is there, and there it stays
 		}
 		l.kept = append(l.kept, k)
+		if req.Held == HeldOnHold && !req.passing && !req.placed {
+			continue // it is put there before the route goes
+		}
 		stay[k.Pattern] = true
 	}
 	if req.passing {
@@ -169,13 +172,19 @@ func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requiremen
 
 // lets reports whether an operator has said that mail with this key may go.
 func (req *Requirements) lets(key string) bool {
-	return !req.passing && (req.Held == HeldDeliver || slices.ContainsFunc(req.LetGo, func(s string) bool { return strings.EqualFold(s, key) }))
+	return !req.passing && (req.Held == HeldDeliver || slices.ContainsFunc(req.LetGo, func(name string) bool { return means(name, key) }))
+}
+
+// means reports whether a name that is let go means a key: the key itself, or
+// the domain of an address.
+func means(name, key string) bool {
+	return strings.EqualFold(name, key) || strings.EqualFold(name, key[strings.LastIndexByte(key, '@')+1:])
 }
 
 // unknown reports what is to be let go and is not held for nobody.
 func unknown(names []string, let []Kept) error {
 	for _, name := range names {
-		if !slices.ContainsFunc(let, func(k Kept) bool { return strings.EqualFold(k.Pattern, name) }) {
+		if !slices.ContainsFunc(let, func(k Kept) bool { return means(name, k.Pattern) }) {
 			return fmt.Errorf("%w for %q", ErrNotKept, name)
 		}
 	}
@@ -207,19 +216,21 @@ func (env *environment) routing() *routing {
 
 // transport is that of held mail as the files have it, or empty.
 func (env *environment) transport() string {
-	for _, name := range env.old.list("defer_transports").Elements {
-		for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
-			name = strings.TrimSuffix(name, suffix)
-		}
-		return name
+	names := env.old.list("defer_transports").Elements
+	if len(names) == 0 {
+		return ""
 	}
-	return ""
+	name := names[0]
+	for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
 }
 
 // warn tells what the set-up leaves without a queue.
 func (l *leavings) warn(w *warnings, req Requirements) {
 	if len(l.gone) > 0 && !req.Unseen {
-		w.warn("no queue is for these any more, and Postfix takes no mail for them on our account: %s", some(l.gone, 10))
+		w.warn("no queue is for these any more, and new mail for them is no longer taken unless Postfix's other settings say so: %s", some(l.gone, 10))
 	}
 	if n := sumOf(l.kept); n > 0 {
 		text := ""
@@ -284,9 +295,6 @@ func (pl *Plan) Left() string {
 			break
 		}
 		lines = append(lines, fmt.Sprintf("  %-31s %s", k.Pattern, nOf(k.Messages, "message")))
-	}
-	if pl.req.Held == HeldOnHold {
-		return "" // not any more
 	}
 	return strings.Join(lines, "\n")
 }

@@ -83,6 +83,15 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 		})
 		run(t, ctx, "postsuper", "-h", sub) // on hold counts too
 
+		// A turned queue under another name: another socket, and nothing more.
+		renamed := threeQueues
+		renamed.Routes = slices.Clone(threeQueues.Routes)
+		renamed.Routes[2].Deliver = "turn:/var/spool/postfix/etrnd/turn-gamma.sock"
+		if pl := apply(t, ctx, pf, renamed); len(pl.Kept) != 0 {
+			t.Errorf("for another name of a queue %q is kept", keptPatterns(pl))
+		}
+		unmoved(t, ctx, pf, "renamed", acme, sub, beta, boss)
+
 		// One pattern of a queue, and a turned queue.
 		req := without(threeQueues, ".acme.example", "beta.example")
 		pl, err := NewPlan(ctx, pf, req)
@@ -152,7 +161,16 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 
 		// Let go: Postfix decides, and here it knows no way.
 		req.LetGo = []string{"Beta.example"}
-		apply2(t, ctx, pf, req)
+		pl, err = NewPlan(ctx, pf, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := pl.Returned(ctx); len(said) != 1 || !strings.Contains(said[0], "beta.example will be returned to its senders: its mail exchanger is this host") {
+			t.Errorf("of what is let go it says %q", said)
+		}
+		if err := pl.Apply(ctx); err != nil {
+			t.Fatal(err)
+		}
 		postfixtest.Settled(t, ctx, pf, "what was let go to be gone", func(q postfixtest.Queue) bool { _, there := q[beta]; return !there })
 		if _, err := NewPlan(ctx, pf, req); !errors.Is(err, ErrNotKept) {
 			t.Errorf("let go twice: %v", err)
@@ -167,11 +185,14 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 
 		// On hold, nothing of ours is needed.
 		pl, err = NewUndo(ctx, pf, Requirements{Held: HeldOnHold})
-		if err == nil {
-			err = pl.Apply(ctx)
-		}
 		if err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(pl.Diff(), "-defer_transports") {
+			t.Errorf("the plan leaves something:\n%s", pl.Diff())
+		}
+		if err := pl.Apply(ctx); err != nil || pl.Left() != "" {
+			t.Fatalf("%v, left is %q", err, pl.Left())
 		}
 		q := postfixtest.Settled(t, ctx, pf, "on hold", func(q postfixtest.Queue) bool { return q[acme].Queue == "hold" && q[sub].Queue == "hold" })
 		for id, m := range q {
@@ -184,18 +205,6 @@ func TestDroppedMailStaysHeld(t *testing.T) {
 			t.Errorf("the undo has left its directory: %v", err)
 		}
 	})
-}
-
-// apply2 plans and applies what cannot be planned twice.
-func apply2(t *testing.T, ctx context.Context, pf *postfix.Instance, req Requirements) {
-	t.Helper()
-	pl, err := NewPlan(ctx, pf, req)
-	if err == nil {
-		err = pl.Apply(ctx)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // Mail that is brought by a session which began before the change is not lost

@@ -2,26 +2,63 @@ package setup
 
 import (
 	"context"
+	"maps"
 	"strings"
+	"time"
 
 	"github.com/etrnd/etrnd/internal/postfix"
 )
 
-// Routed tells of domains whether mail for them, or for some address in them,
-// is routed to a transport of held mail by the files as they are. It reads
-// files and asks nobody. "*" is taken to mean every domain.
-func Routed(ctx context.Context, pf *postfix.Instance) (func(domain string) bool, error) {
-	f, err := load(ctx, pf)
+// Router tells, again and again, what is routed to transports of held mail by
+// the files as they are. It reads them when they have changed, and asks nobody.
+// It is not safe for concurrent use.
+type Router struct {
+	pf   *postfix.Instance
+	seen map[string]status
+	last Routed
+}
+
+// Routed tells of a domain whether mail for it, or for some address in it, is
+// held on our account. surely says that it has a route of its own; else it has
+// one as all has that is not delivered here, and whether it is delivered here
+// has not been looked at.
+type Routed func(domain string) (ours, surely bool)
+
+// NewRouter returns the Router of a Postfix.
+func NewRouter(pf *postfix.Instance) *Router { return &Router{pf: pf} }
+
+// Routed reads the files, if need be.
+func (r *Router) Routed(ctx context.Context) (Routed, error) {
+	dir, err := r.pf.ConfigDir(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if f.record == nil {
-		return func(string) bool { return false }, nil
+	start := time.Now()
+	before := stat(paths(dir))
+	if r.last != nil && maps.Equal(r.seen, before) {
+		return r.last, nil
 	}
-	if v, ours := f.record.value("default_transport"); ours {
-		if now, set := f.main.Value("default_transport"); set && same(now, v.Value) {
-			return func(string) bool { return true }, nil
+	f, err := load(ctx, r.pf)
+	if err != nil {
+		return nil, err
+	}
+	r.last, r.seen = f.routed(), before
+	for path, now := range stat(paths(dir)) {
+		if now != before[path] || now.settling(start) {
+			r.seen = nil // read again next time
 		}
+	}
+	return r.last, nil
+}
+
+func (f *files) routed() Routed {
+	if f.record == nil {
+		return func(string) (bool, bool) { return false, false }
+	}
+	rest := false
+	if v, ours := f.record.value("default_transport"); ours {
+		now, set := f.main.Value("default_transport")
+		rest = set && same(now, v.Value)
 	}
 	keys, domains := map[string]string{}, map[string]bool{}
 	if text := f.tables[routeTable]; text != nil {
@@ -33,8 +70,12 @@ func Routed(ctx context.Context, pf *postfix.Instance) (func(domain string) bool
 		}
 	}
 	r := &routing{keys: keys, local: func(string) bool { return false }}
-	return func(domain string) bool {
-		_, ok := r.match("postmaster@" + domain)
-		return ok || domains[strings.ToLower(domain)]
-	}, nil
+	return func(domain string) (ours, surely bool) {
+		if domain != "" {
+			_, surely = r.match("postmaster@" + domain)
+		}
+		// Of an address of its own in a domain that is not held no more is
+		// known than of the rest.
+		return surely || rest || domains[strings.ToLower(domain)], surely
+	}
 }

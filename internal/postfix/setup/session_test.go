@@ -3,7 +3,6 @@
 package setup
 
 import (
-	"fmt"
 	"net"
 	"net/textproto"
 	"regexp"
@@ -60,7 +59,7 @@ func openSession(t *testing.T, address string) (end func() (id string)) {
 	say(354, "DATA")
 	return func() string {
 		defer c.Close()
-		m := regexp.MustCompile(`queued as ([0-9A-Za-z]+)`).FindStringSubmatch(say(250, "Subject: x\r\n\r\n%s\r\n.", fmt.Sprint("late")))
+		m := regexp.MustCompile(`queued as ([0-9A-Za-z]+)`).FindStringSubmatch(say(250, "Subject: x\r\n\r\nlate\r\n."))
 		if m == nil {
 			t.Fatal("no queue id")
 		}
