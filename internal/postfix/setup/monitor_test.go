@@ -203,7 +203,7 @@ clients = ["192.0.2.0/24"]
 		}
 		ran := ask()
 		t.Logf("to look anew takes %d commands:\n%s", len(ran), strings.Join(ran, ""))
-		if n := len(ran); n == 0 || n > 12 {
+		if n := len(ran); n == 0 || n > 13 {
 			t.Errorf("to look anew took %d commands", n)
 		}
 		idle := func() {
