@@ -493,6 +493,12 @@ func TestPhantoms(t *testing.T) {
 			if a != want || time.Since(start) > 2*time.Second {
 				t.Errorf("stored %v: %+v after %v", stored, a, time.Since(start))
 			}
+			// Now the queue is open, and such a message is to go at once.
+			time.Sleep(10 * time.Second)
+			m.Arrived(report.Event{Kind: report.Message, QueueID: "B", Recipients: []string{"a@acme.example"}, Time: time.Now()})
+			if a := m.Ask(t.Context(), owner, "#acme"); a.Code != 251 {
+				t.Errorf("while it is open: %+v", a)
+			}
 		})
 		// The filter between takes the message and hands in another.
 		run(t, testSet(t), heldFor(1, "a@acme.example"), func(t *testing.T, m *running) {
