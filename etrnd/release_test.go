@@ -35,7 +35,7 @@ func TestReleaseOfWhatIsNot(t *testing.T) {
 		{"@acme.example", 0, 0, ""},
 		{"acme", 0, 0, ""},
 		{"far.example", 0, 1, ""},
-		{"rest", 0, 0, "1 under way already"},
+		{"rest", 0, 0, ""}, // it goes when a listing has shown it
 	} {
 		got, err := b.Release(t.Context(), c.name)
 		var refused *api.Error

@@ -17,7 +17,7 @@ var version = "unknown" // set by the linker
 // spare is how much memory may be garbage before it is collected, in percent of
 // what is in use. Most of that is the index of what is held, which stays, so that
 // Go's own 100 would double what a hub with much mail takes.
-const spare = 20
+const spare = 10
 
 func main() {
 	if os.Getenv("GOGC") == "" {

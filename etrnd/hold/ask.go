@@ -22,7 +22,7 @@ func (m *Manager) Ask(ctx context.Context, who etrn.Identity, name string) etrn.
 // cannot be told by that way, and one of Postfix's processes would wait with it.
 // Mail of which nobody has told goes when it is found, as the queue is open.
 func (m *Manager) AskStripped(who etrn.Identity, name string) etrn.Answer {
-	answer, _ := m.answer(who, m.Queues().ResolveStripped(name), true, false)
+	answer, _ := m.answer(who, m.Queues().ResolveStripped(name), nil, true, false)
 	return answer
 }
 
@@ -31,7 +31,8 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 	// Resolving may ask the MTA, so it is done before the lock is taken.
 	set := m.Queues()
 	sels := resolve(set)
-	answer, sure := m.answer(who, sels, true, true)
+	down := m.down(ctx)
+	answer, sure := m.answer(who, sels, down, true, true)
 	if sure {
 		return answer
 	}
@@ -39,7 +40,7 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 	if now := m.Queues(); now != set {
 		sels = resolve(now)
 	}
-	answer, _ = m.answer(who, sels, false, false)
+	answer, _ = m.answer(who, sels, down, false, false)
 	if !known && answer.Code == 251 {
 		// Mail will come if there is any.
 		answer = etrn.Answer{Code: 250}
@@ -50,7 +51,7 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 // answer is what is said by what the index knows, and does it. Not sure means
 // that a listing has to be looked at first, if there is time to look: nothing has
 // been done then. What is asked for the first time may be asked for too soon.
-func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first, look bool) (a etrn.Answer, sure bool) {
+func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, down error, first, look bool) (a etrn.Answer, sure bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -60,9 +61,13 @@ func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first, look 
 		// that is another's: the difference is nobody's business.
 		return etrn.Answer{Code: 459, Text: "no queue of yours goes by that name", Log: denied}, true
 	}
-	if m.listErr != nil {
+	if m.listErr != nil || down != nil {
 		// What is held now nobody knows, and it could not be let go.
-		return etrn.Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}, true
+		why := "the MTA's queue cannot be listed"
+		if down != nil {
+			why = down.Error()
+		}
+		return etrn.Answer{Code: 458, Text: "the mail server is not available, try again later", Log: why}, true
 	}
 	if first {
 		if wait := m.recent.tooSoon(who, allowed, interval, now); wait > 0 {
@@ -73,6 +78,17 @@ func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first, look 
 		}
 	}
 	return m.startLocked(who, allowed, length, now), true
+}
+
+// down is why the MTA could let nothing go, as far as that is easily seen.
+func (m *Manager) down(ctx context.Context) error {
+	m.mu.Lock()
+	running := m.sight.running
+	m.mu.Unlock()
+	if !running {
+		return nil
+	}
+	return m.mta.Up(ctx)
 }
 
 // startLocked releases what was asked for, and opens its windows.
@@ -190,7 +206,8 @@ func (m *Manager) expected(sels []queue.Selection, asked time.Time) bool {
 }
 
 // Count is how many messages wait in selections, on hold aside. Before it says
-// that there are none, it looks; it is not ok if it could not.
+// that there are none, it looks; it is not ok if it could not, or if the MTA could
+// not let them go.
 func (m *Manager) Count(ctx context.Context, sels ...queue.Selection) (n int, ok bool) {
 	count := func() (n int, doubt bool) {
 		m.mu.Lock()
@@ -206,9 +223,12 @@ func (m *Manager) Count(ctx context.Context, sels ...queue.Selection) (n int, ok
 				}
 			}
 		}
-		return n, doubt || m.listed.IsZero()
+		return n, doubt || m.listed.IsZero() || m.listErr != nil
 	}
 	asked := time.Now()
+	if m.down(ctx) != nil {
+		return 0, false
+	}
 	if n, doubt := count(); n > 0 && !doubt {
 		return n, true
 	}

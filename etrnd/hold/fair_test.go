@@ -419,6 +419,36 @@ func TestLooksAreShared(t *testing.T) {
 	})
 }
 
+// Nobody is promised mail that the MTA cannot let go: it has been stopped a moment
+// ago, or cannot be listed.
+func TestDown(t *testing.T) {
+	run(t, testSet(t), heldFor(3, "a@acme.example"), func(t *testing.T, m *running) {
+		check := func(when string) {
+			t.Helper()
+			if a := m.Ask(t.Context(), owner, "#acme"); a.Code != 458 {
+				t.Errorf("%s: ETRN: %+v", when, a)
+			}
+			if n, ok := m.Count(t.Context(), queue.Selection{Queue: "acme"}); ok {
+				t.Errorf("%s: ATRN: %d", when, n)
+			}
+			if s := m.must(t, "acme"); s.Open || s.UnderWay > 0 {
+				t.Errorf("%s: %+v", when, s)
+			}
+		}
+		m.mta.set(func() { m.mta.down = mta.ErrDown })
+		check("stopped")
+		m.mta.set(func() { m.mta.down, m.mta.fault = nil, mta.ErrPermission })
+		m.Relist()
+		synctest.Wait()
+		check("not to be listed")
+		m.mta.set(func() { m.mta.fault = nil })
+		time.Sleep(10 * time.Second)
+		if n, ok := m.Count(t.Context(), queue.Selection{Queue: "acme"}); n != 3 || !ok {
+			t.Errorf("up again: %d, %v", n, ok)
+		}
+	})
+}
+
 // When no listing ends in time, the answer is that mail will come if there is
 // any, and it does.
 func TestLookTakesTooLong(t *testing.T) {
@@ -462,6 +492,12 @@ func TestPhantoms(t *testing.T) {
 			}
 			if a != want || time.Since(start) > 2*time.Second {
 				t.Errorf("stored %v: %+v after %v", stored, a, time.Since(start))
+			}
+			// Now the queue is open, and such a message is to go at once.
+			time.Sleep(10 * time.Second)
+			m.Arrived(report.Event{Kind: report.Message, QueueID: "B", Recipients: []string{"a@acme.example"}, Time: time.Now()})
+			if a := m.Ask(t.Context(), owner, "#acme"); a.Code != 251 {
+				t.Errorf("while it is open: %+v", a)
 			}
 		})
 		// The filter between takes the message and hands in another.

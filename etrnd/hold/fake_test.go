@@ -38,6 +38,7 @@ type fakeMTA struct {
 	touched  time.Time // when anything last happened
 
 	fault   error                               // of every command, but for the hooks
+	down    error                               // what Up says
 	takes   time.Duration                       // an attempt
 	slow    func([]mta.Recipient) time.Duration // or this
 	fails   func(id string, attempt int, recipient string) (reason string)
@@ -157,6 +158,12 @@ func (f *fakeMTA) Stamp(context.Context) (s mta.Stamp) {
 	s.Entered, s.Moved = uint64(f.entered.UnixNano())|1, uint64(f.touched.UnixNano())|1
 	s.Settled.Entered, s.Settled.Moved = time.Since(f.entered) > time.Second, time.Since(f.touched) > time.Second
 	return s
+}
+
+func (f *fakeMTA) Up(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down
 }
 
 func (f *fakeMTA) ActiveLimit(context.Context) (int, error) {

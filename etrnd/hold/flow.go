@@ -25,9 +25,9 @@ type flow struct {
 }
 
 const (
-	// firstWindow is the places of a queue of which nothing is known yet: a fifth
-	// of a second's worth of flushes, and more than one connection can pipeline.
-	firstWindow = 100
+	// firstWindow is the places of a queue of which nothing is known yet: what is
+	// flushed until the first listing, and what fills a fast line with a long delay.
+	firstWindow = 200
 	// leastWindow is what a queue is left with that does not move: enough for
 	// the connections that an MTA makes to one destination to see that it does.
 	leastWindow = 10

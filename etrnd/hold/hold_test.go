@@ -301,6 +301,7 @@ func TestPlan(t *testing.T) {
 	plan := func(t *testing.T, others ...mta.Message) (domains, ids []string, due []*message) {
 		synctest.Test(t, func(t *testing.T) {
 			m := manager(t)
+			m.active = 20000
 			m.listing(append(heldFor(300, "a@acme.example"), others...)...)
 			m.Release(queue.Selection{Queue: "acme"})
 			domains, ids, due = m.takeDue(time.Now())

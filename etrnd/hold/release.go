@@ -89,7 +89,7 @@ func (m *Manager) openLocked(msg *message, now time.Time) {
 type Started struct {
 	Messages int
 	Bytes    int64
-	UnderWay int // messages that were under way already
+	UnderWay int // messages that were under way already, as a listing has shown
 	Unlisted int // of Messages, those that only the milter has told of
 }
 
@@ -126,7 +126,7 @@ func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) 
 			if fresh {
 				a.due = now.Add(arrivalDelays[0])
 			}
-		} else {
+		} else if msg.place != unlisted {
 			st.UnderWay++
 		}
 		m.index.settle(msg, now)

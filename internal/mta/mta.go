@@ -33,6 +33,10 @@ type MTA interface {
 	// only until each returns. After an error the listing is not complete.
 	List(ctx context.Context, each func(Message)) error
 
+	// Up is ErrDown while the server does not run, as far as that can be seen at
+	// next to no cost: nil says little.
+	Up(ctx context.Context) error
+
 	// Stamp is a cheap sign of what has gone on in the queue, without a listing.
 	Stamp(ctx context.Context) Stamp
 

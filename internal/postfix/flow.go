@@ -3,11 +3,15 @@ package postfix
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"hash/maphash"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/mta"
@@ -18,18 +22,16 @@ import (
 const defaultActive = 20000
 
 // flow is what settings say of how messages go through the queue.
-func flow(v map[string]string) (active int, dir string) {
+func flow(v map[string]string) (active int, dir string, hashed bool) {
 	active, err := strconv.Atoi(v["qmgr_message_active_limit"])
 	if err != nil || active < 1 {
 		active = defaultActive
 	}
-	dir = v["queue_directory"]
 	for _, name := range conffile.Words(v["hash_queue_names"]) {
-		if slices.Contains(telling, name) {
-			dir = "" // what happens is in subdirectories, which nobody else may enter
-		}
+		// What happens there is in subdirectories, which nobody else may enter.
+		hashed = hashed || slices.Contains(telling, name)
 	}
-	return active, dir
+	return active, v["queue_directory"], hashed
 }
 
 // telling are the directories whose times tell what goes on. A message enters by
@@ -50,7 +52,7 @@ var stampSeed = maphash.MakeSeed()
 // Stamp looks at the times of the queue's directories.
 func (p *Instance) Stamp(ctx context.Context) (s mta.Stamp) {
 	f, err := p.known(ctx)
-	if err != nil || f.queueDir == "" {
+	if err != nil || f.queueDir == "" || f.hashed {
 		return mta.Stamp{}
 	}
 	now := time.Now()
@@ -85,6 +87,30 @@ func (h *hash) add(t time.Time) {
 
 // sum is never zero, which stands for what is not known.
 func (h *hash) sum() uint64 { return maphash.Bytes(stampSeed, h.times) | 1 }
+
+// upTimeout bounds the wait for a queue manager that does not accept.
+const upTimeout = 2 * time.Second
+
+// Up knocks at the queue manager's door, which is open as long as Postfix runs:
+// it is woken by whoever has put something into the queue, with a word for what
+// there is to do. Who says nothing wants nothing.
+func (p *Instance) Up(ctx context.Context) error {
+	f, err := p.known(ctx)
+	if err != nil || f.queueDir == "" {
+		return nil
+	}
+	d := net.Dialer{Timeout: upTimeout}
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(f.queueDir, "public", "qmgr"))
+	if err == nil {
+		_ = conn.Close()
+	}
+	// Whatever else it is (no right to enter, a pipe in place of the socket) says
+	// nothing of Postfix.
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: nobody answers on public/qmgr of its queue directory", mta.ErrDown)
+	}
+	return nil
+}
 
 // ActiveLimit returns the setting qmgr_message_active_limit.
 func (p *Instance) ActiveLimit(ctx context.Context) (int, error) {

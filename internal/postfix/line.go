@@ -11,10 +11,11 @@ import (
 // tenth of the time that encoding/json takes, and without its garbage: there may
 // be a hundred thousand lines. Whatever is not exactly of that form (escapes,
 // bytes beyond ASCII, other keys) is left to encoding/json, which decides alone
-// what is a message: this only agrees with it, as a fuzz test makes sure.
-func quick(line []byte, rcpts []mta.Recipient) (m mta.Message, ok bool) {
+// what is a message: this only agrees with it, as a fuzz test makes sure. The room
+// that the message before took is used again.
+func quick(line []byte, before mta.Message) (m mta.Message, ok bool) {
 	s := scanner{rest: line}
-	m.Recipients = rcpts
+	m.Recipients = before.Recipients[:0]
 	s.take(`{"queue_name": `)
 	m.Queue = queueName(s.text())
 	s.take(`, "queue_id": `)
@@ -46,14 +47,17 @@ func quick(line []byte, rcpts []mta.Recipient) (m mta.Message, ok bool) {
 		s.take("}")
 		m.Recipients = append(m.Recipients, r)
 	}
-	if len(m.Recipients) > len(rcpts) {
+	if len(m.Recipients) > 0 {
 		s.take("]")
 	}
 	s.take("}")
 	if s.bad || len(s.rest) > 0 || m.Queue == "" || sec > 1<<40 || !plainID(id) {
 		return mta.Message{}, false
 	}
-	m.ID, m.Sender, m.Arrived = string(id), string(sender), time.Unix(sec, 0)
+	m.ID, m.Sender, m.Arrived = string(id), before.Sender, time.Unix(sec, 0)
+	if string(sender) != before.Sender {
+		m.Sender = string(sender)
+	}
 	return m, true
 }
 

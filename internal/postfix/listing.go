@@ -80,7 +80,7 @@ func parseListing(r io.Reader, each func(mta.Message), bad func(error)) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var line []byte
 	var total int64
-	var rcpts []mta.Recipient
+	var last mta.Message
 	for n := 1; ; n++ {
 		var long bool
 		var err error
@@ -94,12 +94,12 @@ func parseListing(r io.Reader, each func(mta.Message), bad func(error)) error {
 		case long:
 			bad(fmt.Errorf("line %d is longer than %d bytes", n, maxListingLine))
 		case len(line) > 0:
-			if cap(rcpts) > 1000 {
-				rcpts = nil // of a message to very many
+			if cap(last.Recipients) > 1000 {
+				last.Recipients = nil // of a message to very many
 			}
-			m, ok := quick(line, rcpts[:0])
+			m, ok := quick(line, last)
 			if ok {
-				rcpts = m.Recipients
+				last = m
 				each(m)
 			} else if m, perr := parseMessage(line); perr != nil {
 				bad(fmt.Errorf("line %d: %w", n, perr))

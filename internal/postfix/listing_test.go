@@ -104,7 +104,7 @@ func FuzzQuick(f *testing.F) {
 		f.Add([]byte(line))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		got, ok := quick(line, nil)
+		got, ok := quick(line, mta.Message{})
 		if !ok {
 			return
 		}

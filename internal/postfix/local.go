@@ -36,7 +36,8 @@ type facts struct {
 	local     map[string]bool
 	sources   map[string]bool // files that lists name and that have been asked
 	active    int             // qmgr_message_active_limit
-	queueDir  string          // empty: its subdirectories tell nothing
+	queueDir  string
+	hashed    bool // what its subdirectories could tell is further down
 }
 
 // IsLocal looks a domain up in mydestination, virtual_alias_domains and
@@ -224,7 +225,7 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 		return nil, err
 	}
 	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}, sources: map[string]bool{}}
-	f.active, f.queueDir = flow(v)
+	f.active, f.queueDir, f.hashed = flow(v)
 	for _, name := range names[1:4] {
 		f.lists = append(f.lists, conffile.Words(v[name]))
 	}

@@ -376,6 +376,9 @@ func TestStamp(t *testing.T) {
 			}
 			return s
 		}
+		if err := pf.Up(ctx); err != nil {
+			t.Errorf("Up: %v", err)
+		}
 		before := settled()
 		if later := pf.Stamp(ctx); !before.NothingMoved(later) || !before.NothingEntered(later) {
 			t.Errorf("nothing has happened: %+v, %+v", before, later)
@@ -399,6 +402,13 @@ func TestStamp(t *testing.T) {
 		pf.Refresh()
 		if s := pf.Stamp(ctx); s != (mta.Stamp{}) {
 			t.Errorf("with a directory that is hashed: %+v", s)
+		}
+		if log := postfixtest.Read(t, "/var/log/mail.log"); strings.Contains(log, "warning") {
+			t.Errorf("Postfix minds being knocked at:\n%s", log)
+		}
+		run(t, ctx, "postfix", "stop")
+		if err := pf.Up(ctx); !errors.Is(err, mta.ErrDown) {
+			t.Errorf("Up when it is stopped: %v", err)
 		}
 	})
 }
