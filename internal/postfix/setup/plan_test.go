@@ -188,7 +188,7 @@ func TestSetupAndUndo(t *testing.T) {
 		if postfixtest.Read(t, mainCF) != mainText {
 			t.Fatal("a plan changed main.cf")
 		}
-		if ok, files := inSync(t, ctx, pf, required); ok || len(files) != 5 {
+		if ok, files := inSync(t, ctx, pf, required); ok || len(files) != 6 {
 			t.Errorf("before it is applied: in sync %v, files %v", ok, files)
 		}
 		if err := pl.Apply(ctx); err != nil {
