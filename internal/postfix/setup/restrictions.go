@@ -103,6 +103,6 @@ func (l *conflictFinder) siteTLS(ctx context.Context) {
 		}
 	}
 	if names := slices.Sorted(maps.Keys(relayed)); len(names) > 0 {
-		l.warn("smtp_tls_security_level is %q: %s gets its mail only if its server has such TLS; say what it has in smtp_tls_policy_maps (\"%s may\")", level, someNames(names), names[0])
+		l.warn("smtp_tls_security_level is %q: what is held for %s goes out only if the server there has such TLS; say what it has in smtp_tls_policy_maps (\"%s may\")", level, someNames(names), names[0])
 	}
 }
