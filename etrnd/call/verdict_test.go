@@ -277,6 +277,9 @@ func TestInbound(t *testing.T) {
 		{"not asked", nil, in(0, 0, 0), 0, want{over: true}},
 		{"asked in vain", []question{etrn("459")}, in(0, 0, 0), 0, want{over: true}},
 		{"asked in vain, and something comes all the same", []question{etrn("459")}, in(0, 1, 1), 0, want{over: true}},
+		{"ATRN, and it misbehaves after 250", []question{atrn("250").with(odmr.ErrProtocol)}, in(0, 0, 0), 0, want{over: true}},
+		{"ATRN refused", []question{atrn("450").with(odmr.ErrRefused)}, in(0, 0, 0), 0, want{over: true}},
+		{"ATRN: there is none", []question{atrn("453:0")}, in(0, 0, 0), 0, want{over: true}},
 		{"asked again in vain: what was accepted first holds", []question{etrn("253:2"), etrn().with(odmr.ErrConnect)}, in(1, 0, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 
 		// 251.
