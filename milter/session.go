@@ -218,7 +218,7 @@ func (tx *transaction) recipient(to, mailer string) {
 	}
 	local := tx.settings.Local
 	if mailer != "" && tx.settings.Transport != "" {
-		local = func(string) bool { return mailer != tx.settings.Transport }
+		local = func(string) bool { return !tx.settings.holds(mailer) }
 	}
 	name, ok := tx.settings.Queues.With(queue.Env{Local: local, Delimiters: tx.settings.Delimiters}).Match(to)
 	if !ok {

@@ -173,6 +173,12 @@ func (a *app) renderStatus(s api.Status) error {
 			field("", "  %s", m)
 		}
 	}
+	if s.Config.Changed {
+		field("", "the file has changed since: etrnctl reload")
+	}
+	if len(s.Config.Restart) > 0 {
+		field("", "%s", restartText(s.Config.Restart))
+	}
 	switch {
 	case s.MTA.Error != "":
 		field("MTA", "%s does not answer: %s", s.MTA.Type, s.MTA.Error)
@@ -189,6 +195,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("milter", "gone for %s: is etrn-milter running?", a.since(m.Since))
 	}
+	if s.Milter.Differs {
+		field("", "it runs by another configuration: systemctl reload-or-restart etrn-milter")
+	}
 	for i, l := range s.Listen {
 		name := ""
 		if i == 0 {
@@ -203,6 +212,9 @@ func (a *app) renderStatus(s api.Status) error {
 		field("queues", "%d, all empty", q.Queues)
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
+	}
+	if n := s.Nobody; n.Messages > 0 {
+		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
 	if len(s.Links) > 0 {
 		t := table{}
@@ -278,7 +290,10 @@ func (a *app) queueState(q api.Queue) string {
 		s = append(s, "held")
 	}
 	if q.UnderWay > 0 {
-		s = append(s, fmt.Sprintf("%d going", q.UnderWay))
+		s = append(s, fmt.Sprintf("%d going", q.UnderWay-q.Waiting))
+	}
+	if q.Waiting > 0 {
+		s = append(s, fmt.Sprintf("%d next", q.Waiting))
 	}
 	if q.Failed > 0 {
 		s = append(s, fmt.Sprintf("%d failed", q.Failed))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
@@ -203,7 +204,7 @@ func (q *question) failed(r *config.Remote) conclusion {
 	case doorError:
 		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
 	}
-	exit, hint, code := api.ExitUnavailable, "", 0
+	exit, hint, code, login := api.ExitUnavailable, "", 0, false
 	if e, ok := errors.AsType[*odmr.Error](q.err); ok {
 		if e.Temporary() {
 			exit = api.ExitTempFail
@@ -211,6 +212,11 @@ func (q *question) failed(r *config.Remote) conclusion {
 		if e.Op == "ATRN" {
 			code = e.Code
 		}
+		// RFC 4954, section 6: who asks has to log in, or by something stronger.
+		login = (e.Code == 530 || e.Code == 538) && !strings.HasPrefix(e.Op, "AUTH")
+	}
+	if hint, wrong := clockHint(q.err); wrong {
+		return conclusion{api.ExitTempFail, "request to " + r.Name + ": " + q.err.Error(), hint}
 	}
 	switch is := func(kind error) bool { return errors.Is(q.err, kind) }; {
 	case is(odmr.ErrNoATRN):
@@ -223,6 +229,12 @@ func (q *question) failed(r *config.Remote) conclusion {
 		hint = r.Host + " cannot tell now what it has; the next call asks again"
 	case code == 530:
 		hint = "set user and password-file: ATRN is for users who have authenticated"
+	case login && r.User == "" && strings.Contains(strings.ToUpper(q.err.Error()), "STARTTLS"):
+		hint = r.Host + ` wants TLS before it is asked: does it offer STARTTLS (etrnctl probe), and is tls "off" here?`
+	case login && r.User == "":
+		hint = "set user and password-file: " + r.Host + " is asked by users who have authenticated"
+	case login:
+		hint = fmt.Sprintf("%s wants more than the login of user %q as it was: TLS (tls), or another mechanism (etrnctl probe shows what it offers)", r.Host, r.User)
 	case is(odmr.ErrNoETRN):
 		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
 	case is(odmr.ErrConnect):
@@ -232,7 +244,7 @@ func (q *question) failed(r *config.Remote) conclusion {
 	case is(odmr.ErrClosed):
 		exit, hint = api.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
 	case is(odmr.ErrTLS):
-		hint = "check tls-ca and tls-name; etrnctl probe shows the certificate"
+		hint = tlsHint(q.err)
 	case is(odmr.ErrAuth):
 		hint = "check user and password-file"
 	case is(odmr.ErrRefused):

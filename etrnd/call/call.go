@@ -61,6 +61,7 @@ type shown struct {
 	dups    int
 	refused *api.Refused
 	out     api.Progress
+	clear   string // what is to be said of TLS that failed; empty: nothing
 }
 
 func newCall(l *line, r config.Remote) *call {
@@ -111,7 +112,7 @@ func (cl *call) result() api.CallResult {
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
 		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Refused: ev.Refused, Replies: replies,
-		Error: cl.end.err, Hint: cl.end.hint, Exit: cl.end.exit,
+		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
 

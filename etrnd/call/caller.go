@@ -76,6 +76,7 @@ type Options struct {
 	Modem   Modem                          // default: Commands
 	Network Network                        // default: the machine's
 	Receive func(receive.Options) Receiver // default: receive.New
+	Now     func() time.Time               // what the clock says; default: the machine's
 	Door    Door                           // default: receive.Door
 }
 
@@ -89,6 +90,7 @@ type Caller struct {
 	modem   Modem
 	network Network
 	receive func(receive.Options) Receiver
+	now     func() time.Time
 	door    Door
 	log     *slog.Logger
 	ledger  *ledger
@@ -105,7 +107,7 @@ type Caller struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, door: o.Door, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, now: o.Now, door: o.Door, log: o.Logger,
 		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
 	if c.modem == nil {
@@ -113,6 +115,9 @@ func New(o Options) *Caller {
 	}
 	if c.network == nil {
 		c.network = machine{}
+	}
+	if c.now == nil {
+		c.now = func() time.Time { return time.Now().Round(0) } // without the reading that a step leaves alone
 	}
 	if c.receive == nil {
 		c.receive = func(o receive.Options) Receiver { return receive.New(o) }

@@ -2,8 +2,6 @@ package call
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -178,7 +176,7 @@ func (cl *call) greets(ctx context.Context, addr string) error {
 // ask has the dialogue with the remote.
 func (cl *call) ask(ctx context.Context, names []string) {
 	began, seen := time.Now(), cl.tally.Counts().Seen
-	q := cl.dialogue(ctx, names)
+	q := cl.timely(ctx, names)
 	q.cut = ctx.Err() != nil
 	q.took, q.seen = time.Since(began), seen
 	if q.atrn {
@@ -260,7 +258,7 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	if err := door.full(); err != nil {
 		return question{err: err}
 	}
-	cl.step(api.PhaseRequest, "the answer of "+r.Host)
+	cl.step(api.PhaseRequest, "the answer of "+r.Host+cl.clear(client))
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
 		if q, ok := cl.turn(ctx, client, door); ok {
@@ -336,8 +334,12 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		},
 	}
 	var err error
-	if o.Config, err = cl.tlsConfig(); err != nil || r.User == "" {
+	if o.Config, err = r.TLSConfig(); err != nil {
 		return o, err
+	}
+	o.Config.Time = cl.caller.now
+	if r.User == "" {
+		return o, nil
 	}
 	secret, err := os.ReadFile(r.PasswordFile)
 	if err != nil {
@@ -350,31 +352,4 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		o.Auth.Mechanisms = []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}
 	}
 	return o, nil
-}
-
-// tlsConfig has the roots, the certificate and the name of the remote.
-func (cl *call) tlsConfig() (*tls.Config, error) {
-	r := &cl.remote
-	c := &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12}
-	if c.ServerName == "" {
-		c.ServerName = r.Host
-	}
-	if r.TLSCA != "" {
-		pem, err := os.ReadFile(r.TLSCA)
-		if err != nil {
-			return nil, fmt.Errorf("remote %s: tls-ca: %w", r.Name, err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("remote %s: tls-ca: no certificate in %s", r.Name, r.TLSCA)
-		}
-	}
-	if r.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(r.TLSCert, r.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("remote %s: tls-cert: %w", r.Name, err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
 }

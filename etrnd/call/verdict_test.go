@@ -202,6 +202,8 @@ func TestRequest(t *testing.T) {
 		{"450: nothing changes until somebody changes it", []question{atrn("450").with(fail(odmr.ErrRefused, "ATRN", 450))}, ends{69, `request to hub: ATRN: refused by the remote: it said 450 "said"`, `not user "acme"'s there`}},
 		{"451: it cannot tell now", []question{atrn("451").with(fail(odmr.ErrRefused, "ATRN", 451))}, ends{75, `request to hub: ATRN: refused by the remote: it said 451 "said"`, "the next call asks again"}},
 		{"530: who are you?", []question{atrn("530").with(fail(odmr.ErrRefused, "ATRN", 530))}, ends{69, `request to hub: ATRN: refused by the remote: it said 530 "said"`, "set user and password-file"}},
+		{"530 to ETRN", []question{etrn().with(fail(odmr.ErrRefused, "ETRN n1", 530))}, ends{69, `request to hub: ETRN n1: refused by the remote: it said 530 "said"`, `more than the login of user "acme"`}},
+		{"the TLS of it is broken", []question{etrn().with(&odmr.Error{Kind: odmr.ErrTLS, Op: "TLS handshake", Err: errors.New("remote error: tls: handshake failure")})}, ends{69, "request to hub: TLS handshake: no trusted TLS: remote error: tls: handshake failure", "no cipher, no key exchange"}},
 		{"450 to something else than ATRN", []question{etrn().with(fail(odmr.ErrRefused, "EHLO", 450))}, ends{75, `request to hub: EHLO: refused by the remote: it said 450 "said"`, "does not want to speak"}},
 		{"ATRN accepted", []question{atrn("250")}, ends{}},
 		{"ATRN: nothing there is no refusal", []question{atrn("453:0")}, ends{}},

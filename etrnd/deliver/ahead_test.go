@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/hang"
 )
 
@@ -103,5 +104,5 @@ func aheadPair(t *testing.T) (*turn, net.Conn) {
 	t.Cleanup(func() { hub.Close(); site.Close() })
 	site.SetDeadline(hang.Deadline())
 	c := New(Options{Hostname: "hub.example.net"})
-	return newTurn(c, hub, nil, slog.New(slog.DiscardHandler)), site
+	return newTurn(c, hub, etrn.Identity{User: "acme"}, nil, slog.New(slog.DiscardHandler)), site
 }

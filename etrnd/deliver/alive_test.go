@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -24,6 +25,10 @@ type listed struct {
 func (l *listed) Queues() *queue.Set                { return nil }
 func (l *listed) State(string) (hold.State, bool)   { return hold.State{}, false }
 func (l *listed) Pin(...queue.Selection) (_ func()) { return func() {} }
+
+func (l *listed) Count(context.Context, ...queue.Selection) (int, bool) {
+	return 0, true
+}
 
 func (l *listed) Changed() <-chan struct{} {
 	l.mu.Lock()

@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"container/heap"
+	"errors"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -87,6 +88,16 @@ func (t *turn) abandon(err error) {
 	defer t.mu.Unlock()
 	t.closing = true
 	t.keepWaiting(why)
+	t.unproved = append(t.refused, t.unproved...)
+	for _, m := range t.unproved {
+		if errors.Is(err, errCount) {
+			for i := range m.rcpts {
+				m.rcpts[i].result = temporary(why)
+			}
+		}
+		t.resolve(m, nil)
+	}
+	t.refused, t.unproved = nil, nil
 	for _, e := range t.expect {
 		if e.m != nil {
 			t.resolve(e.m, temporary(why))
@@ -111,12 +122,19 @@ func result(r esmtp.Reply) *smtp.SMTPError {
 	status, rest := esmtp.CutStatus(text)
 	switch {
 	case code/100 != 2 && code/100 != 4 && code/100 != 5,
-		code == 500, code == 502, code == 503, code == 530:
+		code == 500, code == 502, code == 503, code == 530, aboutParameters(r):
 		return temporary("the site said " + r.String())
 	case status[0] != code/100:
 		status, rest = esmtp.Status{code / 100, 0, 0}, text
 	}
 	return &smtp.SMTPError{Code: code, EnhancedCode: smtp.EnhancedCode(status), Message: rest}
+}
+
+// aboutParameters recognises the refusal of what stands behind an address, which
+// may be ours to write and is not the mail.
+func aboutParameters(r esmtp.Reply) bool {
+	status, _ := esmtp.CutStatus(r.Text())
+	return r.Code == 504 || r.Code == 555 || r.Code == 501 && status[0] == 5 && status[1] == 5
 }
 
 // temporary is the answer that makes the MTA keep the mail.

@@ -15,7 +15,8 @@
 //
 // What it does not do: it does not decide what is held and does not let it go
 // (etrnd/hold does), it does not speak ATRN itself (etrnd/odmr does), and it
-// changes nothing in a message.
+// changes nothing in a message, but for CR and LF that stand alone where the site
+// lacks CHUNKING (see dots).
 package deliver
 
 import (
@@ -36,6 +37,7 @@ import (
 type Holder interface {
 	Queues() *queue.Set
 	State(name string) (hold.State, bool)
+	Count(ctx context.Context, sels ...queue.Selection) (messages int, ok bool)
 	Pin(sels ...queue.Selection) (unpin func())
 	Changed() <-chan struct{}
 	Listed() (at time.Time, took time.Duration, err error)
@@ -48,9 +50,12 @@ type Options struct {
 	Hostname string // in EHLO
 	Hold     Holder
 	// Socket is the path of the socket on which mail of a queue is taken, as
-	// the MTA was told it. The MTA has to get at it, and nobody else should:
-	// whoever can write to a socket sends mail to the site.
+	// the MTA was told it. The MTA has to get at it, and nobody else should be
+	// able to put one of his own there: he would be given the mail.
 	Socket func(queue string) string
+	// MTA reports whether a user of this machine is the MTA's, which alone may
+	// deliver, beside root; nil lets in all who reach the socket.
+	MTA    func(uid int) bool
 	Logger *slog.Logger // default: discard
 
 	// ReplyTimeout bounds the wait for a reply of the site while nothing else
@@ -78,6 +83,7 @@ type Agent struct {
 
 	mu     sync.Mutex
 	turned map[string]*turn // by queue name
+	plain  map[string]bool  // queues whose site offers DSN and refuses its parameters
 }
 
 var _ odmr.Turner = (*Agent)(nil)
@@ -97,7 +103,7 @@ func New(o Options) *Agent {
 	or(&o.WriteTimeout, 3*time.Minute)
 	or(&o.IdleTimeout, 2*time.Minute)
 	or(&o.Dead, 10*time.Second)
-	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}}
+	return &Agent{o: o, log: o.Logger, turned: map[string]*turn{}, plain: map[string]bool{}}
 }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
@@ -106,13 +112,9 @@ func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (
 	if sels == nil {
 		return answer, nil
 	}
-	messages := 0
-	for _, name := range queuesOf(sels) {
-		s, ok := a.o.Hold.State(name)
-		if !ok || !s.Known {
-			return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
-		}
-		messages += s.Messages - s.OnHold
+	messages, ok := a.o.Hold.Count(ctx, sels...)
+	if !ok {
+		return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 	}
 	if messages <= 0 {
 		return etrn.Answer{Code: 453, Text: "you have no mail"}, nil
@@ -134,10 +136,7 @@ func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (
 // if it is refused.
 func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
 	set := a.o.Hold.Queues()
-	may := func(name string) bool {
-		q, ok := set.ByName(name)
-		return ok && q.MayTurn(who)
-	}
+	may := func(name string) bool { return mayTurn(set, who, name) }
 	var sels []queue.Selection
 	if len(domains) == 0 {
 		for _, q := range set.Queues() {
@@ -165,6 +164,16 @@ func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selecti
 	return sels, etrn.Answer{}
 }
 
+// may reports whether somebody may have a queue by the configuration in force.
+func (a *Agent) may(who etrn.Identity, name string) bool {
+	return mayTurn(a.o.Hold.Queues(), who, name)
+}
+
+func mayTurn(set *queue.Set, who etrn.Identity, name string) bool {
+	q, ok := set.ByName(name)
+	return ok && q.MayTurn(who)
+}
+
 // queuesOf names the queues of selections, each once.
 func queuesOf(sels []queue.Selection) []string {
 	var names []string
@@ -182,9 +191,25 @@ func (a *Agent) holder(name string) *turn {
 	return a.turned[name]
 }
 
+// avoidDSN notes that a site refuses parameters that it offers to take. Its mail
+// stays with the MTA, and goes without them the next time.
+func (a *Agent) avoidDSN(queues []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range queues {
+		a.plain[name] = true
+	}
+}
+
+func (a *Agent) avoidsDSN(queues []string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(queues, func(name string) bool { return a.plain[name] })
+}
+
 // run owns a connection that was turned around.
 func (a *Agent) run(ctx context.Context, conn net.Conn, who etrn.Identity, sels []queue.Selection) error {
-	t := newTurn(a, conn, sels, a.log.With("session", who.Session, "user", who.User))
+	t := newTurn(a, conn, who, sels, a.log.With("session", who.Session, "user", who.User))
 	if !a.claim(ctx, t) {
 		t.log.Info("turned connection given up: another one was faster")
 		return t.decline()

@@ -27,7 +27,10 @@ func (t *turn) wait(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return t.finish()
+			return t.finish(context.Cause(ctx))
+		}
+		if !t.allowed() {
+			return t.finish(errForbidden)
 		}
 		if doneAt.IsZero() {
 			doneAt = t.began
@@ -96,13 +99,24 @@ func (t *turn) drained(doneAt time.Time) bool {
 	return true
 }
 
-// finish ends a turn because the daemon ends: what was sent is waited for, the
-// rest is kept.
-func (t *turn) finish() error {
+// allowed reports whether the site may still have all that the turn is for.
+func (t *turn) allowed() bool {
+	for _, name := range t.queues {
+		if !t.agent.may(t.who, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// finish ends a turn because the daemon ends, or since the site may have no more:
+// what was sent is waited for, the rest is kept.
+func (t *turn) finish(why error) error {
+	t.log.Info("turned connection is being ended", "reason", why.Error())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closing = true
-	t.keepWaiting("shutting down")
+	t.keepWaiting("the site's connection is being ended")
 	t.changed()
 	stop := time.AfterFunc(8*time.Second, func() { t.fail(context.Canceled) })
 	defer stop.Stop()

@@ -10,11 +10,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
 
-	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/socket"
 )
@@ -39,11 +40,14 @@ type endpoint struct {
 
 // newEndpoint makes the socket. Connections to it wait until serve.
 func newEndpoint(ctx context.Context, t *turn, queue string) (*endpoint, error) {
-	// Everybody who gets into the directory may write: the MTA delivers as a
-	// user of its own.
+	// Everybody who gets into the directory may connect, since the MTA delivers
+	// as a user of its own; who is at the other end is looked at then.
 	l, err := listen.Listen(ctx, "unix:"+t.agent.o.Socket(queue), listen.Options{Mode: 0o666, Logger: t.log})
 	if err != nil {
 		return nil, err
+	}
+	if may := t.agent.o.MTA; may != nil {
+		l = listen.Only(l, may, t.log)
 	}
 	return &endpoint{t: t, queue: queue, l: l, done: make(chan struct{}), conns: map[*mtaConn]struct{}{}}, nil
 }
@@ -58,15 +62,13 @@ func (e *endpoint) serve() {
 	}))
 	s.LMTP = true
 	s.Domain = e.t.agent.o.Hostname
-	s.EnableSMTPUTF8 = o.utf8
+	// A site that knew only HELO may have had a filter in front of it for once.
+	// SMTPUTF8 is then offered, so that the MTA does not give up, see objection.
+	s.EnableSMTPUTF8 = o.utf8 || o.helo
 	s.EnableDSN = o.dsn
-	if o.maxSize > 0 {
-		// One more than the site takes: go-smtp refuses a message of just this
-		// size. The true limit is in objection.
-		s.MaxMessageBytes = o.maxSize + 1
-	}
+	s.MaxMessageBytes = o.maxSize
 	s.MaxLineLength = 16 << 20 // of a message too; the MTA has its own limit
-	s.ErrorLog = errorLog{e.t.log}
+	s.ErrorLog = errorLog{e.t.log, new(atomic.Int64)}
 	e.server = s
 	go func() {
 		defer close(e.done)
@@ -108,21 +110,34 @@ type delivery struct {
 
 var _ smtp.LMTPSession = (*delivery)(nil)
 
-func (d *delivery) Mail(from string, opts *smtp.MailOptions) error {
-	if err := esmtp.CheckAddress(from); err != nil {
-		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 7}, Message: err.Error()}
+func (d *delivery) Mail(string, *smtp.MailOptions) error {
+	c := d.conn.envelope
+	if c.bad != nil {
+		return unreadable(c.bad)
 	}
-	d.m = &message{from: from, opts: *opts}
+	d.m = &message{from: c.path}
+	for _, p := range c.parameters {
+		d.m.option(p)
+	}
 	return nil
 }
 
-func (d *delivery) Rcpt(to string, opts *smtp.RcptOptions) error {
-	if err := esmtp.CheckAddress(to); err != nil {
-		return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: err.Error()}
+func (d *delivery) Rcpt(token string, _ *smtp.RcptOptions) error {
+	c := d.conn.envelope
+	if c.bad != nil {
+		return unreadable(c.bad)
 	}
-	for _, sel := range d.e.t.sels {
-		if sel.Queue == d.e.queue && sel.Covers(to) {
-			d.m.rcpts = append(d.m.rcpts, recipient{addr: to, opts: *opts})
+	t := d.e.t
+	if !t.agent.may(t.who, d.e.queue) {
+		return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 7, 1}, Message: "the site may not have this queue any more"}
+	}
+	for _, sel := range t.sels {
+		if sel.Queue == d.e.queue && sel.Covers(c.path) {
+			r := recipient{token: token, addr: c.path}
+			for _, p := range c.parameters {
+				r.option(p)
+			}
+			d.m.rcpts = append(d.m.rcpts, r)
 			return nil
 		}
 	}
@@ -132,10 +147,10 @@ func (d *delivery) Rcpt(to string, opts *smtp.RcptOptions) error {
 func (d *delivery) Data(io.Reader) error { return temporary("this socket speaks LMTP") }
 
 // LMTPData passes a message on and returns when the site has answered for it.
-func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
+func (d *delivery) LMTPData(_ io.Reader, status smtp.StatusCollector) error {
 	m := d.m
 	d.m = nil
-	in := &mtaReader{r: r}
+	in := &mtaReader{r: d.conn.text}
 	// The server reads what is left when this returns; nobody else may then.
 	defer in.end()
 	m.head = make([]byte, 0, 4096)
@@ -153,26 +168,22 @@ func (d *delivery) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 	switch {
 	case err == nil:
 		m.rest = in
-		m.size = max(m.opts.Size, small+1)
+		m.size = max(m.declared, small+1)
 	case errors.Is(err, io.EOF):
 		m.size = int64(len(m.head))
 	default:
-		var refused *smtp.SMTPError // longer than the site takes
-		if errors.As(err, &refused) {
-			return refused
-		}
 		return temporary("the message ended early: " + err.Error())
 	}
 	m.eightBit = eightBit(m.head)
 	stated := headerPriority(m.head)
 	m.priority, m.stated = stated.Value(), stated.Exact()
-	m.gone = func() bool { return d.conn != nil && socket.HungUp(d.conn.Conn) }
+	m.gone = func() bool { return socket.HungUp(d.conn.Conn) }
 	settled := make(chan struct{})
 	m.done = func() { close(settled) }
 	d.e.t.submit(m)
 	<-settled
 	for i := range m.rcpts {
-		status.SetStatus(m.rcpts[i].addr, m.rcpts[i].result)
+		status.SetStatus(m.rcpts[i].token, m.rcpts[i].result)
 	}
 	return nil
 }
@@ -213,13 +224,26 @@ func (r *mtaReader) end() {
 	r.over = true
 }
 
-// errorLog is the log of go-smtp.
-type errorLog struct{ log *slog.Logger }
+// maxLogged is how many lines of one endpoint's go-smtp the log gets.
+const maxLogged = 20
 
-func (l errorLog) Printf(format string, v ...any) {
-	l.log.Warn("LMTP", "problem", strings.TrimSpace(fmt.Sprintf(format, v...)))
+// errorLog is the log of go-smtp.
+type errorLog struct {
+	log   *slog.Logger
+	lines *atomic.Int64
 }
 
-func (l errorLog) Println(v ...any) {
-	l.log.Warn("LMTP", "problem", strings.TrimSpace(fmt.Sprintln(v...)))
+func (l errorLog) Printf(format string, v ...any) { l.print(fmt.Sprintf(format, v...)) }
+
+func (l errorLog) Println(v ...any) { l.print(fmt.Sprintln(v...)) }
+
+func (l errorLog) print(text string) {
+	attrs := []any{"error", foreign.Clip(strings.TrimSpace(text), 2000)}
+	switch n := l.lines.Add(1); {
+	case n > maxLogged:
+		return
+	case n == maxLogged:
+		attrs = append(attrs, "note", "more of that is not logged for this connection")
+	}
+	l.log.Warn("LMTP dialogue with the MTA failed", attrs...)
 }

@@ -60,14 +60,22 @@ func (t *turn) greet(ctx context.Context) error {
 	if r, err = ask(hello); err != nil {
 		return fmt.Errorf("EHLO: %w", err)
 	}
-	if r.OK() {
+	switch {
+	case r.OK():
 		t.offers = parseOffers(r.Lines[1:])
-	} else if r, err = ask("HELO " + t.agent.o.Hostname); err != nil || !r.OK() {
-		if err == nil {
-			ask("QUIT")
-			err = fmt.Errorf("refused with %v", r)
+	case r.Code/100 != 5:
+		// Not now: HELO would only get mail refused that the site can take.
+		ask("QUIT")
+		return fmt.Errorf("EHLO: refused with %v", r)
+	default:
+		if r, err = ask("HELO " + t.agent.o.Hostname); err != nil || !r.OK() {
+			if err == nil {
+				ask("QUIT")
+				err = fmt.Errorf("refused with %v", r)
+			}
+			return fmt.Errorf("HELO: %w", err)
 		}
-		return fmt.Errorf("HELO: %w", err)
+		t.offers.helo = true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,7 +1,6 @@
 package deliver
 
 import (
-	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -17,9 +16,11 @@ const small = 64 << 10
 
 // message is one transaction that the MTA has begun with us and waits for.
 type message struct {
-	from  string
-	opts  smtp.MailOptions
-	rcpts []recipient
+	from        string // the path, as the MTA wrote it
+	ret, envid  string // DSN parameters (RFC 3461), to be passed on
+	body8, utf8 bool   // BODY=8BITMIME and SMTPUTF8
+	declared    int64  // SIZE
+	rcpts       []recipient
 
 	head     []byte    // all of a short message, the beginning of a long one
 	rest     io.Reader // what follows head; nil: nothing
@@ -43,39 +44,70 @@ type message struct {
 	asking  bool        // the envelope was sent only to learn that
 	ready   bool        // that is known
 	goAhead bool        // DATA was answered 354
-	closed  bool        // the site has ended the transaction: nothing of it is open
-	settled bool        // done was called
+	// answered: all results are there, and wait for the proof that they are the
+	// right ones.
+	answered bool
+	settled  bool // done was called
 }
 
 type recipient struct {
-	addr string
-	opts smtp.RcptOptions
+	token         string // what go-smtp has for the path
+	addr          string // the path, as the MTA wrote it
+	notify, orcpt string // DSN parameters, to be passed on
 
 	accepted bool            // by the site's reply to RCPT
 	result   *smtp.SMTPError // nil: not known yet; a code 2xx is a success
+}
+
+// option takes a parameter of MAIL. Others are the MTA's own affair.
+func (m *message) option(p esmtp.Parameter) {
+	switch p.Key {
+	case "SIZE":
+		if n, err := strconv.ParseInt(p.Value, 10, 64); err == nil && n > 0 {
+			m.declared = n
+		}
+	case "BODY":
+		m.body8 = strings.EqualFold(p.Value, "8BITMIME")
+	case "SMTPUTF8":
+		m.utf8 = true
+	case "RET":
+		if v := strings.ToUpper(p.Value); v == "FULL" || v == "HDRS" {
+			m.ret = v
+		}
+	case "ENVID":
+		m.envid = esmtp.EnvelopeID(p.Value)
+	}
+}
+
+// option takes a parameter of RCPT.
+func (r *recipient) option(p esmtp.Parameter) {
+	switch p.Key {
+	case "NOTIFY":
+		r.notify = esmtp.Notify(p.Value)
+	case "ORCPT":
+		r.orcpt = p.Value
+	}
 }
 
 // mail is the MAIL command. Parameters that say nothing are left out: on a thin
 // line they are paid for with every message.
 func (m *message) mail(o offers) string {
 	var b strings.Builder
-	b.WriteString("MAIL FROM:<" + esmtp.QuoteLocalPart(m.from) + ">")
+	b.WriteString("MAIL FROM:<" + m.from + ">")
 	if o.size && m.size > small {
 		b.WriteString(" SIZE=" + strconv.FormatInt(m.size, 10))
 	}
-	if o.eightBit && (m.eightBit || m.long() && m.opts.Body == smtp.Body8BitMIME) {
+	if o.eightBit && (m.eightBit || m.long() && m.body8) {
 		b.WriteString(" BODY=8BITMIME")
 	}
-	if o.utf8 && m.opts.UTF8 {
+	if o.utf8 && m.utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
-	if o.dsn {
-		if m.opts.Return != "" {
-			b.WriteString(" RET=" + string(m.opts.Return))
-		}
-		if m.opts.EnvelopeID != "" {
-			b.WriteString(" ENVID=" + esmtp.XText(m.opts.EnvelopeID))
-		}
+	if o.dsn && m.ret != "" {
+		b.WriteString(" RET=" + m.ret)
+	}
+	if o.dsn && m.envid != "" {
+		b.WriteString(" ENVID=" + m.envid)
 	}
 	if o.priority && m.stated {
 		b.WriteString(" MT-PRIORITY=" + strconv.Itoa(m.priority))
@@ -88,24 +120,15 @@ func (m *message) mail(o offers) string {
 func (m *message) rcpt(i int, o offers) string {
 	r := &m.rcpts[i]
 	var b strings.Builder
-	b.WriteString("RCPT TO:<" + esmtp.QuoteLocalPart(r.addr) + ">")
+	b.WriteString("RCPT TO:<" + r.addr + ">")
 	if o.dsn {
-		for i, n := range r.opts.Notify {
-			if i == 0 {
-				b.WriteString(" NOTIFY=")
-			} else {
-				b.WriteByte(',')
-			}
-			b.WriteString(string(n))
+		if r.notify != "" {
+			b.WriteString(" NOTIFY=" + r.notify)
 		}
 		// Without NOTIFY, and where it says nothing new, it would only cost.
-		if a := r.opts.OriginalRecipient; a != "" && (a != r.addr && a != esmtp.QuoteLocalPart(r.addr) || len(r.opts.Notify) > 0) {
-			b.WriteString(" ORCPT=" + strings.ToLower(string(r.opts.OriginalRecipientType)) + ";")
-			if r.opts.OriginalRecipientType == smtp.DSNAddressTypeUTF8 {
-				b.WriteString(esmtp.UTF8Text(a, o.utf8 && m.opts.UTF8))
-			} else {
-				b.WriteString(esmtp.XText(a))
-			}
+		orcpt := esmtp.OriginalRecipient(r.orcpt, o.utf8 && m.utf8)
+		if orcpt != "" && (r.notify != "" || orcpt != esmtp.OriginalRecipient("rfc822;"+esmtp.XText(r.addr), o.utf8 && m.utf8)) {
+			b.WriteString(" ORCPT=" + orcpt)
 		}
 	}
 	b.WriteString("\r\n")
@@ -130,17 +153,4 @@ func eightBit(b []byte) bool {
 		}
 	}
 	return false
-}
-
-var errEightBit = errors.New("8-bit content")
-
-// sevenBit stops at what a site without 8BITMIME must not be sent.
-type sevenBit struct{ r io.Reader }
-
-func (s sevenBit) Read(b []byte) (int, error) {
-	n, err := s.r.Read(b)
-	if eightBit(b[:n]) {
-		return 0, errEightBit
-	}
-	return n, err
 }

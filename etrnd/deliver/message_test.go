@@ -7,43 +7,64 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/emersion/go-smtp"
-
 	"github.com/etrnd/etrnd/internal/esmtp"
 )
 
 // What is said about a message on the wire: all that matters, and no byte more.
 func TestEnvelope(t *testing.T) {
 	all := parseOffers([]string{"SIZE", "8BITMIME", "SMTPUTF8", "DSN", "MT-PRIORITY"})
-	dsn := smtp.RcptOptions{Notify: []smtp.DSNNotify{"FAILURE", "DELAY"}, OriginalRecipientType: "RFC822", OriginalRecipient: "a+b=c@x.example"}
 	for _, c := range []struct {
+		in         []string // MAIL and RCPT, as the MTA has them; "" for a plain one
 		m          message
 		o          offers
 		mail, rcpt string
 	}{
-		{message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
-		{message{from: "s@x.example", size: 1000}, all, "MAIL FROM:<s@x.example>", "RCPT TO:<a@acme.example>"},
-		{message{from: "s@x.example", size: small + 1}, all, "MAIL FROM:<s@x.example> SIZE=65537", "RCPT TO:<a@acme.example>"},
-		{message{eightBit: true}, all, "MAIL FROM:<> BODY=8BITMIME", "RCPT TO:<a@acme.example>"},
-		{message{opts: smtp.MailOptions{UTF8: true}}, all, "MAIL FROM:<> SMTPUTF8", "RCPT TO:<a@acme.example>"},
-		{message{opts: smtp.MailOptions{Return: "HDRS", EnvelopeID: "id+1 =\x7f"}}, all, "MAIL FROM:<> RET=HDRS ENVID=id+2B1+20+3D+7F", "RCPT TO:<a@acme.example>"},
+		{nil, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
+		{[]string{"FROM:<s@x.example> SIZE=1000"}, message{size: 1000}, all, "MAIL FROM:<s@x.example>", "RCPT TO:<a@acme.example>"},
+		{[]string{"FROM:<s@x.example>"}, message{size: small + 1}, all, "MAIL FROM:<s@x.example> SIZE=65537", "RCPT TO:<a@acme.example>"},
+		{[]string{"FROM:<> BODY=8BITMIME"}, message{eightBit: true}, all, "MAIL FROM:<> BODY=8BITMIME", "RCPT TO:<a@acme.example>"},
+		{[]string{"FROM:<> SMTPUTF8"}, message{}, all, "MAIL FROM:<> SMTPUTF8", "RCPT TO:<a@acme.example>"},
+		{[]string{"FROM:<> ret=hdrs ENVID=id+2B1+20+3D"}, message{}, all, "MAIL FROM:<> RET=HDRS ENVID=id+2B1+20+3D", "RCPT TO:<a@acme.example>"},
+		// RFC 3461 allows these, and some servers read them as something else.
+		{[]string{"FROM:<> ENVID=<abc>"}, message{}, all, "MAIL FROM:<> ENVID=+3Cabc+3E", "RCPT TO:<a@acme.example>"},
+		// What is the business of the MTA and nobody else is not passed on.
+		{[]string{"FROM:<> AUTH=<> RET=BOTH ENVID=+09 XVERP=+= SIZE=x"}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
 		// The sender's own words are passed on; what mail programs mean by X-Priority is not.
-		{message{priority: 4, stated: true}, all, "MAIL FROM:<> MT-PRIORITY=4", "RCPT TO:<a@acme.example>"},
-		{message{priority: 4}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
-		{message{rcpts: []recipient{{addr: "a@acme.example", opts: dsn}}}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;a+2Bb+3Dc@x.example"},
+		{nil, message{priority: 4, stated: true}, all, "MAIL FROM:<> MT-PRIORITY=4", "RCPT TO:<a@acme.example>"},
+		{nil, message{priority: 4}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
+		{[]string{"", "TO:<a@acme.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;a+2Bb+3Dc@x.example"}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;a+2Bb+3Dc@x.example"},
 		// An original recipient that is the recipient is no news.
-		{message{rcpts: []recipient{{addr: "a@acme.example", opts: smtp.RcptOptions{OriginalRecipientType: "RFC822", OriginalRecipient: "a@acme.example"}}}}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
-		{message{rcpts: []recipient{{addr: "a@acme.example", opts: smtp.RcptOptions{Notify: []smtp.DSNNotify{"NEVER"}, OriginalRecipientType: "UTF-8", OriginalRecipient: "p\u00e9@x.example"}}}}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\\x{E9}@x.example"},
-		{message{opts: smtp.MailOptions{UTF8: true}, rcpts: []recipient{{addr: "a@acme.example", opts: smtp.RcptOptions{Notify: []smtp.DSNNotify{"NEVER"}, OriginalRecipientType: "UTF-8", OriginalRecipient: "p\u00e9@x.example"}}}}, all, "MAIL FROM:<> SMTPUTF8", "RCPT TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\u00e9@x.example"},
+		{[]string{"", "TO:<a@acme.example> ORCPT=rfc822;a@acme.example"}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
+		{[]string{"", `TO:<"a b"@acme.example> ORCPT=rfc822;"a+20b"@acme.example`}, message{}, all, "MAIL FROM:<>", `RCPT TO:<"a b"@acme.example>`},
+		{[]string{"", `TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\x{E9}@x.example`}, message{}, all, "MAIL FROM:<>", `RCPT TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\x{E9}@x.example`},
+		{[]string{"FROM:<> SMTPUTF8", `TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\x{E9}@x.example`}, message{}, all, "MAIL FROM:<> SMTPUTF8", "RCPT TO:<a@acme.example> NOTIFY=NEVER ORCPT=utf-8;p\u00e9@x.example"},
+		// Other types of addresses, and quotation marks.
+		{[]string{"", "TO:<a@acme.example> ORCPT=x400;/S+3Ddoe/"}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example> ORCPT=x400;/S+3Ddoe/"},
+		{[]string{"", `TO:<a@acme.example> ORCPT=rfc822;"john+20doe"@x.example`}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example> ORCPT=rfc822;+22john+20doe+22@x.example"},
+		{[]string{"", "TO:<a@acme.example> ORCPT=rfc822;a+09b@x.example NOTIFY=NEVER,DELAY"}, message{}, all, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
 		// A site that lists nothing gets nothing.
-		{message{size: 1 << 20, eightBit: true, priority: 1, stated: true, opts: smtp.MailOptions{UTF8: true, Return: "FULL", EnvelopeID: "x"}, rcpts: []recipient{{addr: "a@acme.example", opts: dsn}}}, offers{}, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
-		// Local parts that need quotation marks.
-		{message{from: "a b@x.example", rcpts: []recipient{{addr: `q"\@acme.example`}}}, all, `MAIL FROM:<"a b"@x.example>`, `RCPT TO:<"q\"\\"@acme.example>`},
-		{message{from: ".a@x.example", rcpts: []recipient{{addr: "a@b@acme.example"}}}, all, `MAIL FROM:<".a"@x.example>`, `RCPT TO:<"a@b"@acme.example>`},
-		{message{from: "a..b@x.example", rcpts: []recipient{{addr: "a.b+c=d/e@acme.example"}}}, all, `MAIL FROM:<"a..b"@x.example>`, `RCPT TO:<a.b+c=d/e@acme.example>`},
+		{[]string{"FROM:<> SMTPUTF8 BODY=8BITMIME RET=FULL ENVID=x", "TO:<a@acme.example> NOTIFY=NEVER ORCPT=x400;x"}, message{size: 1 << 20, eightBit: true, priority: 1, stated: true}, offers{}, "MAIL FROM:<>", "RCPT TO:<a@acme.example>"},
+		// Paths are passed on letter by letter.
+		{[]string{`FROM:<"a b"@x.example>`, `TO:<"q\"\\>"@acme.example>`}, message{}, all, `MAIL FROM:<"a b"@x.example>`, `RCPT TO:<"q\"\\>"@acme.example>`},
+		{[]string{"FROM: <@a.example,@b.example:.a..@x.example>", "to:<A@ACME.example>"}, message{}, all, "MAIL FROM:<@a.example,@b.example:.a..@x.example>", "RCPT TO:<A@ACME.example>"},
 	} {
-		if c.m.rcpts == nil {
-			c.m.rcpts = []recipient{{addr: "a@acme.example"}}
+		from, to := "FROM:<>", "TO:<a@acme.example>"
+		for i, line := range c.in {
+			if line != "" {
+				*[]*string{&from, &to}[i] = line
+			}
+		}
+		first, second := parseCommand([]byte(" "+from+"\r\n"), "FROM:"), parseCommand([]byte(" "+to+"\r\n"), "TO:")
+		if first.bad != nil || second.bad != nil {
+			t.Errorf("%q, %q: %v, %v", from, to, first.bad, second.bad)
+		}
+		r := recipient{addr: second.path}
+		for _, p := range second.parameters {
+			r.option(p)
+		}
+		c.m.from, c.m.rcpts = first.path, []recipient{r}
+		for _, p := range first.parameters {
+			c.m.option(p)
 		}
 		if got := c.m.mail(c.o); got != c.mail+"\r\n" {
 			t.Errorf("%q, want %q", got, c.mail)
@@ -52,6 +73,36 @@ func TestEnvelope(t *testing.T) {
 			t.Errorf("%q, want %q", got, c.rcpt)
 		}
 	}
+}
+
+// What cannot be passed on is told from what can.
+func TestUnreadable(t *testing.T) {
+	for _, arg := range []string{
+		"", " FROM:", " FROM:x", " FROM:<x", " FROM:<x>y", " FROM:<a\rRCPT TO:<b>>", " FROM:<\"a\tb\"@x.example>", " FROM:<a@x.example> ENVID=\x00", " FROM:<\xff@x.example>",
+	} {
+		if c := parseCommand([]byte(arg+"\r\n"), "FROM:"); c.bad == nil {
+			t.Errorf("%q: %+v", arg, c)
+		}
+	}
+}
+
+// No line of the MTA makes two of it, or reaches go-smtp as another command.
+func FuzzTranslate(f *testing.F) {
+	f.Add("RCPT TO:<p@acme.example> ORCPT=rfc822;p+C3+A9@acme.example\r\n")
+	f.Add("BDAT 10 LAST\r\n")
+	f.Fuzz(func(t *testing.T, line string) {
+		line, _, _ = strings.Cut(line, "\n")
+		c := &mtaConn{}
+		got := string(c.translate([]byte(line + "\n")))
+		if strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\n") {
+			t.Errorf("%q became %q", line, got)
+		}
+		for _, out := range []string{c.envelope.path, (&message{from: c.envelope.path}).mail(offers{})} {
+			if strings.ContainsAny(strings.TrimSuffix(out, "\r\n"), "\r\n\x00\t") {
+				t.Errorf("%q: %q", line, out)
+			}
+		}
+	})
 }
 
 func TestHeaderPriority(t *testing.T) {
@@ -84,7 +135,8 @@ func TestDots(t *testing.T) {
 		".\r\n":                  "..\r\n",
 		"a\r\n.b\r\n..\r\nc\r\n": "a\r\n..b\r\n...\r\nc\r\n",
 		"a":                      "a\r\n",
-		"a\n.b\r.c\r\n":          "a\n.b\r.c\r\n", // no beginnings of lines
+		"a\n.b\r.c\r\n":          "a\r\n..b .c\r\n", // some servers would see ends of lines there
+		"a\r\r\n.\r\nb\n.\nc\r":  "a \r\n..\r\nb\r\n..\r\nc \r\n",
 		"\r\n.":                  "\r\n..\r\n",
 	} {
 		for size := 1; size < 4; size++ {
@@ -130,34 +182,6 @@ func TestResult(t *testing.T) {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
-}
-
-func TestMend(t *testing.T) {
-	for in, want := range map[string]string{
-		"RCPT TO:<p\u00e9@acme.example> ORCPT=rfc822;p+C3+A9@acme.example\r\n":           "RCPT TO:<p\u00e9@acme.example> ORCPT=utf-8;p\\x{E9}@acme.example\r\n",
-		"rcpt TO:<a@acme.example> ORCPT=rfc822;p\u00e9+2B@acme.example NOTIFY=NEVER\r\n": "rcpt TO:<a@acme.example> ORCPT=utf-8;p\\x{E9}\\x{2B}@acme.example NOTIFY=NEVER\r\n",
-		"RCPT TO:<a@acme.example> ORCPT=rfc822;\xff+FE@acme.example NOTIFY=NEVER\r\n":    "RCPT TO:<a@acme.example> NOTIFY=NEVER\r\n", // no UTF-8
-		"RCPT TO:<a@acme.example> ORCPT=rfc822;a+2Bb@acme.example\r\n":                   "RCPT TO:<a@acme.example> ORCPT=rfc822;a+2Bb@acme.example\r\n",
-		"RCPT TO:<a@acme.example> ORCPT=rfc822;a+C\r\n":                                  "RCPT TO:<a@acme.example> ORCPT=rfc822;a+C\r\n",
-		"RCPT TO:<a@acme.example> ORCPT=rfc822;+C3+A9":                                   "RCPT TO:<a@acme.example> ORCPT=rfc822;+C3+A9", // no end of line
-		"MAIL FROM:<a@acme.example> ORCPT=rfc822;+C3+A9\r\n":                             "MAIL FROM:<a@acme.example> ORCPT=rfc822;+C3+A9\r\n",
-		"DATA\r\n": "DATA\r\n",
-		"":         "",
-	} {
-		if got := mend([]byte(in)); string(got) != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
-func FuzzMend(f *testing.F) {
-	f.Add("RCPT TO:<p@acme.example> ORCPT=rfc822;p+C3+A9@acme.example\r\n")
-	f.Fuzz(func(t *testing.T, line string) {
-		got := string(mend([]byte(line)))
-		if strings.Count(got, "\n") > strings.Count(line, "\n") {
-			t.Errorf("%q became %q", line, got)
-		}
-	})
 }
 
 // Whatever the site says, the MTA is told what can be a reply, and no success but

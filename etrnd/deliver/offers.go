@@ -5,7 +5,9 @@ import "github.com/etrnd/etrnd/internal/esmtp"
 // offers are the extensions that a site lists in its reply to EHLO.
 type offers struct {
 	pipelining, chunking, eightBit, utf8, dsn, size, priority bool
-	maxSize                                                   int64 // 0: not told
+	helo                                                      bool // it took HELO in place of EHLO, and lists nothing
+
+	maxSize int64 // 0: not told
 }
 
 // parseOffers reads them from the lines behind the first.

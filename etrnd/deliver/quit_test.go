@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/hang"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -16,7 +17,7 @@ func quitting(t *testing.T, s *site) *turn {
 	ours, theirs := tcp(t)
 	go s.serve(theirs)
 	c := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), ReplyTimeout: hang.Limit})
-	turn := newTurn(c, ours, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
+	turn := newTurn(c, ours, etrn.Identity{User: "acme"}, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
 	turn.offers = offers{pipelining: true, chunking: true}
 	if r, err := turn.in.ReadReply(); err != nil || r.Code != 220 {
 		t.Fatalf("greeting: %v, %v", r, err)

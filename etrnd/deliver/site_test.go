@@ -29,6 +29,14 @@ type site struct {
 	mails    []mail
 	ahead    int // times that something was sent without waiting for a reply
 	conn     net.Conn
+	more     string // goes out behind the next reply
+}
+
+// extra has something said behind the reply to come.
+func (s *site) extra(yes bool, text string) {
+	if yes {
+		s.more = text
+	}
 }
 
 type mail struct {
@@ -56,7 +64,13 @@ func (s *site) serve(conn net.Conn) error {
 	s.conn = conn
 	s.mu.Unlock()
 	in := bufio.NewReaderSize(conn, 256<<10)
-	say := func(format string, args ...any) { fmt.Fprintf(conn, format+"\r\n", args...) }
+	say := func(format string, args ...any) {
+		text := fmt.Sprintf(format+"\r\n", args...)
+		if s.more != "" && text[3] == ' ' {
+			text, s.more = text+s.more+"\r\n", ""
+		}
+		io.WriteString(conn, text)
+	}
 	if s.greet == "" {
 		s.greet = "220 site"
 	}

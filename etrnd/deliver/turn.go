@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/socket"
 )
@@ -24,6 +25,11 @@ var (
 	errClosed   = errors.New("the site closed the connection")
 	errQuiet    = errors.New("the site has gone quiet")
 	errPanic    = errors.New("panic")
+	// errCount: what the site says is no answer to what it was asked. Nothing
+	// that it has said since a reply that was certain is believed.
+	errCount = errors.New("replies and commands do not match")
+	// errForbidden: the configuration has changed.
+	errForbidden = errors.New("the site may not have this mail any more")
 )
 
 // turn is one turned connection.
@@ -38,6 +44,7 @@ type turn struct {
 	conn   net.Conn
 	in     *esmtp.ReplyReader
 	out    *bufio.Writer
+	who    etrn.Identity
 	sels   []queue.Selection
 	queues []string
 	began  time.Time
@@ -50,6 +57,11 @@ type turn struct {
 	activity chan struct{}
 	waiting  order      // deliveries that are complete and not sent
 	expect   []expected // replies to come, oldest first
+	sent     int64      // bytes that were given to the connection
+	unproved []*message // answered by the site, but see prove
+	refused  []*message // of these, refused, and waiting for silence
+	marks    int        // RSETs among expect
+	noDSN    string     // how the site refused parameters that it offers to take
 	inFlight int        // deliveries that the MTA waits for
 	serial   int64
 	err      error           // why the connection is of no use any more
@@ -71,9 +83,9 @@ type turn struct {
 // maxReplyLine is the buffer for replies. A longer line is cut.
 const maxReplyLine = 4096
 
-func newTurn(a *Agent, conn net.Conn, sels []queue.Selection, log *slog.Logger) *turn {
+func newTurn(a *Agent, conn net.Conn, who etrn.Identity, sels []queue.Selection, log *slog.Logger) *turn {
 	t := &turn{
-		agent: a, log: log, conn: conn, sels: sels, queues: queuesOf(sels), began: time.Now(),
+		agent: a, log: log, conn: conn, who: who, sels: sels, queues: queuesOf(sels), began: time.Now(),
 		gone: make(chan struct{}), wrote: make(chan struct{}), activity: make(chan struct{}, 1),
 		accepted: map[string]bool{}, moved: time.Now(),
 	}
@@ -93,6 +105,7 @@ func (w wireWriter) Write(b []byte) (int, error) {
 	err := t.err
 	if err == nil {
 		t.conn.SetWriteDeadline(time.Now().Add(t.agent.o.WriteTimeout))
+		t.sent += int64(len(b)) // before the site can have it
 	}
 	t.mu.Unlock()
 	if err != nil {
@@ -168,6 +181,10 @@ func (t *turn) run(ctx context.Context) (err error) {
 		for _, e := range ends {
 			e.drain()
 		}
+		if t.noDSN != "" { // nobody else is left to write it
+			t.log.Warn("the site offers DSN and refuses its parameters; the next connection does without", "reply", t.noDSN)
+			t.agent.avoidDSN(t.queues)
+		}
 		attrs := []any{"queues", t.queues, "delivered", t.delivered, "failed", t.failed, "bytes", t.bytes, "seconds", time.Since(t.began).Round(time.Millisecond).Seconds()}
 		if err != nil {
 			t.log.Warn("turned connection ended early", append(attrs, "error", err)...)
@@ -178,6 +195,9 @@ func (t *turn) run(ctx context.Context) (err error) {
 
 	if err := t.greet(ctx); err != nil {
 		return err
+	}
+	if t.offers.dsn && t.agent.avoidsDSN(t.queues) {
+		t.offers.dsn = false
 	}
 	t.log.Info("turned", "queues", t.queues, "pipelining", t.offers.pipelining, "chunking", t.offers.chunking)
 	for _, e := range ends {

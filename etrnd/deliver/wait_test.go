@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -18,7 +19,7 @@ func TestQuiet(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		a := New(Options{Hostname: "hub.example.net", Hold: newCounter(t), ReplyTimeout: 10 * time.Second})
-		turn := newTurn(a, ours, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
+		turn := newTurn(a, ours, etrn.Identity{User: "acme"}, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
 		turn.inFlight = 1 // a message has come and nothing of it has been sent
 		ended := make(chan error, 1)
 		go func() { ended <- turn.wait(t.Context()) }()

@@ -34,26 +34,37 @@ func (t *turn) next() (*message, error) {
 		t.changed()
 	}
 	var flushAt time.Time
+	wakeIn := func(d time.Duration) *time.Timer {
+		return time.AfterFunc(d, func() {
+			t.mu.Lock()
+			t.wake.Broadcast()
+			t.mu.Unlock()
+		})
+	}
 	for {
 		switch {
 		case t.err != nil:
 			return nil, t.err
 		case len(t.waiting) > 0:
 			m := heap.Pop(&t.waiting).(*message)
-			if m.settled {
+			if m.settled || m.answered {
 				continue
 			}
 			t.sending, t.current = true, m
 			return m, nil
+		case len(t.unproved) > 0 && t.marks == 0:
+			// Refused at the envelope: no RSET went behind it.
+			t.mu.Unlock()
+			err := t.mark()
+			t.mu.Lock()
+			if err != nil {
+				return nil, err
+			}
+			continue
 		case t.out.Buffered() > 0 && flushAt.IsZero():
 			d := corkTime(t.conn)
 			flushAt = time.Now().Add(d)
-			timer := time.AfterFunc(d, func() {
-				t.mu.Lock()
-				t.wake.Broadcast()
-				t.mu.Unlock()
-			})
-			defer timer.Stop()
+			defer wakeIn(d).Stop()
 		case t.out.Buffered() > 0 && time.Until(flushAt) <= 0:
 			t.mu.Unlock()
 			err := t.out.Flush()
@@ -64,6 +75,16 @@ func (t *turn) next() (*message, error) {
 			continue
 		case t.closing && t.out.Buffered() == 0:
 			return nil, nil
+		case len(t.refused) > 0 && len(t.expect) == 0 && t.out.Buffered() == 0:
+			if left := t.silence() - time.Since(t.moved); left > 0 {
+				defer wakeIn(left).Stop()
+				break
+			}
+			for _, m := range t.refused {
+				t.resolve(m, nil)
+			}
+			t.refused = nil
+			continue
 		}
 		t.wake.Wait()
 	}
@@ -72,7 +93,6 @@ func (t *turn) next() (*message, error) {
 // deliver puts a message on the line, or the question whether it may come. An
 // error is one of the connection.
 func (t *turn) deliver(m *message) error {
-	o := t.offers
 	if res := t.objection(m); res != nil {
 		t.settle(m, res)
 		return nil
@@ -92,37 +112,48 @@ func (t *turn) deliver(m *message) error {
 			return err
 		}
 	}
-	t.mu.Lock()
-	settled := m.settled
-	t.mu.Unlock()
+	var err error
 	switch {
-	case settled:
-		return nil
-	case o.chunking:
-		return t.chunks(m)
+	case t.over(m):
+	case t.offers.chunking:
+		err = t.chunks(m)
+	default:
+		err = t.data(m)
 	}
-	return t.data(m)
+	if err != nil {
+		return err
+	}
+	return t.mark()
 }
 
-// no8Bit is what RFC 6152, section 3, leaves to somebody who changes no mail.
-var no8Bit = &smtp.SMTPError{Code: 554, EnhancedCode: smtp.EnhancedCode{5, 6, 3}, Message: "the site does not accept 8-bit mail (8BITMIME)"}
+// over reports whether nothing more of a message need be sent.
+func (t *turn) over(m *message) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return m.settled || m.answered
+}
 
-// rest is what follows the head of a long message, as far as the site may get
-// it.
-func (t *turn) rest(m *message) io.Reader {
-	if t.offers.eightBit {
-		return m.rest
+// mark ends the transaction, which is the proof of the replies to it (see prove).
+// When a message is refused, servers differ in what is left of its transaction,
+// and the next one is on its way by then: its recipients could be added to the
+// sender and the recipients of the first.
+func (t *turn) mark() error {
+	t.mu.Lock()
+	t.last = nil
+	t.marks++
+	t.mu.Unlock()
+	if err := t.command("RSET\r\n", expected{kind: isRset}); err != nil {
+		return err
 	}
-	return sevenBit{m.rest}
+	if !t.offers.pipelining {
+		return t.sync()
+	}
+	return nil
 }
 
 // brokenOff answers for a message that cannot be read to its end.
 func (t *turn) brokenOff(m *message, err error) {
-	res := temporary("the message ended early: " + err.Error())
-	if errors.Is(err, errEightBit) {
-		res = no8Bit
-	}
-	t.settle(m, res)
+	t.settle(m, temporary("the message ended early: "+err.Error()))
 }
 
 // objection is why a message cannot go to this site at all, or not now.
@@ -132,11 +163,12 @@ func (t *turn) objection(m *message) *smtp.SMTPError {
 	case m.gone():
 		// The MTA does not wait any more, and will send it again.
 		return temporary("the MTA gave the delivery up")
-	case m.opts.UTF8 && !o.utf8:
-		// RFC 6531, section 3.5.
+	case m.utf8 && o.helo:
+		// Nobody knows what the site's own server takes.
+		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 6, 7}, Message: "the site answered to HELO only, and does not say whether it accepts internationalised mail (SMTPUTF8)"}
+	case m.utf8 && !o.utf8:
+		// RFC 6531, section 3.5. The MTA was told, and should have seen to it.
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 6, 7}, Message: "the site does not accept internationalised mail (SMTPUTF8)"}
-	case m.eightBit && !o.eightBit:
-		return no8Bit
 	case o.maxSize > 0 && m.size > o.maxSize:
 		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("the site accepts at most %d bytes, and this message has %d", o.maxSize, m.size)}
 	}
@@ -155,23 +187,15 @@ func (t *turn) known(m *message) bool {
 	return true
 }
 
-// envelope sends MAIL and RCPT.
-//
-// RSET goes first unless the transaction before is known to have ended. When a
-// message is refused, servers differ in what is left of its transaction, and
-// the next one is on its way by then: its recipients could be added to the
-// sender and the recipients of the first.
+// envelope sends MAIL and RCPT. A transaction that was only to ask is ended first.
 func (t *turn) envelope(m *message, ask bool) error {
-	var lines []string
-	var expect []expected
 	if t.last != nil {
-		t.mu.Lock()
-		closed := t.last.closed
-		t.mu.Unlock()
-		if !closed {
-			lines, expect = append(lines, "RSET\r\n"), append(expect, expected{kind: isRset})
+		if err := t.mark(); err != nil {
+			return err
 		}
 	}
+	var lines []string
+	var expect []expected
 	lines, expect = append(lines, m.mail(t.offers)), append(expect, expected{m: m, kind: isMail})
 	func() {
 		t.mu.Lock()
@@ -184,7 +208,7 @@ func (t *turn) envelope(m *message, ask bool) error {
 				open++
 			}
 		}
-		m.mailed, m.open, m.asking, m.closed, m.goAhead = esmtp.Reply{}, open, ask, false, false
+		m.mailed, m.open, m.asking, m.goAhead = esmtp.Reply{}, open, ask, false
 		t.last = m
 	}()
 	for i, line := range lines {
@@ -198,7 +222,9 @@ func (t *turn) envelope(m *message, ask bool) error {
 			return err
 		}
 		if expect[i].kind == isMail && !m.mailed.OK() {
-			t.settle(m, result(m.mailed))
+			t.mu.Lock()
+			t.prove(m, result(m.mailed))
+			t.mu.Unlock()
 			return nil
 		}
 	}
@@ -209,6 +235,7 @@ func (t *turn) envelope(m *message, ask bool) error {
 func (t *turn) command(line string, e expected) error {
 	t.mu.Lock()
 	first := len(t.expect) == 0
+	e.at = t.sent + int64(t.out.Buffered()+len(line))
 	t.expect = append(t.expect, e)
 	if first {
 		t.changed() // from now on wait has a reply to wait for
@@ -242,17 +269,14 @@ func (t *turn) chunks(m *message) error {
 		var n int
 		if m.long() {
 			var err error
-			n, err = io.ReadFull(t.rest(m), next)
+			n, err = io.ReadFull(m.rest, next)
 			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.brokenOff(m, err) // what was sent is no message without the last chunk
 				return nil
 			}
 		}
 		last := n == 0
-		t.mu.Lock()
-		settled := m.settled // refused, or given up
-		t.mu.Unlock()
-		if settled {
+		if t.over(m) { // refused, or given up
 			return nil
 		}
 		line, e := fmt.Sprintf("BDAT %d\r\n", len(now)), expected{m: m, kind: isChunk}
@@ -291,16 +315,16 @@ func (t *turn) data(m *message) error {
 		return err
 	}
 	t.mu.Lock()
-	goAhead, settled := m.goAhead, m.settled
+	goAhead, over := m.goAhead, m.settled || m.answered
 	t.mu.Unlock()
 	if !goAhead {
 		return nil
 	}
-	if !settled { // else: 354 though nobody is left to get it; then nothing is sent
+	if !over { // else: 354 though nobody is left to get it; then nothing is sent
 		d := dots{w: t.out, bol: true}
 		_, err := d.Write(m.head)
 		if err == nil && m.long() {
-			in := source{r: t.rest(m)}
+			in := source{r: m.rest}
 			_, err = io.CopyBuffer(&d, &in, make([]byte, small/2))
 			if in.err != nil {
 				// There is no way to take back what has begun but to hang up.

@@ -48,6 +48,9 @@ type ClientOptions struct {
 	// default 2 min. It grows with the round trip that the line shows. ctx
 	// bounds the whole.
 	ReplyTimeout time.Duration
+
+	effort effort // how much of TLS is left to be tried; Dial's
+	failed error  // why the one before came to nothing
 }
 
 // Client is the site's side of a dialogue that is ready for ETRN or ATRN. It is not
@@ -59,10 +62,8 @@ type Client struct {
 	mu sync.Mutex // guards the deadline of the wire against being moved after ctx has ended
 	wire
 
-	patience time.Duration                          // of the last step
-	turned   bool                                   // the connection has been given away
-	oneByOne bool                                   // the remote does not take several ETRN at a time
-	redial   func(context.Context) (*Client, error) // nil: the connection is not ours to make
+	patience time.Duration // of the last step
+	turned   bool          // the connection has been given away
 }
 
 // wire is a connection and what was learnt on it.
@@ -81,18 +82,20 @@ type wire struct {
 }
 
 // Dial connects to addr (host:port) and calls NewClient. The host is the name
-// that the certificate has to have unless Config says another.
+// that the certificate has to have unless Config says another. With TLSAuto it
+// connects again when TLS has failed, see effort.
 func Dial(ctx context.Context, addr string, o ClientOptions) (*Client, error) {
-	conn, err := dial(ctx, addr, &o)
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := dial(ctx, addr, &o)
+		if err != nil {
+			return nil, err
+		}
+		c, err := NewClient(ctx, conn, o)
+		if err == nil || ctx.Err() != nil || !o.lower(err) {
+			return c, err
+		}
+		o.Logger.Warn("TLS with the remote has failed, connecting again", "with", o.effort.String(), "error", err)
 	}
-	c, err := NewClient(ctx, conn, o)
-	if err != nil {
-		return nil, err
-	}
-	c.redial = func(ctx context.Context) (*Client, error) { return Dial(ctx, addr, o) }
-	return c, nil
 }
 
 func dial(ctx context.Context, addr string, o *ClientOptions) (net.Conn, error) {

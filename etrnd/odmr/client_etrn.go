@@ -37,9 +37,10 @@ const maxBatch = 50
 // remote without ETRN sees one unknown command and not many.
 //
 // RFC 2920, section 3.1, leaves it to an extension whether its command may be
-// followed by others in a group, and RFC 1985 says nothing. Servers take it, but
-// an Exim without TLS may answer 554 to the first and hang up, before it has
-// done anything. Request then connects once more and asks one by one.
+// followed by others in a group, and RFC 1985 says nothing. So only a hub of ours
+// is asked for all at once. An Exim without TLS hangs up on it, a Postfix since 3.9
+// may, and a Sendmail runs its queue in a process that flushes the replies of the
+// one before once more: the wrong name is blamed, and TLS breaks.
 func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 	for _, name := range names {
 		if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -47,25 +48,7 @@ func (c *Client) Request(ctx context.Context, names []string) ([]Reply, error) {
 		}
 	}
 	c.o.Phase(PhaseRequest)
-	replies, err := c.request(ctx, names)
-	if c.redial == nil || c.oneByOne || len(replies) == 0 || !outOfSync(replies[0]) || ctx.Err() != nil {
-		return replies, err
-	}
-	c.log.Info("remote does not take several ETRN at a time, connecting again", "text", replies[0].Text)
-	c.Close()
-	fresh, err := c.redial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.wire = fresh.wire
-	c.oneByOne = true
-	c.o.Phase(PhaseRequest)
 	return c.request(ctx, names)
-}
-
-// outOfSync recognises how Exim refuses a command that others follow.
-func outOfSync(r Reply) bool {
-	return r.Code == 554 && strings.Contains(r.Text, "synchronization error")
 }
 
 func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
@@ -87,7 +70,7 @@ func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
 				}
 				return replies, err
 			}
-			replies = append(replies, Reply{Name: name, Code: rep.Code, Text: rep.Text(), Count: countOf(rep.Code, rep.Text())})
+			replies = append(replies, Reply{Name: name, Code: rep.Code, Text: rep.Text(), Count: countOf(rep.Code, rep.Text(), name)})
 			if stop == nil {
 				stop = c.judge(name, rep, len(replies) == 1)
 			}
@@ -103,15 +86,10 @@ func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
 	return replies, nil
 }
 
-// pipelines tells whether several ETRN may go out at a time. The greeting of an
-// Exim spares it an attempt that it would log as an attack; one that lists
-// PIPECONNECT, or has TLS, does not mind.
+// pipelines tells whether several ETRN may go out at a time.
 func (c *Client) pipelines() bool {
-	if c.oneByOne || !c.offers.Has("PIPELINING") {
-		return false
-	}
-	strict := c.tls == nil && strings.Contains(c.greeting, "Exim") && !c.offers.Has("PIPECONNECT")
-	return !strict
+	ours := c.offers.Has(Ahead) || strings.HasSuffix(c.greeting, " "+greeting)
+	return ours && c.offers.Has("PIPELINING")
 }
 
 // judge tells whether a reply ends the request.
@@ -133,12 +111,15 @@ func (c *Client) judge(name string, rep esmtp.Reply, first bool) error {
 	return nil
 }
 
-// number is a number that stands alone: not a part of a name such as "mx2".
-var number = regexp.MustCompile(`(?:^|[ ,:=(])(\d{1,18})(?:[ ,;:.)]|$)`)
+// counted are the forms in which a number of messages stands in a reply: those of
+// RFC 1985, section 5.1 ("253 OK, <n> pending messages for node <x> started"), and a
+// number at the beginning or right before the word. There are names in these texts
+// too, which anybody may choose: "node 42.example: 2 messages".
+var counted = regexp.MustCompile(`(?i)^(?:ok\b[,:]?\s*)?(?:\(?(\d{1,9})\)?(?:[\s,;:]|\.?$)|(?:.*[\s,;:(=])?(\d{1,9})\)?\s+(?:pending\s+|queued\s+|new\s+)*(?:messages?|mails?)\b)`)
 
-// countOf finds how many messages a reply to ETRN announces: -1 when it does not
-// tell.
-func countOf(code int, text string) int {
+// countOf finds how many messages a reply to ETRN for a name announces: -1 when it
+// does not tell.
+func countOf(code int, text, name string) int {
 	switch code {
 	case 251:
 		return 0
@@ -147,10 +128,19 @@ func countOf(code int, text string) int {
 		return -1
 	}
 	_, text = esmtp.CutStatus(text)
-	if m := number.FindStringSubmatch(text); m != nil {
-		if n, err := strconv.Atoi(m[1]); err == nil {
-			return n
+	// A name says nothing, whatever is in it.
+	for _, form := range []string{name, strings.TrimLeft(name, "@#")} {
+		if i := strings.Index(strings.ToLower(text), strings.ToLower(form)); i >= 0 && form != "" && len(form) > 3 {
+			text = text[:i] + "<node>" + text[i+len(form):]
 		}
 	}
-	return -1
+	m := counted.FindStringSubmatch(text)
+	if m == nil {
+		return -1
+	}
+	n, err := strconv.Atoi(m[1] + m[2])
+	if err != nil {
+		return -1
+	}
+	return n
 }

@@ -70,8 +70,8 @@ func TestClientTranscripts(t *testing.T) {
 		"one-by-one":       {codes: []int{250, 501, 554, 252}, counts: []int{-1, -1, -1, -1}},
 		"unlisted":         {codes: []int{250, 250, 500, 250}, counts: []int{-1, -1, -1, -1}},
 		"exim":             {codes: []int{250, 501, 250, 458}, counts: []int{-1, -1, -1, -1}},
-		"exim-unnamed":     {codes: []int{250, 501, 250, 458}, counts: []int{-1, -1, -1, -1}},
-		"exim-twice":       {codes: []int{554}, counts: []int{-1}, kind: ErrClosed, temporary: true},
+		"ours-by-name":     {codes: []int{250, 250, 250, 458}, counts: []int{-1, -1, -1, -1}},
+		"unknown-server":   {codes: []int{250, 501, 250, 458}, counts: []int{-1, -1, -1, -1}},
 		"no-etrn":          {codes: []int{502}, counts: []int{-1}, kind: ErrNoETRN, code: 502},
 		"helo":             {codes: []int{500}, counts: []int{-1}, kind: ErrNoETRN, code: 500},
 		"greeting-554":     {kind: ErrRefused, code: 554},
@@ -462,6 +462,16 @@ func TestCountOf(t *testing.T) {
 		text string
 		want int
 	}{
+		{253, "OK, node 42.example: 2 messages", 2},
+		{253, "node 42: queued", -1},
+		{253, "OK, node 42.example started", -1},
+		{253, "42.example: started", -1},
+		{253, "OK, 42.example", -1},
+		{253, "42 messages.", 42},
+		{253, "OK, 3 pending messages for node 42.example started", 3},
+		{253, "OK, 3 pending messages for #7 messages started", 3},
+		{253, "OK, queuing for node 12 messages", 12}, // asked for "@12" or the like: see below
+		{253, "OK, messages for 7 days", -1},
 		{253, "OK, 14 pending messages for node acme.example started", 14},
 		{253, "2.0.0 OK, 14 pending messages", 14},
 		{253, "14", 14},
@@ -475,7 +485,7 @@ func TestCountOf(t *testing.T) {
 		{250, "OK, 14 pending", -1},
 		{459, "14", -1},
 	} {
-		if got := countOf(test.code, test.text); got != test.want {
+		if got := countOf(test.code, test.text, "acme.example"); got != test.want {
 			t.Errorf("%d %q: %d, want %d", test.code, test.text, got, test.want)
 		}
 	}
@@ -540,13 +550,32 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// A name is no number, whatever somebody has called it.
+func TestCountOfNames(t *testing.T) {
+	for name, texts := range map[string][]string{
+		"42.example":  {"OK, node 42.example: messages started", "42.example", "OK, 42.example messages started", "OK for 42.EXAMPLE messages"},
+		"#7 messages": {"OK, queue 7 messages started"},
+		"#1000":       {"OK, queue 1000 messages started", "OK, #1000 messages"},
+		"@2024.test":  {"OK, @2024.test messages", "2024.test messages"},
+	} {
+		for _, text := range texts {
+			if got := countOf(253, text, name); got != -1 {
+				t.Errorf("%s: %q: %d messages", name, text, got)
+			}
+		}
+		if got := countOf(253, "OK, 5 pending messages for node "+name+" started", name); got != 5 {
+			t.Errorf("%s: %d, want 5", name, got)
+		}
+	}
+}
+
 // Whatever the text of a reply is, it has a count or none.
 func FuzzCountOf(f *testing.F) {
 	for _, seed := range []string{"OK, 14 pending messages for node acme.example started", "2.0.0 OK, 14", "99999999999999999999 messages", "(3)", "2.0.0", "-4"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if n := countOf(253, text); n < -1 || n >= 0 && !strings.ContainsAny(text, "0123456789") {
+		if n := countOf(253, text, "acme.example"); n < -1 || n >= 0 && !strings.ContainsAny(text, "0123456789") {
 			t.Fatalf("%d messages in %q", n, text)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"syscall"
+	"time"
 )
 
 // TLSMode is what a client wants of STARTTLS.
@@ -16,7 +17,8 @@ type TLSMode string
 
 const (
 	// TLSAuto uses STARTTLS when it is offered. A certificate that cannot be
-	// verified is no obstacle, but PLAIN and LOGIN are then not used.
+	// verified is no obstacle, nor is TLS that fails (see effort), but PLAIN and
+	// LOGIN are then not used.
 	TLSAuto TLSMode = "auto"
 	// TLSRequire fails without TLS and a valid certificate.
 	TLSRequire TLSMode = "require"
@@ -26,13 +28,20 @@ const (
 	TLSOff TLSMode = "off"
 )
 
+const opHandshake = "TLS handshake"
+
 // secure starts TLS as the mode wants.
 func (c *Client) secure(ctx context.Context) error {
 	mode := c.o.TLS
 	switch mode {
 	case TLSOff:
 		return nil
-	case TLSAuto, TLSRequire, TLSInsecure:
+	case TLSAuto:
+		if c.o.effort == effortNone {
+			c.log.Warn("TLS does not come about, and what is said is not encrypted", "error", c.o.failed)
+			return nil
+		}
+	case TLSRequire, TLSInsecure:
 	default:
 		return &Error{Kind: ErrTLS, Op: "STARTTLS", Err: fmt.Errorf("unknown TLS mode %q: expected auto, require, insecure or off", mode)}
 	}
@@ -49,7 +58,8 @@ func (c *Client) secure(ctx context.Context) error {
 	}
 	if rep.Code != 220 {
 		if mode == TLSAuto && rep.Code != 421 {
-			c.log.Warn("remote offers STARTTLS but refuses it", "code", rep.Code, "text", rep.Text())
+			c.log.Warn("remote offers STARTTLS but refuses it, and what is said is not encrypted", "code", rep.Code, "text", rep.Text())
+			c.o.failed = &Error{Kind: ErrTLS, Op: "STARTTLS", Code: rep.Code, Text: rep.Text()}
 			return nil
 		}
 		e := c.refused("STARTTLS", rep)
@@ -75,6 +85,7 @@ func (c *Client) handshake(ctx context.Context, verified bool) error {
 		return &Error{Kind: ErrTLS, Op: "STARTTLS", Err: errors.New("the remote, or somebody in between, sent replies ahead of TLS")}
 	}
 	config := c.o.Config.Clone()
+	c.o.effort.apply(config)
 	config.InsecureSkipVerify = true // VerifyConnection does it, and tells why
 	before := config.VerifyConnection
 	config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -83,7 +94,9 @@ func (c *Client) handshake(ctx context.Context, verified bool) error {
 				return err
 			}
 		}
-		c.distrust = verify(state, config)
+		if c.distrust = verify(state, config); c.distrust == nil {
+			c.distrust = weak(state)
+		}
 		if verified {
 			return c.distrust
 		}
@@ -96,7 +109,7 @@ func (c *Client) handshake(ctx context.Context, verified bool) error {
 		release()
 	}
 	if err != nil {
-		e := c.failed(ctx, "TLS handshake", err)
+		e := c.failed(ctx, opHandshake, err)
 		if !errors.Is(e, ErrTimeout) && !errors.Is(e, context.Canceled) && !isGone(err) {
 			e.Kind = ErrTLS
 		}
@@ -120,6 +133,7 @@ func verify(state tls.ConnectionState, config *tls.Config) error {
 		return errors.New("no name is known to verify the certificate by")
 	}
 	o := x509.VerifyOptions{DNSName: config.ServerName, Roots: config.RootCAs, Intermediates: x509.NewCertPool()}
+	o.CurrentTime = time.Now()
 	if config.Time != nil {
 		o.CurrentTime = config.Time()
 	}
@@ -127,7 +141,7 @@ func verify(state tls.ConnectionState, config *tls.Config) error {
 		o.Intermediates.AddCert(certificate)
 	}
 	_, err := state.PeerCertificates[0].Verify(o)
-	return err
+	return untimely(err, o.CurrentTime)
 }
 
 // isGone tells a lost connection from a failure of what was said on it.

@@ -18,6 +18,7 @@ import (
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/users"
 )
 
 const (
@@ -30,6 +31,8 @@ const (
 	maxDiscarded = 256 << 10
 	// maxShown is how much of a foreign text the log shows, in bytes.
 	maxShown = 80
+	// maxLogged is how many lines the log has of one session, beside its end.
+	maxLogged = 100
 )
 
 // Ends of a dialogue.
@@ -37,6 +40,7 @@ var (
 	errQuit     = errors.New("quit") // the last reply is written
 	errDraining = errors.New("shutting down")
 	errPanic    = errors.New("panic")
+	errRevoked  = errors.New("the user was removed or has another password")
 )
 
 // closing is an end that the server decides on; the client is told why.
@@ -62,23 +66,26 @@ type dialogue struct {
 	errors   int
 	failures int // of AUTH
 	commands int
-	// An AUTH was refused: what comes next may be the secret of a client that
-	// did not wait, and is kept out of the log.
+	denied   int // requests that were refused by whoever decides
+	grant    users.Grant
+	// Something was said of AUTH: a line that is no command may from now on be the
+	// secret of a client that did not wait, or was not understood, and is kept out
+	// of the log.
 	secret bool
 
 	mu       sync.Mutex // guards draining against setting a deadline after drain has
 	draining bool
-	turned   context.CancelFunc // set once the connection is the Turner's
+	turned   func() // ends what the Turner does; set once the connection is the Turner's
 }
 
 func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct{}) *dialogue {
 	id := sessionID()
 	return &dialogue{
 		srv:  srv,
-		log:  srv.log.With("session", id, "client", conn.RemoteAddr().String()),
+		log:  quotaFor(srv.log, maxLogged).With("session", id, "client", conn.RemoteAddr().String()),
 		raw:  conn,
 		conn: conn,
-		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine},
+		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine, UTF8: true}, // for domains
 		out:  bufio.NewWriterSize(conn, maxLine),
 		stop: stop,
 		who:  etrn.Identity{Addr: addr, Session: id},
@@ -110,11 +117,15 @@ func (d *dialogue) run(ctx context.Context) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	attrs := []any{"commands", d.commands, "refused", d.errors + d.failures, "seconds", time.Since(began).Round(time.Millisecond).Seconds()}
+	attrs := []any{"session", d.who.Session, "client", d.raw.RemoteAddr().String()}
+	if d.who.User != "" {
+		attrs = append(attrs, "user", d.who.User)
+	}
+	attrs = append(attrs, "commands", d.commands, "refused", d.errors+d.failures+d.denied, "seconds", time.Since(began).Round(time.Millisecond).Seconds())
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	d.log.Info("session closed", attrs...)
+	d.srv.log.Info("session closed", attrs...)
 }
 
 // guarded turns a panic into the end of this dialogue alone.
@@ -125,7 +136,7 @@ func (d *dialogue) guarded(ctx context.Context) (err error) {
 			err = errPanic
 		}
 	}()
-	d.reply(220, "%s ESMTP on-demand mail relay, send EHLO", d.srv.o.Hostname)
+	d.reply(220, "%s %s", d.srv.o.Hostname, greeting)
 	for {
 		if err := d.command(ctx); err != nil {
 			if err == errQuit {
@@ -214,6 +225,16 @@ func (d *dialogue) isDraining() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.draining
+}
+
+// deny counts a request that was refused by whoever decides. A site asks for its
+// names, some of which may be wrong; one who asks for all that he can think of is
+// sent away.
+func (d *dialogue) deny() error {
+	if d.denied++; d.denied >= maxDenied {
+		return closing("too many refused requests")
+	}
+	return nil
 }
 
 // refuse answers a command that is wrong in syntax or order. After too many of

@@ -167,6 +167,12 @@ func certificate(t testing.TB) *Certificate {
 
 // userStore has acme with the password "secret".
 func userStore(t testing.TB) *users.Store {
+	s, _ := userFile(t)
+	return s
+}
+
+// userFile is userStore with its file.
+func userFile(t testing.TB) (*users.Store, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "users")
 	secret, err := users.NewSecret("secret", users.SecretOptions{Iterations: 4096, CramMD5: true})
@@ -180,7 +186,7 @@ func userStore(t testing.TB) *users.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return s, path
 }
 
 // log collects what a server says, for tests that read it and for failures.

@@ -39,6 +39,10 @@ type Asker interface {
 // does not know the word never sees it in a greeting.
 const Ahead = "X-ETRN-AHEAD"
 
+// greeting is what a hub of ours says of itself. It takes several ETRN at a time,
+// which nobody else can be trusted to.
+const greeting = "ESMTP on-demand mail relay, send EHLO"
+
 // Turner takes over the connections that are turned around by ATRN. A Server
 // without a Turner answers 502 and does not list ATRN.
 type Turner interface {

@@ -97,7 +97,7 @@ func Probe(ctx context.Context, addr string, o ClientOptions) (*Offer, error) {
 		return offer, nil
 	}
 	if err := c.handshake(ctx, false); err != nil {
-		offer.TLS.Problem = foreign.Printable(err.Error(), esmtp.MaxReplyText)
+		offer.TLS.Problem = foreign.Printable(explain(err), esmtp.MaxReplyText)
 		if ctx.Err() != nil {
 			return offer, err
 		}
@@ -134,7 +134,7 @@ func (t *OfferTLS) take(c *Client) {
 	t.Cipher = tls.CipherSuiteName(c.tls.CipherSuite)
 	t.Verified = c.distrust == nil
 	if c.distrust != nil {
-		t.Problem = foreign.Printable(c.distrust.Error(), esmtp.MaxReplyText)
+		t.Problem = foreign.Printable(explain(c.distrust), esmtp.MaxReplyText)
 	}
 	if len(c.tls.PeerCertificates) == 0 {
 		return

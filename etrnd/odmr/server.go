@@ -43,6 +43,7 @@ type ServerOptions struct {
 // Limits of a dialogue that nobody needs to set.
 const (
 	maxErrors       = 10   // commands that are refused for their syntax or order
+	maxDenied       = 100  // requests that are refused for who asks (459, 450)
 	maxAuthFailures = 3    // RFC 4954, section 4, suggests a limit
 	maxCommands     = 1000 // of any kind; a site with more names than this connects again
 	maxRounds       = 8    // challenges of one AUTH

@@ -18,6 +18,7 @@ import (
 func (d *dialogue) auth(ctx context.Context, arg string) error {
 	name, initial, hasInitial := strings.Cut(arg, " ")
 	name = strings.ToUpper(name)
+	d.secret = true
 	switch known := []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}; {
 	case d.srv.o.Users == nil:
 		return d.refuse(502, "AUTH", "AUTH is not set up here")
@@ -50,7 +51,7 @@ func (d *dialogue) auth(ctx context.Context, arg string) error {
 			return d.authFailed(name, exchange.Claimed(), err)
 		}
 		if done {
-			d.who.User = exchange.User()
+			d.who.User, d.grant = exchange.User(), exchange.Grant()
 			d.log = d.log.With("user", d.who.User)
 			d.log.Info("authenticated", "mechanism", name, "tls", d.secure)
 			d.reply(235, "authenticated")

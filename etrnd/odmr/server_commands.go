@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
@@ -24,13 +25,18 @@ func (d *dialogue) command(ctx context.Context) error {
 	if d.commands++; d.commands > maxCommands {
 		return closing("too many commands")
 	}
+	// shown notes what it sees of AUTH.
+	shown := d.shown(line)
 	if err != nil {
 		return d.refuseLine(line, bad)
+	}
+	if d.who.User != "" && !d.srv.o.Users.Stands(d.grant) {
+		d.log.Warn("session refused", "reason", "the user was removed or has another password")
+		return closing("your login is not valid any more")
 	}
 	text := string(line)
 	verb, arg, _ := strings.Cut(text, " ")
 	verb, arg = strings.ToUpper(verb), strings.Trim(arg, " ")
-	defer func() { d.secret = verb == "AUTH" && d.who.User == "" }()
 	switch verb {
 	case "EHLO", "HELO":
 		return d.ehlo(verb, arg)
@@ -72,10 +78,10 @@ func (d *dialogue) command(ctx context.Context) error {
 	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE":
 		// A browser, tricked into talking to this port.
 		d.errors++
-		d.log.Warn("session refused", "reason", "HTTP request", "line", d.shown(line))
+		d.log.Warn("session refused", "reason", "HTTP request", "line", shown)
 		return closing("this is not a web server")
 	default:
-		return d.refuse(500, d.shown(line), "unknown command; HELP lists the known ones")
+		return d.refuse(500, shown, "unknown command; HELP lists the known ones")
 	}
 	return nil
 }
@@ -85,12 +91,28 @@ func (d *dialogue) refuseLine(line []byte, bad esmtp.LineError) error {
 	return d.refuse(500, d.shown(line), bad.Error())
 }
 
-// shown is a line as the log may have it: without what may be a password.
+// plain are commands that hold no secret, whoever they are meant for.
+var plain = []string{
+	"EHLO", "HELO", "STARTTLS", "ETRN", "ATRN", "NOOP", "RSET", "HELP", "QUIT", "MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN", "TURN",
+	"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE",
+}
+
+// shown is a line as the log may have it: without what may be a password. Of a
+// command that is not known it is the first word, as there are protocols in which
+// a password follows, and after any talk of AUTH nothing.
 func (d *dialogue) shown(line []byte) string {
-	if d.secret || len(line) >= 4 && bytes.EqualFold(line[:4], []byte("AUTH")) {
-		return "(not shown)"
+	word, _, more := bytes.Cut(line, []byte(" "))
+	if slices.Contains(plain, strings.ToUpper(string(word))) {
+		return foreign.Clip(line, maxShown)
 	}
-	return foreign.Clip(line, maxShown)
+	d.secret = d.secret || bytes.Contains(bytes.ToUpper(line), []byte("AUTH"))
+	switch {
+	case d.secret:
+		return "(not shown)"
+	case more:
+		return foreign.Clip(word, maxShown) + " ..."
+	}
+	return foreign.Clip(word, maxShown)
 }
 
 func (d *dialogue) ehlo(verb, arg string) error {

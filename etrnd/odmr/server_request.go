@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
@@ -17,7 +18,7 @@ const maxReason = 400
 
 // etrn is RFC 1985.
 func (d *dialogue) etrn(ctx context.Context, name string) error {
-	line := "ETRN " + name
+	line, name := "ETRN "+name, etrn.ASCII(name)
 	switch {
 	case !d.hello:
 		// RFC 1985 has ETRN behind EHLO, which is where it is offered; Postfix
@@ -61,6 +62,9 @@ func (d *dialogue) etrn(ctx context.Context, name string) error {
 		level = slog.LevelWarn
 	}
 	d.log.Log(ctx, level, "etrn", "name", name, "code", a.Code, "messages", a.Count, "reason", cmp.Or(a.Log, text))
+	if a.Code == 459 {
+		return d.deny()
+	}
 	return nil
 }
 
@@ -86,7 +90,9 @@ func (d *dialogue) atrn(ctx context.Context, arg string) error {
 	if arg != "" {
 		domains = strings.Split(arg, ",")
 	}
-	for _, domain := range domains {
+	for i, domain := range domains {
+		domain = etrn.ASCII(domain)
+		domains[i] = domain
 		if err := etrn.CheckNode(domain); err != nil {
 			return d.refuse(501, line, err.Error())
 		}
@@ -105,25 +111,47 @@ func (d *dialogue) atrn(ctx context.Context, arg string) error {
 	if a.Code != 250 || turned == nil {
 		d.log.Info("atrn", "code", a.Code, "reason", a.Text)
 		d.reply(a.Code, "%s", foreign.Printable(a.Text, maxReason))
+		if a.Code == 450 {
+			return d.deny()
+		}
 		return nil
 	}
 	d.reply(250, "OK, now reversing the connection")
 	if err := d.flush(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
 	d.mu.Lock()
 	draining := d.draining
-	d.turned = cancel
+	d.turned = func() { cancel(errDraining) }
 	d.conn.SetDeadline(time.Time{})
 	d.mu.Unlock()
 	if draining {
-		cancel()
+		cancel(errDraining)
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	wg.Go(func() { d.watch(ctx, cancel) })
 	// From here on the peer is a server: there is no farewell to be said to it.
 	if err := turned(ctx, d.conn); err != nil {
 		return fmt.Errorf("turned: %v", err)
 	}
 	return errQuit
+}
+
+// watch ends a turned connection when the login that it rests on has gone.
+func (d *dialogue) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	for {
+		changed := d.srv.o.Users.Changed()
+		if !d.srv.o.Users.Stands(d.grant) {
+			cancel(errRevoked)
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/socket"
+	"github.com/etrnd/etrnd/internal/users"
 )
 
 // starttls is RFC 3207.
@@ -54,7 +55,7 @@ func (d *dialogue) starttls(ctx context.Context, arg string) error {
 	d.out.Reset(conn)
 	// What was learnt without TLS is forgotten (RFC 3207, section 4.2).
 	d.hello = false
-	d.who.User = ""
+	d.who.User, d.grant = "", users.Grant{}
 	d.secure = true
 	if len(state.PeerCertificates) > 0 {
 		leaf := state.PeerCertificates[0]

@@ -45,13 +45,13 @@ func BenchmarkCommands(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, _, no := mail(line[5:]); no != "" {
+		if _, _, no := mail(line[5:], everything); no != "" {
 			b.Fatal(line, no)
 		}
 		if line, err = t.line(); err != nil {
 			b.Fatal(err)
 		}
-		if _, _, no := srv.recipient(line[5:]); no != "" {
+		if _, _, no := srv.recipient(line[5:], everything, false); no != "" {
 			b.Fatal(line, no)
 		}
 	}

@@ -13,11 +13,11 @@ import (
 
 const (
 	// maxLine is the longest command, with CRLF. RFC 5321 has 512, and
-	// extensions add to it: 2048 is what Postfix takes.
-	maxLine = 2048
+	// extensions add to it: Postfix takes 2048, and encodes some of it anew.
+	maxLine = 8192
 	// maxRefused is how many commands are refused before the connection ends.
 	maxRefused = 100
-	// maxWarned is how many refusals are logged.
+	// maxWarned is how many refusals are logged, of ours and of the MTA's.
 	maxWarned = 100
 	// maxShown is how much of a foreign text the log shows, in bytes.
 	maxShown = 200
@@ -32,7 +32,11 @@ func (t *turn) read() error {
 		case err == nil:
 			err = t.command(line)
 		case errors.As(err, &bad):
-			err = t.refuse(line, refusal("500 5.5.2 "+bad.Error()))
+			code := "500 5.5.2 "
+			if verb := strings.ToUpper(line[:min(5, len(line))]); verb == "MAIL " || verb == "RCPT " {
+				code = "451 4.5.2 " // see refusal
+			}
+			err = t.refuse(line, refusal(code+bad.Error()))
 		case err == esmtp.ErrFlood, err == esmtp.ErrTLSHello:
 			err = fmt.Errorf("%w: %w", ErrAbuse, err)
 		}
@@ -115,23 +119,25 @@ func (t *turn) own(text string) error { return t.say(&answer{text: text + "\r\n"
 
 // refuse answers a command with a no of our own.
 func (t *turn) refuse(line string, no refusal) error {
-	t.warnings().Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+	t.warned.log(t.log).Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.errors++; t.errors > maxRefused {
 		return fmt.Errorf("%w: more than %d commands refused", ErrAbuse, maxRefused)
 	}
 	return t.own(string(no))
 }
 
-// warnings is the log for what the provider does wrong, until there is too much
-// of it.
-func (t *turn) warnings() *slog.Logger {
-	switch t.warned++; {
-	case t.warned > maxWarned:
+// warnings counts lines of the log that somebody else can make us write.
+type warnings int
+
+// log is the log for one more, until there are too many.
+func (w *warnings) log(log *slog.Logger) *slog.Logger {
+	switch *w++; {
+	case *w > maxWarned:
 		return slog.New(slog.DiscardHandler)
-	case t.warned == maxWarned:
-		return t.log.With("note", "more of that is not logged for this connection")
+	case *w == maxWarned:
+		return log.With("note", "more of that is not logged for this connection")
 	}
-	return t.log
+	return log
 }
 
 // command understands one command.
@@ -204,6 +210,10 @@ func (t *turn) greet(verb, name, line string) error {
 	}
 	if r.Code == 250 {
 		b.hello, b.dirty, t.hello = hello, false, hello
+		t.offered = nil
+		if verb == "EHLO" {
+			t.offered = offered(r.Lines[1:])
+		}
 	} else {
 		b.errors++
 	}
@@ -264,9 +274,11 @@ func (t *turn) mail(arg, line string) error {
 	if t.hello == "" {
 		return t.refuse(line, "503 5.5.1 Send EHLO first")
 	}
-	text, from, no := mail(arg)
+	text, from, no := mail(arg, t.offered)
 	if no != "" {
-		return t.refuse(line, no)
+		t.refuses(no.why(), func(c *Counts) { c.Refused++ })
+		t.warned.log(t.log).Warn("sender refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+		return t.own(string(no))
 	}
 	if t.tx != nil && t.tx.b.isLost() {
 		if err := t.reset(true); err != nil {
@@ -278,7 +290,7 @@ func (t *turn) mail(arg, line string) error {
 		if err != nil {
 			return err
 		}
-		t.tx = &transaction{b: b, from: from}
+		t.tx = &transaction{b: b, from: from, utf8: strings.Contains(text, "> SMTPUTF8") || strings.Contains(text, " SMTPUTF8 ")}
 		t.open(1)
 	}
 	return t.pass(text, &answer{mail: true})
@@ -288,10 +300,10 @@ func (t *turn) rcpt(arg, line string) error {
 	if t.tx == nil {
 		return t.refuse(line, "503 5.5.1 Send MAIL first")
 	}
-	text, _, no := t.recipient(arg)
+	text, _, no := t.recipient(arg, t.offered, t.tx.utf8)
 	if no != "" {
-		t.refuses(Refusal{Permanent, string(no)}, func(c *Counts) { c.Rejected++ })
-		t.warnings().Warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+		t.refuses(no.why(), func(c *Counts) { c.Rejected++ })
+		t.warned.log(t.log).Warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 		return t.own(string(no))
 	}
 	t.tx.to++

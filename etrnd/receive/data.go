@@ -69,9 +69,12 @@ func (t *turn) bdat(arg, line string) error {
 	}
 	t.provider.inText(true)
 	defer t.provider.inText(false)
-	if t.tx == nil {
+	if t.tx == nil || !t.offered.Has("CHUNKING") {
 		if _, err := io.CopyN(io.Discard, t.in, n); err != nil {
 			return err
+		}
+		if t.tx != nil {
+			return t.refuse(line, "502 5.5.1 CHUNKING is not offered here")
 		}
 		return t.refuse(line, "503 5.5.1 Send MAIL first")
 	}

@@ -34,6 +34,7 @@ type fakeMTA struct {
 	chunk func() string
 	end   func() string
 	mail  func() string // answers MAIL
+	bare  bool          // no extension is offered
 }
 
 func newMTA(t testing.TB) *fakeMTA {
@@ -125,6 +126,10 @@ func (m *fakeMTA) serve(conn net.Conn) {
 		switch strings.ToUpper(verb) {
 		case "EHLO":
 			mail, rcpts = false, 0
+			if m.bare {
+				say("250 mta.example hello")
+				continue
+			}
 			say("250-mta.example hello\r\n250-PIPELINING\r\n250-SIZE 1000000\r\n250-VRFY\r\n250-ETRN\r\n250-XCLIENT NAME\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250-CHUNKING\r\n250 8BITMIME")
 		case "HELO":
 			mail, rcpts = false, 0

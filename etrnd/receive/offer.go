@@ -27,12 +27,19 @@ func (t *turn) greeting(b *backend) (string, error) {
 		}
 		if told.Code == 250 {
 			b.hello = hello
+			t.offered = offered(told.Lines[1:])
 			// In place of the MTA's name, which is the first line.
 			told.Lines[0] = odmr.Ahead
 			r.Lines = append(r.Lines, offer(told.Lines)...)
 		}
 	}
 	return string(r.AppendTo(nil)), nil
+}
+
+// offered are the extensions among the lines behind the first, of those that are
+// passed on.
+func offered(lines []string) esmtp.Offers {
+	return esmtp.ParseOffers(offer(append([]string{""}, lines...))[1:])
 }
 
 // offer is the MTA's reply to EHLO as the provider sees it.

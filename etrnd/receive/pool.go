@@ -3,13 +3,13 @@ package receive
 import (
 	"bufio"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
-	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 const (
@@ -68,8 +68,7 @@ func (t *turn) drop(b *backend) {
 
 // lose gives up a connection that the MTA ends. The others go on: what they have
 // taken would come again if the whole turn ended. Only for the replier.
-func (t *turn) lose(b *backend, r esmtp.Reply) {
-	t.log.Warn("the local mail server ends a connection", "reply", foreign.Clip(r.String(), maxShown))
+func (t *turn) lose(b *backend) {
 	close(b.lost)
 	t.drop(b)
 }
@@ -151,6 +150,13 @@ func (t *turn) next() (*backend, error) {
 func (t *turn) release(b *backend) {
 	b.used = time.Now()
 	t.free <- b // there is room: no more than its capacity exist
+}
+
+// surplus reports whether the MTA has said more than the last reply that was due.
+// 421 may come at any time (RFC 5321, section 3.8).
+func (b *backend) surplus() bool {
+	more, _ := b.r.Peek(b.r.Buffered())
+	return len(more) > 0 && !strings.HasPrefix("421", string(more[:min(3, len(more))]))
 }
 
 // stale reports whether the MTA has said something, or hung up, while nothing

@@ -182,18 +182,38 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 var Source = netip.AddrFrom4([4]byte{127, 0, 3, 66})
 
 // Dialer connects to the MTA at addr, "host:port", from Source where that is
-// possible.
+// possible. On IPv6 it is not: loopback has one address there.
 func Dialer(addr string) func(ctx context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		var d net.Dialer
-		if to, err := netip.ParseAddrPort(addr); err == nil && to.Addr().Is4() && to.Addr().IsLoopback() {
+		if to, ok := loopback4(ctx, addr); ok {
 			from := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(Source, 0))}
-			if conn, err := from.DialContext(ctx, "tcp4", addr); err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) {
+			conn, err := from.DialContext(ctx, "tcp4", to)
+			// A name may stand for an address of IPv6 too, and the MTA listen there.
+			if err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) && to == addr {
 				return conn, err
 			}
 		}
+		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
 	}
+}
+
+// loopback4 is addr with an address of IPv4 on loopback, if it has one.
+func loopback4(ctx context.Context, addr string) (string, bool) {
+	if to, err := netip.ParseAddrPort(addr); err == nil {
+		return addr, to.Addr().Is4() && to.Addr().IsLoopback()
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", false
+	}
+	all, _ := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+	for _, a := range all {
+		if a = a.Unmap(); a.IsLoopback() {
+			return net.JoinHostPort(a.String(), port), true
+		}
+	}
+	return "", false
 }

@@ -33,6 +33,14 @@ type Refusal struct {
 // Lasting tells whether a refusal says of itself that it is none of the moment.
 func (r Refusal) Lasting() bool { return strings.HasPrefix(r.Reply, "5") }
 
+// why is what a refusal of our own means for the mail.
+func (r refusal) why() Refusal {
+	if strings.HasPrefix(string(r), "5") {
+		return Refusal{Permanent, string(r)}
+	}
+	return Refusal{Temporary, string(r)}
+}
+
 // graver is which of two refusals tells more: the first of the graver class.
 func (r Refusal) graver(other Refusal) Refusal {
 	if other.Class > r.Class {
@@ -140,7 +148,7 @@ func (t *turn) weigh(a *answer, r esmtp.Reply) esmtp.Reply {
 	} else if bad {
 		why := refusalOf(r)
 		tx.vain = tx.vain || forAll(r)
-		log := t.log.With("reply", why.Reply)
+		log := t.noted.log(t.log).With("reply", why.Reply)
 		if why.Class == Gate {
 			log = log.With("hint", GateHint)
 		}

@@ -144,15 +144,30 @@ func (t *turn) told(a *answer) (esmtp.Reply, error) {
 			}
 		}
 		r, err := t.readReply(a.b)
-		if err != nil || r.Code != 421 {
+		switch {
+		case err != nil:
 			return r, err
+		case r.Code == 421:
+			t.log.Warn("the local mail server ends a connection", "reply", foreign.Clip(r.String(), maxShown))
+		case a.free && a.b.surplus(), a.code != nil && r.OK(), a.code == nil && r.Code/100 == 3, a.free && aboutAddress(r):
+			// One of the replies before was not what it was taken for.
+			t.log.Warn("the replies of the local mail server do not match the commands", "reply", foreign.Clip(r.String(), maxShown))
+		default:
+			return r, nil
 		}
-		t.lose(a.b, r)
+		t.lose(a.b)
 	}
 	if a.free && !a.final {
 		return esmtp.Reply{Code: 250, Lines: []string{"2.0.0 Ok"}}, nil
 	}
-	return esmtp.Reply{Code: 451, Lines: []string{"4.3.2 The mail server has ended the connection, try again later"}}, nil
+	return esmtp.Reply{Code: 451, Lines: []string{"4.3.2 The mail server has failed in this connection, try again later"}}, nil
+}
+
+// aboutAddress recognises a success with the status of an address (RFC 3463, section
+// 3.2), which nobody gives a message.
+func aboutAddress(r esmtp.Reply) bool {
+	status, _ := esmtp.CutStatus(r.Last())
+	return r.OK() && status[0] == 2 && status[1] == 1
 }
 
 // queued is how Postfix, Exim and Sendmail name what they have taken.

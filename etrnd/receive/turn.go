@@ -47,17 +47,21 @@ type turn struct {
 	cause    error // the first thing that went wrong
 
 	// The reader's own:
-	hello  string // the last EHLO or HELO, as sent to the MTA
-	tx     *transaction
-	errors int // commands refused
-	warned int // refusals logged
+	hello   string // the last EHLO or HELO, as sent to the MTA
+	tx      *transaction
+	offered esmtp.Offers // by the MTA, of what is passed on
+	errors  int          // commands refused
+	warned  warnings     // refusals logged
+
+	noted warnings // the replier's: refusals of the MTA logged
 }
 
 // transaction is a message on its way.
 type transaction struct {
 	b     *backend
 	from  string
-	to    int // recipients passed on
+	utf8  bool // SMTPUTF8 was said to the MTA
+	to    int  // recipients passed on
 	bytes atomic.Int64
 
 	// Guarded by the server's mu:

@@ -2,7 +2,6 @@ package esmtp
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -125,90 +124,4 @@ func DomainOrLiteral(s string) bool {
 	}
 	_, err := Domain(s)
 	return err == nil || errors.Is(err, ErrAddress)
-}
-
-// QuoteLocalPart puts the local part of an address into quotes where it needs
-// them (RFC 5321, section 4.1.2): a path for a command from an address without.
-func QuoteLocalPart(addr string) string {
-	at := strings.LastIndexByte(addr, '@')
-	if at < 0 {
-		return addr
-	}
-	local := addr[:at]
-	atom, dot := true, true // dot: the last one was a dot, or there is none yet
-	for _, c := range []byte(local) {
-		if c == '.' {
-			atom, dot = atom && !dot, true
-			continue
-		}
-		dot = false
-		if c <= ' ' || c == 0x7f || strings.IndexByte(`()<>[]:;@\,"`, c) >= 0 {
-			atom = false
-		}
-	}
-	if atom && !dot {
-		return addr
-	}
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, c := range []byte(local) {
-		if c == '"' || c == '\\' {
-			b.WriteByte('\\')
-		}
-		b.WriteByte(c)
-	}
-	b.WriteByte('"')
-	return b.String() + addr[at:]
-}
-
-// maxAddress is the longest address that CheckAddress takes, in bytes.
-const maxAddress = 1000
-
-// CheckAddress refuses in an address without quotes what could end a command,
-// once it has gone through QuoteLocalPart, or begin another one.
-func CheckAddress(addr string) error {
-	if len(addr) > maxAddress {
-		return fmt.Errorf("address longer than %d bytes", maxAddress)
-	}
-	for _, c := range []byte(addr[strings.LastIndexByte(addr, '@')+1:]) {
-		if c <= ' ' || c == 0x7f || c == '<' || c == '>' {
-			return errors.New("control character or bracket in a domain")
-		}
-	}
-	for _, c := range []byte(addr) {
-		if c < ' ' || c == 0x7f {
-			return errors.New("control character in an address")
-		}
-	}
-	return nil
-}
-
-const hexDigits = "0123456789ABCDEF"
-
-// XText encodes as RFC 3461, section 4, has it.
-func XText(s string) string {
-	var b strings.Builder
-	for _, c := range []byte(s) {
-		if c > ' ' && c <= '~' && c != '+' && c != '=' {
-			b.WriteByte(c)
-			continue
-		}
-		b.Write([]byte{'+', hexDigits[c>>4], hexDigits[c&15]})
-	}
-	return b.String()
-}
-
-// UTF8Text encodes as RFC 6533, section 3, has it: raw where the transaction may
-// hold UTF-8, else in ASCII.
-func UTF8Text(s string, raw bool) string {
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case r > ' ' && r <= '~' && r != '+' && r != '=' && r != '\\', raw && r > '~' && r != 0x7f:
-			b.WriteRune(r)
-		default:
-			fmt.Fprintf(&b, "\\x{%02X}", r)
-		}
-	}
-	return b.String()
 }

@@ -90,52 +90,12 @@ func TestMailboxes(t *testing.T) {
 	}
 }
 
-func TestQuoteLocalPart(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                 "", // the null sender
-		"postmaster":       "postmaster",
-		"a.b+c@x.example":  "a.b+c@x.example",
-		"a b@x.example":    `"a b"@x.example`,
-		`q"\@x.example`:    `"q\"\\"@x.example`,
-		"a@b@x.example":    `"a@b"@x.example`,
-		".a@x.example":     `".a"@x.example`,
-		"a.@x.example":     `"a."@x.example`,
-		"a..b@x.example":   `"a..b"@x.example`,
-		"\u00fc@x.example": "\u00fc@x.example",
-		"a>b@x.example":    `"a>b"@x.example`,
-		"@x.example":       `""@x.example`,
-	} {
-		if got := QuoteLocalPart(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
-func TestCheckAddress(t *testing.T) {
-	for addr, ok := range map[string]bool{
-		"":                             true, // the null sender
-		"a@acme.example":               true,
-		"a b@acme.example":             true,
-		"p\u00e9@acme.example":         true,
-		"a@[192.0.2.1]":                true,
-		"a\r\nRCPT TO:<b@c>@x.example": false,
-		"a@x.example\nDATA":            false,
-		"a@x.example> SIZE=1":          false,
-		"a\x00@x.example":              false,
-		strings.Repeat("a", 1001):      false,
-	} {
-		if err := CheckAddress(addr); (err == nil) != ok {
-			t.Errorf("%q: %v", addr, err)
-		}
-	}
-}
-
 func TestEncodings(t *testing.T) {
 	for in, want := range map[string]struct{ xtext, ascii, raw string }{
-		"a@x.example":   {"a@x.example", "a@x.example", "a@x.example"},
-		"a+b=c d\x7f\\": {"a+2Bb+3Dc+20d+7F\\", `a\x{2B}b\x{3D}c\x{20}d\x{7F}\x{5C}`, `a\x{2B}b\x{3D}c\x{20}d\x{7F}\x{5C}`},
-		"\u00e9":        {"+C3+A9", `\x{E9}`, "\u00e9"},
-		"":              {"", "", ""},
+		"a@x.example":     {"a@x.example", "a@x.example", "a@x.example"},
+		"a+b=c d\x7f\\<>": {"a+2Bb+3Dc+20d+7F+5C+3C+3E", `a\x{2B}b\x{3D}c\x{20}d\x{7F}\x{5C}\x{3C}\x{3E}`, `a\x{2B}b\x{3D}c\x{20}d\x{7F}\x{5C}\x{3C}\x{3E}`},
+		"\u00e9":          {"+C3+A9", `\x{E9}`, "\u00e9"},
+		"":                {"", "", ""},
 	} {
 		if got := XText(in); got != want.xtext {
 			t.Errorf("XText(%q) = %q", in, got)
@@ -173,15 +133,6 @@ func FuzzPath(f *testing.F) {
 		// A server that knows no quotes ends the path at the first ">".
 		if strings.ContainsAny(path, "<>\r\n\x00") {
 			t.Fatalf("%q was taken", path)
-		}
-		if inner, quoted := strings.CutPrefix(local, `"`); !quoted {
-			if got := QuoteLocalPart(path); got != path {
-				t.Fatalf("%q gets quotes: %q", path, got)
-			}
-		} else if inner = strings.TrimSuffix(inner, `"`); !strings.Contains(inner, `\`) {
-			if err := CheckAddress(inner + "@" + domain); err != nil {
-				t.Fatalf("%q without its quotes: %v", path, err)
-			}
 		}
 	})
 }

@@ -116,7 +116,7 @@ func TestSendmailHub(t *testing.T) {
 	t.Parallel()
 	ctx, p := dialled(t)
 	sendmail(ctx, t, p.hub, []string{"online.example"}, []string{"acme.example", "beta.example"})
-	site := ourSite(ctx, t, p.site, callConfig(p, `"acme.example", "@acme.example"`))
+	site := ourSite(ctx, t, p.site, callConfig(p, `"acme.example", "@acme.example", "sub.acme.example", "#acme"`))
 	r := callsForMail(ctx, t, p, site, func(n int) { sendmailWaits(ctx, t, p.hub, n) })
 	if r.Exit != api.ExitOK {
 		t.Errorf("result of the call: %+v", r)

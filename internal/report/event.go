@@ -92,7 +92,10 @@ type Event struct {
 	Time time.Time `json:"time"`
 
 	Version int `json:"version,omitempty"` // of hello
-	Count   int `json:"count,omitempty"`   // of lost: messages
+	// Config, of hello, is a digest of what the milter runs by; empty: it does not
+	// say.
+	Config string `json:"config,omitempty"`
+	Count  int    `json:"count,omitempty"` // of lost: messages
 
 	// Session names an SMTP session; no two, of any reporter, have the same.
 	Session string `json:"session,omitempty"`
@@ -177,7 +180,7 @@ func (e *Event) check() error {
 	case len(e.Recipients) > MaxRecipients:
 		return fmt.Errorf("%d recipients, at most %d", len(e.Recipients), MaxRecipients)
 	}
-	for _, s := range []string{e.Session, e.QueueID, e.Digest, e.Letter, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()} {
+	for _, s := range []string{e.Session, e.QueueID, e.Digest, e.Letter, e.Config, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()} {
 		if err := checkWord(s, maxName); err != nil {
 			return err
 		}

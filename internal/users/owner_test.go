@@ -37,7 +37,11 @@ func TestEdit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "# the harbour\nacme:" + fresh.String() + "\n\n  # by the lighthouse\ngamma:" + fresh.String() + "\n"
+	key := string(got)[max(0, strings.LastIndex(string(got), "\n#"))+1:]
+	if !strings.HasPrefix(key, decoyComment) {
+		t.Errorf("the last line is %q", key)
+	}
+	want := "# the harbour\nacme:" + fresh.String() + "\n\n  # by the lighthouse\ngamma:" + fresh.String() + "\n" + key
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -22,6 +22,7 @@ import (
 type Exchange struct {
 	server  sasl.Server
 	claimed string
+	secret  *Secret // of claimed, once it was asked for
 	done    bool
 }
 
@@ -36,12 +37,12 @@ func (s *Store) Server(ctx context.Context, mechanism, host string) (*Exchange, 
 			if err := checkIdentity(identity, name); err != nil {
 				return err
 			}
-			return s.check(ctx, name, password)
+			return e.check(ctx, s, name, password)
 		})
 	case Login:
 		e.server = &loginServer{check: func(name, password string) error {
 			e.claimed = name
-			return s.check(ctx, name, password)
+			return e.check(ctx, s, name, password)
 		}}
 	case CramMD5:
 		e.server = &cramServer{store: s, exchange: e, host: host}
@@ -51,6 +52,7 @@ func (s *Store) Server(ctx context.Context, mechanism, host string) (*Exchange, 
 			e.claimed = name
 			var secret *Secret
 			secret, sv.known = s.lookup(name)
+			e.secret = secret
 			return scram.StoredCredentials{
 				KeyFactors: scram.KeyFactors{Salt: string(secret.salt), Iters: secret.iterations},
 				StoredKey:  secret.storedKey[:],
@@ -66,6 +68,20 @@ func (s *Store) Server(ctx context.Context, mechanism, host string) (*Exchange, 
 		return nil, fmt.Errorf("%w: %s", ErrMechanism, foreign.Quote(mechanism))
 	}
 	return e, nil
+}
+
+func (e *Exchange) check(ctx context.Context, s *Store, name, password string) (err error) {
+	e.secret, err = s.check(ctx, name, password)
+	return err
+}
+
+// Grant is what the authentication rests on, for Store.Stands; zero before Next said
+// done.
+func (e *Exchange) Grant() Grant {
+	if !e.done {
+		return Grant{}
+	}
+	return Grant{e.claimed, e.secret}
 }
 
 // Next takes the client's message (nil when there was no initial response) and
@@ -165,6 +181,7 @@ func (c *cramServer) Next(response []byte) ([]byte, bool, error) {
 	name := string(response[:i])
 	c.exchange.claimed = name
 	secret, known := c.store.lookup(name)
+	c.exchange.secret = secret
 	state := secret.cram
 	if state == nil {
 		state = &cramState{}
@@ -210,12 +227,14 @@ func (s *scramServer) Next(response []byte) ([]byte, bool, error) {
 	case 2:
 		out, err := s.conversation.Step(string(response))
 		switch {
+		// Before anything else, so that a message that is none is answered alike for
+		// users who exist and those who do not.
+		case err != nil && out != scram.ErrInvalidProof:
+			return nil, false, fmt.Errorf("%w: last message: %q", ErrMalformed, foreign.Clip(err.Error(), 200))
 		case !s.known:
 			return nil, false, fmt.Errorf("%w: unknown user", ErrDenied)
-		case err != nil && out == scram.ErrInvalidProof:
-			return nil, false, fmt.Errorf("%w: wrong password", ErrDenied)
 		case err != nil:
-			return nil, false, fmt.Errorf("%w: last message: %q", ErrMalformed, foreign.Clip(err.Error(), 200))
+			return nil, false, fmt.Errorf("%w: wrong password", ErrDenied)
 		case !s.conversation.Valid():
 			return nil, false, fmt.Errorf("%w: no valid proof", ErrDenied)
 		}

@@ -15,6 +15,9 @@
 // has them can log in with CRAM-MD5, so the field is there only for users who
 // need it.
 //
+// A comment that etrnctl writes has a key, from which the salts of users that do not
+// exist are made up: somebody who tries names shall see no difference, at no time.
+//
 // The package does not decide what a user may ask for, nor which mechanism is
 // fit for a connection (PLAIN and LOGIN belong under TLS): that is its caller's.
 package users
@@ -23,12 +26,12 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/pbkdf2"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -72,17 +75,18 @@ type Store struct {
 	log  *slog.Logger
 	wait time.Duration
 	turn chan struct{} // one token for each password that is being hashed
-	// decoy makes up the salts of users that do not exist: the same name gets
-	// the same salt each time, as a real one does.
-	decoy [32]byte
-	table atomic.Pointer[table]
+
+	mu      sync.Mutex
+	table   atomic.Pointer[table] // set with mu
+	changed chan struct{}         // closed at the next change
 }
 
 // table is one reading of the file; it is never changed.
 type table struct {
-	users      []User
-	secrets    map[string]*Secret
-	iterations int // cost of most users, and so of the users that do not exist
+	users   []User
+	secrets map[string]*Secret
+	key     decoyKey
+	shapes  []shape
 }
 
 // Open reads the users file. Every problem of the file is in the error, an
@@ -97,8 +101,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Wait <= 0 {
 		o.Wait = 10 * time.Second
 	}
-	s := &Store{path: path, log: o.Logger, wait: o.Wait, turn: make(chan struct{}, o.Parallel)}
-	rand.Read(s.decoy[:])
+	s := &Store{path: path, log: o.Logger, wait: o.Wait, turn: make(chan struct{}, o.Parallel), changed: make(chan struct{})}
 	t, err := load(path)
 	if err != nil {
 		return nil, err
@@ -127,7 +130,11 @@ func (s *Store) Read() (use func(), err error) {
 }
 
 func (s *Store) use(t *table) {
+	s.mu.Lock()
 	old := s.table.Swap(t)
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
 	var gone, fresh, changed int
 	for name, secret := range t.secrets {
 		switch was, ok := old.secrets[name]; {
@@ -165,20 +172,14 @@ func load(path string) (*table, error) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	t := &table{users: f.Users(), secrets: make(map[string]*Secret), iterations: DefaultIterations}
-	costs := make(map[int]int)
+	t := &table{users: f.Users(), secrets: make(map[string]*Secret)}
 	for _, l := range f.lines {
 		if l.secret != nil {
 			t.secrets[l.name] = l.secret
-			costs[l.secret.iterations]++
 		}
 	}
-	most := 0
-	for iterations, n := range costs {
-		if n > most || n == most && iterations > t.iterations {
-			most, t.iterations = n, iterations
-		}
-	}
+	t.key, _ = f.decoyKey()
+	t.shapes = shapesOf(t.secrets)
 	return t, nil
 }
 
@@ -186,30 +187,45 @@ func load(path string) (*table, error) {
 // fits, so that every later step takes as long as with a wrong password.
 func (s *Store) lookup(name string) (secret *Secret, known bool) {
 	t := s.table.Load()
+	decoy := t.decoy(name) // for those who exist too, as the time spent must not tell
 	if secret, known = t.secrets[name]; known {
 		return secret, true
 	}
-	mac := hmac.New(sha256.New, s.decoy[:])
-	mac.Write([]byte(name))
-	sum := mac.Sum(nil)
-	secret = &Secret{iterations: t.iterations, salt: sum[:saltLen]}
-	rand.Read(secret.storedKey[:])
-	rand.Read(secret.serverKey[:])
-	return secret, false
+	return decoy, false
+}
+
+// Grant is what an authentication rests on.
+type Grant struct {
+	name   string
+	secret *Secret
+}
+
+// Stands reports whether a grant still holds: the user is there, and the secrets
+// are those that were shown.
+func (s *Store) Stands(g Grant) bool {
+	now, ok := s.table.Load().secrets[g.name]
+	return ok && g.secret != nil && (now == g.secret || now.String() == g.secret.String())
+}
+
+// Changed returns a channel that is closed when the file has been read again.
+func (s *Store) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
 }
 
 // check compares a password with the stored key. It costs a good part of a
 // second of a small processor, so that only a few run at a time.
-func (s *Store) check(ctx context.Context, name, password string) error {
+func (s *Store) check(ctx context.Context, name, password string) (*Secret, error) {
 	if len(password) > maxPassword {
-		return fmt.Errorf("%w: a password of %d bytes, more than %d", ErrMalformed, len(password), maxPassword)
+		return nil, fmt.Errorf("%w: a password of %d bytes, more than %d", ErrMalformed, len(password), maxPassword)
 	}
 	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	select {
 	case s.turn <- struct{}{}:
 	case <-wait.Done():
-		return fmt.Errorf("%w: no turn within %v", ErrBusy, s.wait)
+		return nil, fmt.Errorf("%w: no turn within %v", ErrBusy, s.wait)
 	}
 	defer func() { <-s.turn }()
 
@@ -222,16 +238,16 @@ func (s *Store) check(ctx context.Context, name, password string) error {
 	}
 	stored, _, err := derive(prepared, secret.salt, secret.iterations)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fits := hmac.Equal(stored[:], secret.storedKey[:])
 	switch {
 	case !known:
-		return fmt.Errorf("%w: unknown user", ErrDenied)
+		return nil, fmt.Errorf("%w: unknown user", ErrDenied)
 	case !fits:
-		return fmt.Errorf("%w: wrong password", ErrDenied)
+		return nil, fmt.Errorf("%w: wrong password", ErrDenied)
 	}
-	return nil
+	return secret, nil
 }
 
 // derive computes the keys of RFC 5802, section 3.

@@ -232,6 +232,188 @@ func TestUnknownUserLooksLikeAKnownOne(t *testing.T) {
 	if other := first("somebody"); other == unknown {
 		t.Error("two unknown users have one salt")
 	}
+	// Nor by what changes while those who exist stay as they are.
+	again := func(what string) {
+		t.Helper()
+		var err error
+		if s, err = Open(s.path, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := first("acme"); got != known {
+			t.Errorf("%s: the salt of acme changes: %q, then %q", what, known, got)
+		}
+		if got := first("nobody"); got != unknown {
+			t.Errorf("%s: the salt of an unknown user changes: %q, then %q", what, unknown, got)
+		}
+	}
+	again("a restart")
+	users := s.Users()
+	for _, edit := range []func(*File) error{
+		func(f *File) error { return f.Add("another", secret(t, "x", false)) },
+		func(f *File) error { return f.Set("another", secret(t, "y", false)) },
+		func(f *File) error { return f.Delete(users[len(users)-1].Name) },
+	} {
+		if err := Edit(s.path, edit); err != nil {
+			t.Fatal(err)
+		}
+		again("an edit")
+	}
+}
+
+// In a file that was made by hand the salts of unknown users stay too, and its
+// first edit does not change them.
+func TestSaltsOfAFileMadeByHand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte("acme:"+good+"\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	salt := func() string {
+		s, err := Open(path, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, known := s.lookup("nobody")
+		if known {
+			t.Error("nobody is known")
+		}
+		return string(secret.salt)
+	}
+	was := salt()
+	if salt() != was {
+		t.Error("a restart changes the salt")
+	}
+	if err := Edit(path, func(f *File) error { return f.Set("acme", secret(t, "new", false)) }); err != nil {
+		t.Fatal(err)
+	}
+	if salt() != was {
+		t.Error("the first edit changes the salt")
+	}
+}
+
+// Users with a cost or a salt of another length do not stand out.
+func TestShapes(t *testing.T) {
+	secrets := map[string]*Secret{}
+	for i := range 10 {
+		s := &Secret{iterations: 50_000, salt: make([]byte, 16)}
+		if i < 3 {
+			s = &Secret{iterations: 4096, salt: make([]byte, 40)}
+		}
+		secrets[fmt.Sprint(i)] = s
+	}
+	tab := &table{shapes: shapesOf(secrets)}
+	odd := 0
+	for i := range 1000 {
+		s := tab.decoy(fmt.Sprintf("name%d", i))
+		if sh := (shape{s.iterations, len(s.salt)}); sh == (shape{4096, 40}) {
+			odd++
+		} else if sh != (shape{50_000, 16}) {
+			t.Fatalf("an unknown user looks like %+v", sh)
+		}
+	}
+	if odd < 200 || odd > 400 {
+		t.Errorf("%d of 1000 unknown users look like 3 of 10 known ones", odd)
+	}
+}
+
+// Whatever is sent in place of a message, the answer does not tell whether the
+// user exists.
+func TestMalformedForKnownAndUnknown(t *testing.T) {
+	s := store(t)
+	for mechanism, dialogues := range map[string][][]string{
+		ScramSHA256: {{"n,,n=%s,r=abc", ""}, {"n,,n=%s,r=abc", "c=biws,r=abc,p=AAAA"}, {"n,,n=%s,r=abc", "x"}, {"n,,n=%s,r=abc", "c=biws,r=%%,p=AAAA"}, {"n,,n=%s,r=abc", "c=eSws,r=%%,p=" + strings.Repeat("A", 43) + "="}, {"n,,n=%s,r=abc", "c=biws,r=%%,p=" + strings.Repeat("A", 43) + "="}, {"n,a=beta,n=%s,r=abc"}, {"n,,n=%s"}},
+		Plain:       {{"\x00%s\x00x"}, {"\x00%s"}, {"\x00%s\x00\xff"}, {"beta\x00%s\x00x"}, {"\x00%s\x00" + strings.Repeat("x", 300)}},
+		Login:       {{"%s", "x"}, {"%s", ""}, {"%s", strings.Repeat("x", 300)}},
+		CramMD5:     {{"", "%s x"}, {"", "%s "}, {"", "%s"}, {"", "%s 00112233445566778899aabbccddeeff"}},
+	} {
+		for _, messages := range dialogues {
+			var kinds [2]string
+			for i, name := range []string{"acme", "nobody"} {
+				e, err := s.Server(t.Context(), mechanism, "hub.example.net")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var challenge []byte
+				for j, message := range messages {
+					nonce, _, _ := strings.Cut(strings.TrimPrefix(string(challenge), "r="), ",")
+					in := []byte(strings.ReplaceAll(strings.ReplaceAll(message, "%s", name), "%%", nonce))
+					if mechanism == CramMD5 && j == 0 {
+						in = nil
+					}
+					var done bool
+					if challenge, done, err = e.Next(in); done {
+						t.Fatal("authenticated")
+					}
+				}
+				kinds[i] = fmt.Sprint(errors.Is(err, ErrMalformed), errors.Is(err, ErrDenied))
+				if err == nil || e.Grant() != (Grant{}) {
+					t.Errorf("%s %.60q of %s: %v, %+v", mechanism, messages, name, err, e.Grant())
+				}
+			}
+			if kinds[0] != kinds[1] {
+				t.Errorf("%s %.60q: malformed, denied: %v for a known user, %v for an unknown one", mechanism, messages, kinds[0], kinds[1])
+			}
+		}
+	}
+}
+
+// What an authentication rests on can go.
+func TestGrant(t *testing.T) {
+	for _, mechanism := range []string{Plain, Login, CramMD5, ScramSHA256} {
+		s := store(t)
+		grant := func() Grant {
+			c, err := NewClient(mechanism, "acme", "correct horse")
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := s.Server(t.Context(), mechanism, "hub.example.net")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, message, err := c.Start()
+			for done := false; err == nil && !done; {
+				var challenge []byte
+				if challenge, done, err = e.Next(message); err == nil && !done {
+					message, err = c.Next(challenge)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e.Grant()
+		}
+		g := grant()
+		if !s.Stands(g) || s.Stands(Grant{}) {
+			t.Errorf("%s: a grant does not stand", mechanism)
+		}
+		changed := s.Changed()
+		if err := s.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody was told")
+		}
+		if !s.Stands(g) {
+			t.Errorf("%s: reading the same file again ends a grant", mechanism)
+		}
+		for what, edit := range map[string]func(*File) error{
+			"a new password": func(f *File) error { return f.Set("acme", secret(t, "correct horse", true)) },
+			"removal":        func(f *File) error { return f.Delete("acme") },
+		} {
+			was, _ := os.ReadFile(s.path)
+			if err := errors.Join(Edit(s.path, edit), s.Reload()); err != nil {
+				t.Fatal(err)
+			}
+			if s.Stands(g) {
+				t.Errorf("%s: the grant outlives %s", mechanism, what)
+			}
+			os.WriteFile(s.path, was, 0o640)
+			if err := s.Reload(); err != nil || !s.Stands(g) {
+				t.Errorf("%s: the grant does not come back: %v", mechanism, err)
+			}
+		}
+	}
 }
 
 // The server has to prove that it knows the user, and may not wear out the client.

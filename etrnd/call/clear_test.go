@@ -1,0 +1,43 @@
+package call
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// 530 to ETRN is a question of who asks, not of the time or the host.
+func TestLoginIsAskedFor(t *testing.T) {
+	for _, c := range []struct{ user, text, want string }{
+		{"", "authentication required", "set user and password-file"},
+		{"", "Must issue a STARTTLS command first", "wants TLS"},
+		{"acme", "authentication required", "more than the login"},
+	} {
+		r := config.Remote{Name: "hub", Host: "hub.example.net", User: c.user}
+		q := question{err: &odmr.Error{Kind: odmr.ErrRefused, Op: "ETRN acme.example", Code: 530, Text: c.text}}
+		if end := q.failed(&r); !strings.Contains(end.hint, c.want) || end.exit != 69 {
+			t.Errorf("%+v: %+v", c, end)
+		}
+	}
+}
+
+// That nothing was encrypted is in the result, beside whatever else is.
+func TestClearHint(t *testing.T) {
+	cl := &call{}
+	if got := cl.hint("x"); got != "x" {
+		t.Errorf("%q", got)
+	}
+	cl.shown.clear = "no TLS"
+	if got := cl.hint(""); got != "no TLS" {
+		t.Errorf("%q", got)
+	}
+	if got := cl.hint("x"); got != "x; no TLS" {
+		t.Errorf("%q", got)
+	}
+	if got := tlsHint(errors.New("x")); !strings.Contains(got, "tls-ca") {
+		t.Errorf("%q", got)
+	}
+}
