@@ -52,10 +52,14 @@ func (t *turn) wait(ctx context.Context) error {
 					next = max(time.Until(doneAt.Add(settleDelays[asked])), time.Millisecond)
 				}
 			}
-			if _, _, err := held.Listed(); err != nil && time.Since(doneAt) > listWait {
-				// Not by QUIT: that would be to say that there is no more.
-				t.log.Warn("the MTA is down, so nothing is brought", "error", err)
-				return errNoMTA
+			if _, _, err := held.Listed(); err != nil {
+				left := time.Until(doneAt.Add(listWait))
+				if left <= 0 {
+					// Not by QUIT: that would be to say that there is no more.
+					t.log.Warn("the MTA is down, so nothing is brought", "error", err)
+					return errNoMTA
+				}
+				next = min(next, left)
 			}
 			if time.Since(doneAt) > t.agent.o.IdleTimeout {
 				t.log.Warn("the MTA brings no mail, though some is said to be under way")
