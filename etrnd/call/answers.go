@@ -55,6 +55,9 @@ func (o *observed) answers() (a answers) {
 	byName := map[string]latest{}
 	var order []string
 	for i := range o.questions {
+		if q := &o.questions[i]; q.atrn && q.err != nil {
+			continue // whatever it said, nothing was turned
+		}
 		for _, r := range o.questions[i].replies {
 			last, before := byName[r.Name]
 			if o.questions[i].atrn && r.Code == 453 {

@@ -162,6 +162,26 @@ func TestPushFitsTheLine(t *testing.T) {
 	}
 }
 
+// A line that stays up is measured anew by each call.
+func TestLineBecomesThin(t *testing.T) {
+	cfg := oneLink(remote("hub", nil))
+	cfg.Links[0].HangUp = nil
+	long := "250-hub.example\r\n250-" + strings.Repeat("x", 300) + "\r\n250 ETRN\r\n"
+	inBubble(t, cfg, func(s *site) {
+		for i, c := range []struct {
+			pause time.Duration
+			want  int
+		}{{ms, 0}, {sec, 1}, {60 * ms, 5}} {
+			s.net.host("192.0.2.1:366", slowly(c.pause, long, "251 OK, no messages waiting"))
+			s.call("hub")
+			s.results(i + 1)
+			if got := s.hold.limit("hub"); got != c.want {
+				t.Errorf("call %d: %d messages at a time, want %d", i+1, got, c.want)
+			}
+		}
+	})
+}
+
 // Two remotes on one line: one that is only pushed to begins at once, but leaves
 // room for the dialogue with the other.
 func TestPushBesideADialogue(t *testing.T) {

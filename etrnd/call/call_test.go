@@ -130,7 +130,7 @@ func TestPush(t *testing.T) {
 		{"nobody tries them", func(h *fakeHold) { h.each = 0 }, 30 * sec, 75, "100 messages held, not sent", 0},
 		{"the queue cannot be listed", func(h *fakeHold) {
 			h.listed = func() (time.Time, error) { return time.Time{}, errors.New("postqueue fails") }
-		}, 30 * sec, 75, "the mail server's queue cannot be listed: postqueue fails", 100},
+		}, 10 * sec, 75, "the mail server's queue cannot be listed: postqueue fails", 100},
 		{"the queue is listed late", func(h *fakeHold) {
 			late := time.Now().Add(10 * sec)
 			h.listed = func() (time.Time, error) {

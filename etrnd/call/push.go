@@ -76,9 +76,13 @@ func (p *pins) limitLocked() {
 // asks notes that a call is going to ask its remote: until it has, others leave
 // the line to it. The function that it returns ends that.
 func (p *pins) asks() (asked func()) {
+	// A line may stay up for weeks and become another one meanwhile: what is
+	// measured while nothing else moves is worth more than what was.
+	anew := !p.moving()
 	change := func(n int) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.known = p.known && !(anew && p.asking == 0)
 		p.asking += n
 		p.limitLocked()
 	}

@@ -3,6 +3,7 @@ package call
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 	// anything happening to them before they are no reason to keep the line.
 	stillMax = 30 * time.Second
 	// unlistedMax is how long the MTA may fail to list its queue.
-	unlistedMax = 30 * time.Second
+	unlistedMax = 10 * time.Second
 	// busyPause is how long a remote is left alone that has answered 458; it
 	// doubles.
 	busyPause = 2 * time.Second
@@ -318,6 +319,9 @@ func (o *observed) missing(a answers) verdict {
 			api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
 			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
 		}
+		if o.in.Any && o.in.Seen == 0 {
+			end.hint = o.remote.Host + " connects, but no message was taken from it: the log of the local mail server tells why"
+		}
 		if o.in.Stranger.IsValid() {
 			end.hint = fmt.Sprintf("mail came over the line from %v, which is no address of %s: if it is its mail server, list it in senders", o.in.Stranger, o.remote.Host)
 		}
@@ -432,6 +436,15 @@ func (o *observed) toSend() (n int, known bool) {
 	return o.sent + o.push.held, o.pushes() && o.push.err == "" && o.push.listed
 }
 
+// doorClosed tells whether the local MTA was not there for what would come in: a
+// second sign of the same need not be waited for.
+func (o *observed) doorClosed() bool {
+	return slices.ContainsFunc(o.questions, func(q question) bool {
+		_, closed := q.err.(listenerError)
+		return closed
+	})
+}
+
 // outbound judges whether mail is still going.
 func (o *observed) outbound() verdict {
 	p, r := &o.push, o.remote
@@ -440,7 +453,7 @@ func (o *observed) outbound() verdict {
 	case !o.pushes():
 		return verdict{over: true}
 	case p.err != "":
-		return verdict{waiting: "the mail server to list its queue", look: maxLook}.unless(o.unlisted > unlistedMax, conclusion{
+		return verdict{waiting: "the mail server to list its queue", look: maxLook}.unless(o.unlisted > unlistedMax || o.doorClosed(), conclusion{
 			api.ExitTempFail, "the mail server's queue cannot be listed: " + p.err, "what is held stays held; is the mail server running?",
 		})
 	case !p.listed:

@@ -8,7 +8,7 @@ import (
 const (
 	// freshFor is how long the MTA is taken for alive after it has listed its
 	// queue.
-	freshFor = 5 * time.Second
+	freshFor = time.Second
 	// listWait is how long a listing is waited for before ATRN is answered. One
 	// that takes longer is of a large queue, which says that the MTA is alive.
 	listWait = 3 * time.Second

@@ -69,7 +69,7 @@ func TestMTAAnswers(t *testing.T) {
 		took   time.Duration
 		asked  int
 	}{
-		{"listed a moment ago", time.Second, nil, nil, true, 0, 0},
+		{"listed a moment ago", 900 * time.Millisecond, nil, nil, true, 0, 0},
 		{"listed long ago, and it answers", time.Minute, nil, func(l *listed) { l.set(time.Now(), nil) }, true, 0, 1},
 		{"listed long ago, and it is down now", time.Minute, nil, func(l *listed) { time.Sleep(time.Second); l.set(l.at, down) }, false, time.Second, 1},
 		{"listed long ago, and the queue is large", time.Minute, nil, nil, true, listWait, 1},

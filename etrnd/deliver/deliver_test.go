@@ -33,6 +33,7 @@ type counter struct {
 	pinned  map[string]int
 	listed  time.Time
 	changed chan struct{}
+	down    error // why the MTA cannot list its queue
 }
 
 func newCounter(t testing.TB) *counter {
@@ -108,7 +109,7 @@ func (k *counter) Changed() <-chan struct{} {
 func (k *counter) Listed() (time.Time, time.Duration, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.listed, 0, nil
+	return k.listed, 0, k.down
 }
 
 func (k *counter) Relist() {

@@ -17,6 +17,7 @@ func (t *turn) wait(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	asked := 0
+	var down time.Time     // since when the MTA has not listed its queue
 	var askedFor time.Time // doneAt that the listings asked for are about
 	for {
 		changed := held.Changed()
@@ -52,9 +53,23 @@ func (t *turn) wait(ctx context.Context) error {
 					next = max(time.Until(doneAt.Add(settleDelays[asked])), time.Millisecond)
 				}
 			}
+			if _, _, err := held.Listed(); err == nil {
+				down = time.Time{}
+			} else {
+				if down.IsZero() {
+					down = time.Now() // for a moment, it may be: a reload
+				}
+				left := time.Until(down.Add(listWait))
+				if left <= 0 {
+					// Not by QUIT: that would be to say that there is no more.
+					t.log.Warn("the MTA is down, so nothing is brought", "error", err)
+					return errNoMTA
+				}
+				next = min(next, left)
+			}
 			if time.Since(doneAt) > t.agent.o.IdleTimeout {
 				t.log.Warn("the MTA brings no mail, though some is said to be under way")
-				return nil
+				return errNoMTA
 			}
 			next = min(next, max(time.Until(doneAt.Add(t.agent.o.IdleTimeout)), time.Millisecond))
 		}

@@ -24,6 +24,7 @@ var (
 	errReplaced = errors.New("replaced by a newer connection of the same site")
 	errClosed   = errors.New("the site closed the connection")
 	errQuiet    = errors.New("the site has gone quiet")
+	errNoMTA    = errors.New("the MTA brings no mail")
 	errPanic    = errors.New("panic")
 	// errCount: what the site says is no answer to what it was asked. Nothing
 	// that it has said since a reply that was certain is believed.

@@ -36,3 +36,30 @@ func TestQuiet(t *testing.T) {
 		}
 	})
 }
+
+// A turn for which the MTA brings nothing, though mail waits, does not end as if
+// there were no more.
+func TestMTABringsNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		down error
+		took time.Duration
+	}{
+		"it is down":               {errors.New("mail system is down"), listWait},
+		"it is up, and sits there": {nil, 2 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe()
+				defer theirs.Close()
+				k := newCounter(t)
+				k.waiting["acme"], k.down = 1, c.down
+				turn := newTurn(New(Options{Hostname: "hub.example.net", Hold: k}), ours, etrn.Identity{User: "acme"}, []queue.Selection{{Queue: "acme"}}, slog.New(slog.DiscardHandler))
+				began := time.Now()
+				err := turn.wait(t.Context())
+				if took := time.Since(began); !errors.Is(err, errNoMTA) || took < c.took || took > c.took+time.Second {
+					t.Errorf("ended with %v after %v, want %v", err, took, c.took)
+				}
+			})
+		})
+	}
+}
