@@ -96,7 +96,10 @@ install: build
 	set -e; for m in $(MANPAGES); do \
 		install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; \
 	done
-	install -m 644 README.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/
+	install -d $(DESTDIR)$(docdir)/docs
+	install -m 644 $(wildcard *.md) LICENSE $(DESTDIR)$(docdir)/
+	install -m 644 $(wildcard docs/*.md docs/*.toml) $(DESTDIR)$(docdir)/docs/
+	ln -sfn ../../etrnd/contrib $(DESTDIR)$(docdir)/contrib
 	packaging/copyright >$(DESTDIR)$(docdir)/copyright
 	chmod 644 $(DESTDIR)$(docdir)/copyright
 	cp -R contrib $(DESTDIR)$(sharedir)/

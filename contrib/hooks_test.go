@@ -89,6 +89,15 @@ var cases = []hookCase{
 		[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link up --interface ppp0"},
 	{"ppp down", "ppp/ip-down.d/etrnd", []string{"PPP_IFACE=ppp0"},
 		[]string{"ppp0", "/dev/ttyUSB0", "115200", "192.0.2.7", "192.0.2.1", "isp"}, "link down --interface ppp0"},
+	// IPv6: the addresses are link-local. When it alone goes, the line is still up.
+	{"ppp IPv6 up", "ppp/ipv6-up.d/etrnd", []string{"PPP_IFACE=ppp0"},
+		[]string{"ppp0", "/dev/ttyUSB0", "115200", "fe80::1", "fe80::2", "isp"}, "link up --interface ppp0"},
+	{"ppp IPv6 up, arguments only", "ppp/ipv6-up.d/etrnd", nil,
+		[]string{"ppp1", "/dev/ttyS0", "9600", "fe80::1", "fe80::2", ""}, "link up --interface ppp1"},
+	{"ppp IPv6 down", "ppp/ipv6-down.d/etrnd", []string{"PPP_IFACE=ppp0"},
+		[]string{"ppp0", "/dev/ttyUSB0", "115200", "fe80::1", "fe80::2", "isp"}, "link down --interface ppp0"},
+	{"ppp IPv6 down, IPv4 up", "ppp/ipv6-down.d/etrnd", []string{"PPP_IFACE=ppp4"},
+		[]string{"ppp4", "/dev/ttyUSB0", "115200", "fe80::1", "fe80::2", "isp"}, ""},
 	// Elsewhere there are only the arguments.
 	{"ppp up, arguments only", "ppp/ip-up.d/etrnd", nil,
 		[]string{"ppp1", "/dev/ttyS0", "9600", "192.0.2.7", "192.0.2.1", ""}, "link up --interface ppp1"},
@@ -131,7 +140,11 @@ func TestHooks(t *testing.T) {
 			dir := t.TempDir()
 			program(t, dir, "etrnctl", `[ $# -eq 4 ] || echo "$# arguments" >>"$RECORD/calls"
 echo "$@" >>"$RECORD/calls"`)
-			program(t, dir, "ip", `echo "default via 192.0.2.1 dev wwan3 proto dhcp metric 700"`)
+			program(t, dir, "ip", `case $* in
+"-4 -o address show dev ppp4") echo "7: ppp4    inet 192.0.2.7 peer 192.0.2.1/32 scope global ppp4" ;;
+*address*) echo 'Device "ppp0" does not exist.' >&2; exit 1 ;;
+*) echo "default via 192.0.2.1 dev wwan3 proto dhcp metric 700" ;;
+esac`)
 			calls, logged := run(t, dir, test.env, hook(t, test.path, test.args...))
 			if strings.TrimSpace(calls) != test.want {
 				t.Errorf("etrnctl was called with %q, want %q", calls, test.want)
@@ -158,6 +171,8 @@ type anyHook struct {
 var everyHook = []anyHook{
 	{"ppp/ip-up.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
 	{"ppp/ip-down.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
+	{"ppp/ipv6-up.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
+	{"ppp/ipv6-down.d/etrnd", []string{"PPP_IFACE=ppp0"}, nil},
 	{"networkmanager/50-etrnd", nil, []string{"ppp0", "up"}},
 	{"networkd-dispatcher/routable.d/etrnd", []string{"IFACE=ppp0"}, nil},
 	{"networkd-dispatcher/off.d/etrnd", []string{"IFACE=ppp0"}, nil},

@@ -102,11 +102,15 @@ func TestPostfixPages(t *testing.T) {
 	bed := testbed.Start(t)
 	hub := machine(ctx, t, bed, "hub", "hub.example.net", "postfix/hub.md", testbed.PostfixOptions{
 		Final: []string{"world.example"},
-		Files: map[string]string{"/etc/postfix/etrnd/transport": settings(t, "postfix/hub.md", "/etc/postfix/etrnd/transport")},
+		Files: map[string]string{
+			"/etc/postfix/etrnd/transport": settings(t, "postfix/hub.md", "/etc/postfix/etrnd/transport"),
+			"/etc/postfix/etrnd/clients":   settings(t, "postfix/hub.md", "/etc/postfix/etrnd/clients"),
+		},
 	})
 	// One machine is both: the site that the page is about, and acme's server.
 	site := machine(ctx, t, bed, "site", "mail.acme.example", "postfix/site.md", testbed.PostfixOptions{
 		Final: []string{"acme.example", "sub.acme.example"},
+		Files: map[string]string{"/etc/postfix/etrnd/replies": settings(t, "postfix/site.md", "/etc/postfix/etrnd/replies")},
 	})
 	if err := bed.Wire(ctx, testbed.End{Host: hub, Address: "192.0.2.1/24"}, testbed.End{Host: site, Address: "192.0.2.2/24"}); err != nil {
 		t.Fatal(err)

@@ -48,12 +48,19 @@ var (
 // unlisted are limits that are not in limits.md.
 var unlisted = []string{
 	// They bound what our own programs say to each other, or what Postfix does.
+	"internal/listen.maxLinks",
+	"internal/daemon.maxRepeats",
+	"internal/daemon.maxSilence",
+	"etrnd.maxNamed",
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",
+	"internal/postfix/setup.maxRemoteKeys",
 	"cmd/etrnctl.maxPassword",
+	"etrnd/receive.maxShut",
+	"internal/socket.maxRTT",
 	"etrnd/control.maxHeader",
 	"etrnd/control.maxHistory",
 	"etrnd/control.maxLine",
@@ -74,7 +81,8 @@ var unlisted = []string{
 	"etrnd/call.maxSessions",
 	"etrnd/call.seenMax",
 	"etrnd/deliver.maxAccepted",
-	"etrnd/hold.maxRecent",
+	"etrnd/hold.maxRequesters",
+	"etrnd/hold.maxRequests",
 	"etrnd/receive.maxTook",
 	// How much of a foreign text is shown, or read before a connection is closed.
 	"etrnd/call.maxOutput",
@@ -82,7 +90,7 @@ var unlisted = []string{
 	"etrnd/odmr.maxReason",
 	"etrnd/odmr.maxShown",
 	"etrnd/control.maxShown",
-	"etrnd/policy.maxShown",
+	"etrnd/login.maxShown", "etrnd/policy.maxShown",
 	"internal/config.maxShown",
 	"etrnd/receive.maxShown",
 	"internal/foreign.maxQuoted",

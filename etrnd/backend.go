@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
-	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -38,6 +37,8 @@ func (b backend) Status(ctx context.Context) api.Status {
 		Warnings: []string{},
 	}
 	d.mu.Unlock()
+	s.Config.Restart = needRestart(d.running, cfg)
+	s.Config.Changed = d.fileChanged(cfg)
 	for _, w := range cfg.Warnings {
 		s.Warnings = append(s.Warnings, w.String())
 	}
@@ -48,15 +49,18 @@ func (b backend) Status(ctx context.Context) api.Status {
 		s.MTA.Error = err.Error()
 	}
 	connected, since, sessions := d.inbound.Connected()
-	s.Milter = api.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions}
+	s.Milter = api.MilterStatus{Connected: connected, Since: at(since), Sessions: sessions, Differs: d.milterDiffers(cfg)}
 	for _, st := range d.hold.States() {
 		s.Queues.Queues++
 		s.Queues.Messages += st.Messages
 		s.Queues.Bytes += st.Bytes
+		s.Queues.UnderWay += st.UnderWay
+		s.Queues.Waiting += st.UnderWay - st.InHand
 		if !st.Oldest.IsZero() && (s.Queues.Oldest == nil || st.Oldest.Before(*s.Queues.Oldest)) {
 			s.Queues.Oldest = at(st.Oldest)
 		}
 	}
+	s.Nobody = d.nobody(ctx, nobodyShown)
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
 	switch ok, files, err := d.setup.InSync(ctx, cfg); {
@@ -78,11 +82,15 @@ func (b backend) Queues(context.Context) ([]api.Queue, error) {
 		}
 		list = append(list, api.Queue{
 			Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(st.Oldest),
-			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Failed: st.Failed, Released: at(st.Released),
+			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(st.Released),
 			Domains: patterns(q.Domains), Deliver: q.Deliver.String(), Remote: q.Remote,
 		})
 	}
 	return list, nil
+}
+
+func (b backend) Nobody(ctx context.Context) (api.Nobody, error) {
+	return b.d.nobody(ctx, nobodyListed), nil
 }
 
 func patterns(list []queue.Pattern) []string {
@@ -91,35 +99,6 @@ func patterns(list []queue.Pattern) []string {
 		s = append(s, p.String())
 	}
 	return s
-}
-
-func (b backend) Release(_ context.Context, name string) ([]api.Released, error) {
-	set := b.d.hold.Queues()
-	sels := set.Resolve("#" + name)
-	if sels == nil {
-		sels = set.Resolve(name)
-	}
-	if sels == nil {
-		known := "none"
-		for i, q := range set.Queues() {
-			if i == 0 {
-				known = q.Name
-				continue
-			}
-			known += ", " + q.Name
-		}
-		return nil, api.Errorf(api.ExitUsage, "queues of the configuration: "+known, "no queue goes by the name %q", name)
-	}
-	var list []api.Released
-	for _, sel := range sels {
-		st := b.d.hold.Release(sel)
-		list = append(list, released(sel.Queue, st))
-	}
-	return list, nil
-}
-
-func released(name string, st hold.Started) api.Released {
-	return api.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
 }
 
 func (b backend) LinkUp(_ context.Context, ev api.LinkEvent) ([]api.CallRef, error) {

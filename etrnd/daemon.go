@@ -17,6 +17,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/clock"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
@@ -44,6 +45,7 @@ type Daemon struct {
 	started time.Time
 
 	mta     mta.MTA
+	mtaUser *mtaUser
 	setup   *setup.Monitor
 	hold    *hold.Manager
 	inbound *call.Inbound
@@ -56,12 +58,15 @@ type Daemon struct {
 
 	reload sync.Mutex // one reload at a time
 
+	file fileState // of ConfigFile
+
 	mu        sync.Mutex     // guards these
 	cfg       *config.Config // in force
 	loaded    time.Time
 	rejected  time.Time // when a reload was last refused since loaded
 	problems  []string  // why
 	listeners []api.Listener
+	milters   map[string]string // reporter -> digest of what it runs by
 }
 
 // New makes a Daemon. It opens no socket.
@@ -70,8 +75,12 @@ func New(o Options) (*Daemon, error) {
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
-	d.setup = setup.NewMonitor(postfix.New(instance))
-	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Logger: o.Logger})
+	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
+	d.setup = setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
+		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
+	})
+	router := setup.NewRouter(postfix.New(instance))
+	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) (bool, bool) { return routed(router, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
 	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
 	d.control = control.NewServer(control.Options{Backend: backend{d}, Logger: o.Logger, Group: cfg.Control.Group})
@@ -138,6 +147,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	for _, s := range services {
 		run(s.name, func(ctx context.Context) error { return s.serve(ctx, s.ln) })
 	}
+	if what := clock.Behind(time.Now(), append(clock.Own(), d.o.ConfigFile)...); what != "" {
+		d.log.Warn("the clock of this machine is not set", "seen", what)
+	}
 	cfg := d.config()
 	d.log.Info("etrnd is ready", "version", d.o.Version, "queues", len(cfg.Queues), "links", len(cfg.Links), "remotes", len(cfg.Remotes))
 	ready()
@@ -146,6 +158,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 
 // report takes what the milter tells.
 func (d *Daemon) report(ev report.Event) {
+	d.noteMilter(ev)
 	switch ev.Kind {
 	case report.Message:
 		d.hold.Arrived(ev)
@@ -157,4 +170,35 @@ func (d *Daemon) report(ev report.Event) {
 		d.hold.Relist()
 	}
 	d.inbound.Handle(ev)
+}
+
+// noteMilter notes by which configuration a milter runs.
+func (d *Daemon) noteMilter(ev report.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch ev.Kind {
+	case report.Hello:
+		if d.milters == nil {
+			d.milters = map[string]string{}
+		}
+		d.milters[ev.Reporter] = ev.Config
+	case report.Gone:
+		delete(d.milters, ev.Reporter)
+	}
+}
+
+// milterDiffers reports whether some milter runs by another configuration.
+func (d *Daemon) milterDiffers(cfg *config.Config) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	want := ""
+	for _, digest := range d.milters {
+		if want == "" {
+			want = cfg.MilterDigest()
+		}
+		if digest != "" && digest != want {
+			return true
+		}
+	}
+	return false
 }

@@ -34,12 +34,16 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	if d.o.Level != nil {
 		d.o.Level.Set(cfg.LogLevel)
 	}
+	before := d.hold.Queues()
 	d.hold.SetQueues(d.set(ctx, cfg))
 	d.caller.SetConfig(cfg)
 	d.control.SetGroup(cfg.Control.Group)
 	d.mu.Lock()
 	d.cfg, d.loaded, d.rejected, d.problems = cfg, time.Now(), time.Time{}, nil
 	d.mu.Unlock()
+	if gone := before.Gone(cfg.Set()); len(gone) > 0 || d.hold.Nobody(0).Messages > 0 {
+		warnings = append(warnings, d.leftByReload(ctx, gone)...)
+	}
 	for _, w := range warnings {
 		d.log.Warn("configuration", "warning", w)
 	}
@@ -83,7 +87,7 @@ func problems(err error) []string {
 // reloaded are the keys that Reload brings into force. A change of any other
 // needs a restart: sockets are opened, and the MTA is chosen, at the start.
 var reloaded = []string{
-	"log-level", "queue", "link", "remote", "control: group", "mta: smtp",
+	"log-level", "include", "queue", "link", "remote", "control: group", "mta: smtp",
 	"mta: transport", "mta: split", // etrnd only looks whether the MTA is set up for them
 	"milter: header", // is the milter's business
 }

@@ -8,10 +8,12 @@ import (
 	"strconv"
 
 	"github.com/etrnd/etrnd/etrnd/deliver"
+	"github.com/etrnd/etrnd/etrnd/login"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/policy"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/report"
 )
@@ -21,6 +23,7 @@ type service struct {
 	name  string // in the status, and of a socket that systemd passes
 	spec  string
 	opts  listen.Options
+	only  func(uid int) bool // who is let in on a unix socket; nil: serve decides
 	serve func(context.Context, net.Listener) error
 	ln    net.Listener // once open
 }
@@ -50,6 +53,9 @@ func (d *Daemon) open(ctx context.Context) (services, error) {
 			list.close()
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
+		if _, isUnix := s.ln.Addr().(*net.UnixAddr); isUnix && s.only != nil {
+			s.ln = listen.Only(s.ln, s.only, d.log)
+		}
 		listeners = append(listeners, api.Listener{Name: s.name, Address: address(s.spec, s.ln)})
 	}
 	d.mu.Lock()
@@ -71,7 +77,14 @@ func (d *Daemon) services(cfg *config.Config) (services, error) {
 		{name: "report", spec: cfg.Milter.Report, opts: reportSocket(), serve: report.NewServer(report.ServerOptions{Handle: d.report, UIDs: milterUIDs(), Logger: d.log}).Serve},
 	}
 	if cfg.Policy.Listen != "" {
-		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, serve: (&policy.Server{Asker: d.hold, Logger: d.log}).Serve})
+		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: (&policy.Server{Asker: d.hold, Relay: d.mayRelay, Logger: d.log}).Serve})
+	}
+	if path := cfg.LoginSocket(); path != "" {
+		server := &login.Server{
+			Hostname: cfg.Hostname, Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Logger: d.log,
+			May: func(user string) bool { return d.mayRelay(etrn.Identity{User: user}) },
+		}
+		list = append(list, service{name: "login", spec: "unix:" + path, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: server.Serve})
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{
@@ -89,13 +102,17 @@ func (d *Daemon) services(cfg *config.Config) (services, error) {
 	return list, nil
 }
 
+// mayRelay reports whether somebody may send mail through the MTA, by the
+// configuration in force.
+func (d *Daemon) mayRelay(who etrn.Identity) bool { return d.hold.Queues().MayRelay(who) }
+
 // turner serves ATRN. Without users nobody can ask, and the listener says that
 // it has no ATRN.
 func (d *Daemon) turner(cfg *config.Config) odmr.Turner {
 	if d.users == nil {
 		return nil
 	}
-	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, Logger: d.log})
+	return deliver.New(deliver.Options{Hostname: cfg.Hostname, Hold: d.hold, Socket: cfg.TurnSocket, MTA: d.mtaUser.is, Logger: d.log})
 }
 
 // milterUser is the account of etrn-milter, and the name of its group, that the

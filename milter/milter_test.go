@@ -650,3 +650,16 @@ func FuzzConnection(f *testing.F) {
 		}
 	})
 }
+
+// Mail that goes by any of the transports for held mail is held.
+func TestHeldTransports(t *testing.T) {
+	s := &Settings{Transport: "transient"}
+	for transport, want := range map[string]bool{
+		"transient": true, "transient-turn": true, "transient-lmtp": true,
+		"smtp": false, "transient-split": false, "transient2": false, "": false, "local": false,
+	} {
+		if got := s.holds(transport); got != want {
+			t.Errorf("%q: %v", transport, got)
+		}
+	}
+}

@@ -263,10 +263,16 @@ func tags(t *testing.T, h *testbed.Host, id string) (tags []string, rest string)
 }
 
 func TestTags(t *testing.T) {
+	for name, late := range map[string]bool{"at once": false, "late": true} {
+		t.Run(name, func(t *testing.T) { testTags(t, late) })
+	}
+}
+
+func testTags(t *testing.T, late bool) {
 	h, _ := hub(t, hubMain)
 	rec := &recorder{}
 	serve(t, h, milter.Options{
-		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example"), Transport: "transient"},
+		Settings: milter.Settings{Header: header, Queues: queues(t, "acme=acme.example", "beta=beta.example"), Transport: "transient", Late: late},
 		Report:   rec.report,
 	})
 	s := dialSMTP(t, h)

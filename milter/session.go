@@ -94,6 +94,15 @@ func (tx *transaction) digest() string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// letter is what report.Event says of Letter.
+func (tx *transaction) letter() string {
+	if tx.messageID == "" {
+		return ""
+	}
+	h := sha256.Sum256([]byte(tx.messageID))
+	return hex.EncodeToString(h[:8])
+}
+
 // protect runs a callback. A panic in it costs the message that is under way:
 // the MTA is told to try again later, at the end of it, since earlier answers
 // are not expected. The session goes on.
@@ -209,7 +218,7 @@ func (tx *transaction) recipient(to, mailer string) {
 	}
 	local := tx.settings.Local
 	if mailer != "" && tx.settings.Transport != "" {
-		local = func(string) bool { return mailer != tx.settings.Transport }
+		local = func(string) bool { return !tx.settings.holds(mailer) }
 	}
 	name, ok := tx.settings.Queues.With(queue.Env{Local: local, Delimiters: tx.settings.Delimiters}).Match(to)
 	if !ok {
@@ -325,7 +334,7 @@ func (s *session) finish(mod gomilter.Modifier) (*gomilter.Response, error) {
 	}
 	log.Log(context.Background(), level, "message", "queues", tx.queues, "recipients", tx.count, "size", tx.size, "foreign_tags", tx.forged, "split", split, "client", s.client.String())
 	e := report.Event{
-		Kind: report.Message, QueueID: id, Recipients: tx.recipients, Size: tx.size, Priority: class(tx.priority), Digest: tx.digest(),
+		Kind: report.Message, QueueID: id, Recipients: tx.recipients, Size: tx.size, Priority: class(tx.priority), Digest: tx.digest(), Letter: tx.letter(), To: tx.all,
 	}
 	if split { // it is the copies that are held
 		e.Recipients = nil

@@ -4,7 +4,9 @@
 // the programs against the programs that read it. The units are verified and
 // scored by systemd-analyze, and users, groups and directories are made by
 // systemd-sysusers and systemd-tmpfiles below a scratch root, where it is then
-// tried who can do what with the sockets. It does not boot a system.
+// tried who can do what with the sockets. What the units do is tried on a system
+// that systemd boots, in namespaces of its own on a file system over this
+// machine's.
 package packaging
 
 import (
@@ -147,8 +149,8 @@ func root(t *testing.T) (dir string, uids, gids map[string]int) {
 	return dir, ids("passwd"), ids("group")
 }
 
-// TestSocketDirectory tries who can bind, connect and remove in the directory
-// that both daemons share with Postfix. The kernel decides, not the mode.
+// TestSocketDirectory tries who can bind, connect and remove in the directories
+// of the sockets. The kernel decides, not the mode.
 func TestSocketDirectory(t *testing.T) {
 	dir, uids, gids := root(t)
 	sockets := filepath.Join(dir, "var/spool/postfix/etrnd")
@@ -177,7 +179,9 @@ func TestSocketDirectory(t *testing.T) {
 	// An operator: a member of etrnd, for etrnctl.
 	operator := &syscall.Credential{Uid: 4711, Gid: id(t, gids, "etrnd"), Groups: []uint32{}}
 
-	policySock, milterSock := filepath.Join(sockets, "policy.sock"), filepath.Join(sockets, "milter.sock")
+	policySock, link := filepath.Join(sockets, "policy.sock"), filepath.Join(sockets, "milter.sock")
+	milterSock := filepath.Join(sockets, "../etrn-milter/milter.sock")
+	turnSock := filepath.Join(sockets, "turn-acme.sock")
 	steps := []struct {
 		what  string
 		who   *syscall.Credential
@@ -186,19 +190,28 @@ func TestSocketDirectory(t *testing.T) {
 		works bool
 	}{
 		{"etrnd binds the policy socket", etrnd, "bind", policySock, true},
+		{"etrnd binds the socket of a turned queue", etrnd, "bind", turnSock, true},
 		{"the milter binds its own", milter, "bind", milterSock, true},
 		{"smtpd reaches the policy service", postfix, "connect", policySock, true},
-		{"smtpd reaches the milter", postfix, "connect", milterSock, true},
+		{"lmtp reaches the turned queue", postfix, "connect", turnSock, true},
+		{"smtpd reaches the milter by the path that it knows", postfix, "connect", link, true},
 		// A taken-over milter must not answer for the policy service, which
-		// decides who may ask for whose mail.
+		// decides who may ask for whose mail, nor be given any.
 		{"the milter cannot remove the policy socket", milter, "remove", policySock, false},
+		{"the milter cannot put a queue's socket there", milter, "bind", filepath.Join(sockets, "turn-beta.sock"), false},
+		{"the milter cannot remove a queue's socket", milter, "remove", turnSock, false},
+		{"the milter cannot remove its link", milter, "remove", link, false},
+		// A taken-over etrnd must not be shown all mail.
 		{"etrnd cannot remove the milter's socket", etrnd, "remove", milterSock, false},
+		{"etrnd cannot remove the milter's link", etrnd, "remove", link, false},
+		{"etrnd cannot put a socket there", etrnd, "bind", filepath.Join(filepath.Dir(milterSock), "other.sock"), false},
 		{"smtpd cannot put a socket there", postfix, "bind", filepath.Join(sockets, "other.sock"), false},
 		{"smtpd cannot remove one", postfix, "remove", milterSock, false},
-		// The policy service takes what smtpd tells it for the truth.
-		{"a local user cannot speak to the policy service", stranger, "connect", policySock, false},
+		{"a local user cannot put a socket there", stranger, "bind", filepath.Join(sockets, "other.sock"), false},
 		{"a local user cannot speak to the milter", stranger, "connect", milterSock, false},
-		{"an operator cannot pose as smtpd either", operator, "connect", policySock, false},
+		// Members of etrnd use etrnctl, and no more.
+		{"an operator cannot put a socket there either", operator, "bind", filepath.Join(sockets, "other.sock"), false},
+		{"an operator cannot remove one", operator, "remove", policySock, false},
 		// A socket left behind by kill -9 must not be in the way.
 		{"etrnd removes its own socket", etrnd, "remove", policySock, true},
 		{"etrnd binds again", etrnd, "bind", policySock, true},

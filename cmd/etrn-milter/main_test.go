@@ -201,10 +201,6 @@ func host(t *testing.T, config string, main map[string]string) (*testbed.Host, *
 	if err := h.Install(program, "/usr/local/sbin/etrn-milter", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// As the package makes it (tmpfiles.d).
-	if _, err := h.Run(ctx, "sh", "-ec", "mkdir -p /var/spool/postfix/etrnd; chown postfix:etrn-milter /var/spool/postfix/etrnd; chmod 1570 /var/spool/postfix/etrnd"); err != nil {
-		t.Fatal(err)
-	}
 	settings := map[string]string{
 		"defer_transports":      "transient",
 		"relay_domains":         "acme.example",

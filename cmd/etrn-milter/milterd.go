@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/config"
@@ -22,6 +23,9 @@ type milterd struct {
 	e      daemon.Env // Config is that of the start: sockets are as it says
 	log    *slog.Logger
 	milter *milter.Milter
+
+	reporter *report.Reporter
+	digest   atomic.Value // string: of what is in force
 }
 
 func newMilterd(e daemon.Env) *milterd {
@@ -34,12 +38,14 @@ func newMilterd(e daemon.Env) *milterd {
 // run serves until the context ends.
 func (d *milterd) run(ctx context.Context, ready func()) error {
 	cfg := d.e.Config
-	reporter := report.NewReporter(report.ReporterOptions{
+	d.digest.Store(cfg.MilterDigest())
+	d.reporter = report.NewReporter(report.ReporterOptions{
 		Dial:   func(ctx context.Context) (net.Conn, error) { return listen.Dial(ctx, cfg.Milter.Report) },
+		Config: func() string { return d.digest.Load().(string) },
 		Logger: d.log,
 	})
 	var err error
-	d.milter, err = milter.New(milter.Options{Settings: d.settings(ctx, cfg), Report: reporter.Report, Logger: d.log})
+	d.milter, err = milter.New(milter.Options{Settings: d.settings(ctx, cfg), Report: d.reporter.Report, Logger: d.log})
 	if err != nil {
 		return err
 	}
@@ -53,7 +59,7 @@ func (d *milterd) run(ctx context.Context, ready func()) error {
 	// The reporter outlives the milter, to tell of the last sessions.
 	rctx, endReports := context.WithCancel(context.WithoutCancel(ctx))
 	var reports sync.WaitGroup
-	reports.Go(func() { _ = reporter.Run(rctx) }) // returns only the context's error
+	reports.Go(func() { _ = d.reporter.Run(rctx) }) // returns only the context's error
 	defer reports.Wait()
 	defer endReports()
 
@@ -65,7 +71,7 @@ func (d *milterd) run(ctx context.Context, ready func()) error {
 // reloaded are the keys that a reload brings into force, and those that are
 // none of this program's. A change of any other needs a restart.
 var reloaded = []string{
-	"log-level", "queue", "milter: header", "mta: config-dir", "mta: transport", "mta: split",
+	"log-level", "include", "queue", "milter: header", "mta: config-dir", "mta: transport", "mta: split",
 	"hostname", "link", "remote", "policy", "odmr", "control", "mta: smtp", "mta: reconcile",
 }
 
@@ -80,6 +86,10 @@ func (d *milterd) reload(ctx context.Context) {
 		return
 	}
 	d.e.Level.Set(cfg.LogLevel)
+	now := *cfg
+	now.Milter.Listen, now.Milter.Report, now.LogFormat = d.e.Config.Milter.Listen, d.e.Config.Milter.Report, d.e.Config.LogFormat
+	d.digest.Store(now.MilterDigest())
+	d.reporter.Renew()
 	for _, key := range config.Changes(d.e.Config, cfg, reloaded...) {
 		d.log.Warn("a change of this key needs a restart", "key", key)
 	}
@@ -98,6 +108,8 @@ func (d *milterd) settings(ctx context.Context, cfg *config.Config) milter.Setti
 	s := milter.Settings{
 		Header: cfg.Milter.Header, Queues: cfg.Set(), Transport: cfg.MTA.Transport,
 		Split: cfg.MTA.Split != "", Mark: mta.SplitHeader,
+		// Only a call wants to know at once who has begun to send.
+		Late: len(cfg.Remotes) == 0,
 	}
 	pf := postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: d.log})
 	var address, everything bool

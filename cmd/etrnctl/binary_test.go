@@ -58,6 +58,7 @@ func TestExitCodes(t *testing.T) {
 		{"status --socket " + socket, 0, "running for"},
 		{"queues --socket " + socket + " --json", 0, `"name": "acme"`},
 		{"queues --socket " + dir + "/none", 75, "systemctl status etrnd"},
+		{"setup exim", 64, "supported is: postfix"},
 		{"frobnicate", 64, `has no command "frobnicate"`},
 		{"check --config " + bad, 78, "bad.toml:3: "},
 		{"check --config " + dir + "/none", 78, "no such file"},
@@ -356,7 +357,7 @@ func TestProbe(t *testing.T) {
 		{"ours", etrn, 0, []string{"  ETRN        yes\n", "  ATRN        no\n", "PIPELINING"}},
 		{"without ETRN", plain, 69, []string{"  ETRN        no\n", "  SIZE        10 MB (10240000 bytes)\n", "lists neither ETRN nor ATRN"}},
 		{"refuses", no, 69, []string{"554", "go away"}},
-		{"nobody", closed, 75, []string{"cannot be probed"}},
+		{"nobody", closed, 75, []string{"cannot be probed", closed.Addr().String() + ": connection refused\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, errs, exit := etrnctl(t, "", "probe", c.ln.Addr().String())

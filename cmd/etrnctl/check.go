@@ -3,11 +3,19 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/etrnd/etrnd/etrnd/control"
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/users"
 )
 
 // finding is one thing that check found.
@@ -23,14 +31,17 @@ type finding struct {
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
-		Short: "Check the configuration, and whether the MTA is set up for it",
+		Short: "Check the configuration, the MTA, and what the daemons need",
 		Long: "check reads the configuration, reports everything that is wrong with it, and asks\n" +
-			"the MTA whether it is set up for it. The daemon need not run, and is not\n" +
-			"disturbed. The exit code is 78 when there is an error; warnings do not count.",
+			"the MTA whether it is set up for it. As root it tries as the users of the daemons\n" +
+			"what they have to open, and whether they answer. It changes nothing. The exit code\n" +
+			"is 78 when there is an error: something that keeps a daemon from starting. Warnings\n" +
+			"do not count.",
 		Args: none,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			found := []finding{}
-			cfg, err := config.Load(a.configFile)
+			d := newDaemonUser()
+			cfg, err := config.Load(a.configFile, config.WithOpen(d.open))
 			var bad *config.Error
 			switch {
 			case errors.As(err, &bad):
@@ -39,7 +50,13 @@ func (a *app) checkCommand() *cobra.Command {
 				found = append(found, finding{Level: "error", File: a.configFile, Text: err.Error()})
 			default:
 				found = add(found, "warning", cfg.Warnings)
+				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
+				found = append(found, a.checkClock(ctx, cfg)...)
+				found = append(found, a.checkRunning(ctx, cfg)...)
+			}
+			if _, err := os.Stat(a.configFile); err == nil {
+				found = append(d.find(a.configFile), found...)
 			}
 			return a.renderCheck(cfg, found)
 		}),
@@ -53,12 +70,184 @@ func add(found []finding, level string, ps []config.Problem) []finding {
 	return found
 }
 
+// daemonUser opens files as etrnd does.
+type daemonUser struct {
+	etrnd account.User
+	err   error // why there is none
+}
+
+func newDaemonUser() *daemonUser {
+	u, err := account.Daemon()
+	return &daemonUser{u, err}
+}
+
+// open opens a file that etrnd reads, as etrnd if that can be done. To others its
+// secrets are closed: they can only see whether etrnd gets at them.
+func (d *daemonUser) open(path string) (*os.File, error) {
+	if d.err != nil {
+		return os.Open(path)
+	}
+	if d.etrnd.Known() {
+		return d.etrnd.Open(path)
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		if d.etrnd.Reads(path) {
+			return nil, config.ErrUnseen
+		}
+		return nil, &account.Denied{User: d.etrnd, Path: path, Err: err}
+	}
+	return f, err
+}
+
+// find looks whether both daemons can read the configuration.
+func (d *daemonUser) find(file string) []finding {
+	var found []finding
+	if d.err != nil {
+		found = append(found, finding{Level: "warning", File: file, Text: fmt.Sprintf("there is no user for etrnd to run as: %v", d.err), Hint: "run: systemd-sysusers etrnd.conf"})
+	}
+	milter, err := account.Lookup(account.Milter)
+	for _, who := range []struct {
+		account.User
+		err error
+	}{{d.etrnd, d.err}, {milter, err}} {
+		switch {
+		case who.err != nil:
+		case who.Known():
+			var denied *account.Denied
+			f, err := who.Open(file)
+			if err == nil {
+				f.Close()
+			} else if errors.As(err, &denied) {
+				found = append(found, closed(file, who.User))
+			}
+		case !who.Reads(file):
+			found = append(found, closed(file, who.User))
+		}
+	}
+	return found
+}
+
+// closed is that a daemon cannot read the configuration, which both read, and
+// which holds no secrets.
+func closed(file string, who account.User) finding {
+	mend := "chmod 644 " + file
+	if st, err := os.Stat(file); err == nil && st.Mode().Perm()&0o044 == 0o044 {
+		mend = who.Mend(file) // it is a directory
+	}
+	return finding{Level: "error", File: file, Text: "permission denied", Hint: "the user " + who.Name + " cannot read it; run: " + mend}
+}
+
+// findUsers compares the users file with the users that queues name.
+func (d *daemonUser) findUsers(file string, cfg *config.Config) []finding {
+	path := cfg.ODMR.Users
+	if path == "" {
+		return nil
+	}
+	known, err := readUsers(d.open, path)
+	var bad users.Errors
+	switch {
+	case errors.As(err, &bad):
+		var found []finding
+		for _, p := range bad {
+			found = append(found, finding{Level: "error", File: p.File, Line: p.Line, Text: p.Msg})
+		}
+		return found
+	case err != nil:
+		return nil // the configuration has said so
+	case len(known) == 0:
+		return []finding{{Level: "warning", File: path, Text: "there are no users in it, so nobody can log in", Hint: "etrnctl user add NAME makes one"}}
+	}
+	var found []finding
+	for _, q := range cfg.Queues {
+		for _, name := range q.Users {
+			if !known[name] {
+				text := fmt.Sprintf("%s, which may ask for queue %s, is not in %s and cannot log in on the ports of [odmr]", name, q.Name, path)
+				found = append(found, finding{Level: "warning", File: file, Key: "queue " + q.Name + ": users", Text: text, Hint: "etrnctl user add " + name})
+			}
+		}
+	}
+	return found
+}
+
+func readUsers(open func(string) (*os.File, error), path string) (map[string]bool, error) {
+	list, err := users.ReadFrom(open, path)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, u := range list.Users() {
+		known[u.Name] = true
+	}
+	return known, nil
+}
+
+// statusTimeout bounds the question how etrnd is.
+const statusTimeout = 10 * time.Second
+
+// checkRunning asks etrnd how it is, and whether it runs by this file.
+func (a *app) checkRunning(ctx context.Context, cfg *config.Config) []finding {
+	c := control.NewClient(control.ClientOptions{Socket: cfg.Control.Listen, Timeout: statusTimeout})
+	defer c.Close()
+	s, err := c.Status(ctx)
+	var e *api.Error
+	switch {
+	case errors.As(err, &e) && e.Exit == api.ExitNoPerm:
+		return []finding{{Level: "warning", File: "etrnd", Text: "it cannot be asked how it is: " + e.Message, Hint: e.Hint}}
+	case err != nil:
+		return []finding{{Level: "warning", File: "etrnd", Text: "it does not run, or does not answer: " + err.Error(), Hint: "run: systemctl restart etrnd; if it does not stay up: journalctl -u etrnd"}}
+	}
+	var found []finding
+	warn := func(text, hint string) {
+		found = append(found, finding{Level: "warning", File: "etrnd", Text: text, Hint: hint})
+	}
+	if s.Config.File != "" && !sameFile(s.Config.File, a.configFile) {
+		warn("it runs by another configuration, "+s.Config.File, "check that one: etrnctl --config "+s.Config.File+" check")
+		return found
+	}
+	if s.Config.Rejected != nil {
+		warn("its last reload was refused, and the old configuration stays in force: "+strings.Join(s.Config.Problems, "; "), "mend that, then etrnctl reload")
+	}
+	if s.Config.Changed {
+		warn("the configuration has changed since it read it", "etrnctl reload")
+	}
+	if len(s.Config.Restart) > 0 {
+		warn(restartText(s.Config.Restart), "systemctl restart etrnd")
+	}
+	if s.MTA.Error != "" {
+		warn("it cannot read the mail queue: "+s.MTA.Error, "")
+	}
+	if s.Milter.Differs {
+		warn("the milter runs by another configuration than etrnd", "run: systemctl reload etrn-milter; if that does not help: systemctl restart etrn-milter")
+	}
+	if !s.Milter.Connected {
+		warn("the milter does not report to it, so new mail is noticed late", "run: systemctl restart etrn-milter; if it does not stay up: journalctl -u etrn-milter")
+	}
+	if len(found) == 0 {
+		found = append(found, finding{Level: "ok", File: "etrnd", Text: "it runs by this configuration, and the milter reports to it"})
+	}
+	return found
+}
+
+func restartText(keys []string) string {
+	return "a change of " + strings.Join(keys, ", ") + " is not in force before a restart"
+}
+
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 != nil || err2 != nil || os.SameFile(x, y)
+}
+
 // renderCheck prints what was found, in the form that editors jump to.
 func (a *app) renderCheck(cfg *config.Config, found []finding) error {
-	errs := 0
+	errs, warnings := 0, 0
 	for _, f := range found {
-		if f.Level == "error" {
+		switch f.Level {
+		case "error":
 			errs++
+		case "warning":
+			warnings++
 		}
 	}
 	if a.json {
@@ -79,7 +268,11 @@ func (a *app) renderCheck(cfg *config.Config, found []finding) error {
 			p.f("%s\n", text)
 		}
 		if errs == 0 {
-			p.f("%s is good: %s, %s, %s\n", a.configFile, count(len(cfg.Queues), "queue"), count(len(cfg.Links), "link"), count(len(cfg.Remotes), "remote"))
+			verdict := "is good"
+			if warnings > 0 {
+				verdict = "has no errors, but there is something to look at (" + count(warnings, "warning") + ")"
+			}
+			p.f("%s %s: %s, %s, %s\n", a.configFile, verdict, count(len(cfg.Queues), "queue"), count(len(cfg.Links), "link"), count(len(cfg.Remotes), "remote"))
 		}
 		if p.err != nil {
 			return p.err

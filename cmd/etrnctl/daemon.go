@@ -27,24 +27,6 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 }
 
-func (a *app) queuesCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "queues",
-		Short: "Show what is held for whom",
-		Args:  none,
-		RunE: a.asks(func(ctx context.Context, c *control.Client, _ []string) error {
-			qs, err := c.Queues(ctx)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(list(qs))
-			}
-			return a.renderQueues(qs)
-		}),
-	}
-}
-
 func (a *app) historyCommand() *cobra.Command {
 	var n int
 	cmd := &cobra.Command{
@@ -88,9 +70,12 @@ func (a *app) releaseCommand() *cobra.Command {
 			}
 			p := a.print()
 			for _, r := range rs {
-				if r.Messages == 0 {
+				switch {
+				case r.Note != "":
+					p.f("%s: nothing released: %s\n", r.Queue, r.Note)
+				case r.Messages == 0:
 					p.f("%s: no messages waiting\n", r.Queue)
-				} else {
+				default:
 					p.f("%s: released %s (%s)\n", r.Queue, count(r.Messages, "message"), size(r.Bytes))
 				}
 			}

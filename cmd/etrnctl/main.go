@@ -165,6 +165,12 @@ func (a *app) does(f func(ctx context.Context, args []string) error) func(*cobra
 	}
 }
 
+// warn says something on the side.
+func (a *app) warn(format string, args ...any) {
+	p := printer{w: a.err}
+	p.f("warning: "+format+"\n", args...)
+}
+
 func (a *app) print() *printer { return &printer{w: a.out} }
 
 // printJSON prints indented, for people read it too, and jq does not mind.
@@ -189,10 +195,10 @@ func list[T any](s []T) []T {
 func (a *app) client(cmdline bool) (*control.Client, error) {
 	socket := a.socket
 	if socket == "" {
-		cfg, err := config.Load(a.configFile, config.WithoutFiles())
+		listen, err := config.ControlListen(a.configFile)
 		switch {
 		case err == nil:
-			socket = cfg.Control.Listen
+			socket = listen
 		case cmdline && a.configFile != config.DefaultPath && !readable(a.configFile):
 			return nil, configError(err)
 		default:

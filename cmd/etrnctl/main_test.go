@@ -48,6 +48,7 @@ func ago(d time.Duration) *time.Time { t := noon.Add(-d); return &t }
 type daemon struct {
 	status   api.Status
 	queues   []api.Queue
+	nobody   api.Nobody
 	history  []api.CallResult
 	released []api.Released
 	calls    []api.CallRef
@@ -71,6 +72,7 @@ func (d *daemon) ask(words ...string) {
 
 func (d *daemon) Status(context.Context) api.Status           { return d.status }
 func (d *daemon) Queues(context.Context) ([]api.Queue, error) { return d.queues, d.err }
+func (d *daemon) Nobody(context.Context) (api.Nobody, error)  { return d.nobody, d.err }
 func (d *daemon) Reload(context.Context) ([]string, error)    { return d.warnings, d.err }
 func (d *daemon) HangUp(_ context.Context, link string) error { d.ask("hang-up", link); return d.err }
 func (d *daemon) LinkDown(_ context.Context, ev api.LinkEvent) error {
@@ -194,7 +196,7 @@ var (
 
 	good = api.CallResult{
 		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: api.Seconds(72 * time.Second),
-		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1,
+		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1, Refused: &api.Refused{Messages: 2, Recipients: 1, Reply: "452 4.3.1 Insufficient system storage"},
 		Replies: []api.Reply{
 			{Name: "site.example", Code: 251, Text: "OK, no messages waiting for node site.example", Count: 0},
 			{Name: "#site", Code: 253, Text: "OK, 14 pending messages for node #site started", Count: 14},
@@ -243,6 +245,20 @@ func full() *daemon {
 	}
 }
 
+// gone is a daemon whose configuration has lost domains that mail is held for.
+func gone() *daemon {
+	d := full()
+	d.status.Calls, d.status.Links, d.status.Config.Rejected = nil, nil, nil
+	d.nobody = api.Nobody{Messages: 15, Bytes: 14000, Oldest: ago(26 * time.Hour), OnHold: 1, Expires: ago(-94 * time.Hour), More: 3}
+	for i := range 12 {
+		d.nobody.Domains = append(d.nobody.Domains, api.NobodyDomain{Domain: fmt.Sprintf("gone-%d.example", i), Messages: 1, Bytes: 1000, Oldest: ago(time.Hour), Expires: ago(-119 * time.Hour)})
+	}
+	d.nobody.Domains[0] = api.NobodyDomain{Domain: "acme.example", Messages: 4, Bytes: 3000, Oldest: ago(26 * time.Hour), Expires: ago(-94 * time.Hour)}
+	d.status.Nobody = d.nobody
+	d.status.Nobody.Domains, d.status.Nobody.More = d.nobody.Domains[:2:2], 13
+	return d
+}
+
 // What people see, and what scripts see.
 func TestOutput(t *testing.T) {
 	for _, c := range []struct {
@@ -258,6 +274,15 @@ func TestOutput(t *testing.T) {
 		{"queues-json", full(), "queues --json"},
 		{"queues-none", &daemon{}, "queues"},
 		{"queues-none-json", &daemon{}, "queues --json"},
+		// What is held for nobody is beside the queues, never among them.
+		{"nobody", gone(), "queues --nobody"},
+		{"nobody-json", gone(), "queues --nobody --json"},
+		{"nobody-none", full(), "queues --nobody"},
+		{"nobody-none-json", full(), "queues --nobody --json"},
+		{"nobody-queues", gone(), "queues"},
+		{"queues-json", gone(), "queues --json"},
+		{"nobody-status", gone(), "status"},
+		{"nobody-status-json", gone(), "status --json"},
 		{"history", full(), "history"},
 		{"history-json", full(), "history --json -n 1"},
 		{"history-none", &daemon{}, "history"},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -27,33 +28,65 @@ type probed struct {
 }
 
 // probe asks one port. An offer in which nothing was said is none.
-func (a *app) probe(ctx context.Context, addr string, timeout time.Duration) probed {
+func (a *app) probe(ctx context.Context, addr string, o odmr.ClientOptions) probed {
 	f := probed{Address: addr}
-	offer, err := odmr.Probe(ctx, addr, odmr.ClientOptions{Hostname: a.hostname(), ConnectTimeout: timeout, ReplyTimeout: timeout})
+	offer, err := odmr.Probe(ctx, addr, o)
 	if offer != nil && offer.Greeting != "" {
 		f.Offer = offer
 	}
 	if err != nil {
-		f.Error = err.Error()
+		f.Error = unreachable(err)
 		var oe *odmr.Error
 		f.refused = errors.As(err, &oe) && !oe.Temporary()
 	}
 	return f
 }
 
+// unreachable is an error without what stands beside it anyway: the address, and
+// that it is about a connection.
+func unreachable(err error) string {
+	var op *net.OpError
+	var dns *net.DNSError
+	var call *os.SyscallError
+	switch {
+	case !errors.Is(err, odmr.ErrConnect):
+		return err.Error()
+	case errors.As(err, &dns):
+		return dns.Error()
+	case errors.As(err, &call):
+		return call.Err.Error()
+	case errors.As(err, &op) && op.Timeout():
+		return "no answer"
+	case errors.As(err, &op):
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
 func (a *app) probeCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "probe HOST[:PORT]",
+		Use:   "probe REMOTE|HOST[:PORT]",
 		Short: "Show what a remote offers: ETRN, ATRN, TLS, AUTH, SIZE",
 		Long: "probe connects to a remote, shows what it offers with and without TLS, and\n" +
-			"leaves. It asks for no mail and does not log in. Without a port, both 366 and 25\n" +
-			"are tried. The exit code is 0 when ETRN or ATRN is offered, 69 when the remote\n" +
-			"answers but offers neither, and 75 when it cannot be reached.",
-		Args: one("HOST[:PORT]"),
+			"leaves. It asks for no mail and does not log in. The name of a [[remote]] stands\n" +
+			"for its host and port, and its certificate is checked as a call would. Of another\n" +
+			"host without a port, both 366 and 25 are tried. The exit code is 0 when ETRN or\n" +
+			"ATRN is offered, 69 when the remote answers but offers neither, or not the TLS\n" +
+			"that its [[remote]] asks for, and 75 when it cannot be reached.",
+		Args:              one("REMOTE or HOST[:PORT]"),
+		ValidArgsFunction: a.complete(a.remoteNames),
 		RunE: a.does(func(ctx context.Context, args []string) error {
-			addrs, err := probeAddrs(args[0])
-			if err != nil {
+			o := odmr.ClientOptions{Hostname: a.hostname(), ConnectTimeout: timeout, ReplyTimeout: timeout}
+			remote := a.remote(args[0])
+			var addrs []string
+			var err error
+			if remote != nil {
+				addrs = []string{remote.Addr()}
+				if o.Config, err = remote.TLSConfig(); err != nil {
+					return fileError(err)
+				}
+			} else if addrs, err = probeAddrs(args[0]); err != nil {
 				return err
 			}
 			ctx, stop := context.WithTimeout(ctx, timeout)
@@ -61,7 +94,7 @@ func (a *app) probeCommand() *cobra.Command {
 			found := make([]probed, len(addrs))
 			var wg sync.WaitGroup
 			for i, addr := range addrs {
-				wg.Go(func() { found[i] = a.probe(ctx, addr, timeout) })
+				wg.Go(func() { found[i] = a.probe(ctx, addr, o) })
 			}
 			wg.Wait()
 			if a.json {
@@ -71,11 +104,52 @@ func (a *app) probeCommand() *cobra.Command {
 			} else if err := a.renderProbe(found); err != nil {
 				return err
 			}
-			return probeOutcome(args[0], found)
+			if err := probeOutcome(args[0], found); err != nil || remote == nil {
+				return err
+			}
+			return demands(remote, found[0].Offer)
 		}),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "give up after this `TIME`")
 	return cmd
+}
+
+// remote is the [[remote]] of the configuration that goes by a name, or nil.
+func (a *app) remote(name string) *config.Remote {
+	cfg, err := config.Load(a.configFile, config.WithoutFiles())
+	if err != nil {
+		return nil
+	}
+	for i := range cfg.Remotes {
+		if strings.EqualFold(cfg.Remotes[i].Name, name) {
+			return &cfg.Remotes[i]
+		}
+	}
+	return nil
+}
+
+// fileError is that of a file which a remote names.
+func fileError(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
+	}
+	return api.Errorf(api.ExitConfig, "etrnctl check says what is wrong with it", "%v", err)
+}
+
+// demands compares what was offered with what a call would insist on.
+func demands(r *config.Remote, o *odmr.Offer) error {
+	refuse := func(hint, format string, args ...any) error {
+		return api.Errorf(api.ExitUnavailable, hint, "a call of "+r.Name+" would fail: "+format, args...)
+	}
+	t := o.TLS
+	strict := r.TLS == config.TLSRequire
+	switch {
+	case (strict || r.TLS == config.TLSInsecure) && t == nil:
+		return refuse("it has to be set up there; without it, tls = \"auto\"", "it offers no TLS, and tls is %q", r.TLS)
+	case strict && !t.Verified:
+		return refuse("name the file of the certificate that vouches for it under tls-ca, and the name in it under tls-name", "%s", t.Problem)
+	}
+	return nil
 }
 
 // probeAddrs reads HOST[:PORT]; an IPv6 address with a port has brackets.

@@ -201,6 +201,9 @@ func amount(p api.Progress) string {
 	if p.Expected >= 0 {
 		s += fmt.Sprintf(" of %d", max(p.Expected, p.Messages))
 	}
+	if p.Bytes == 0 {
+		return s // nothing yet, or nobody has said how much
+	}
 	return s + " (" + size(p.Bytes) + ")"
 }
 

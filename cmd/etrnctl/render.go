@@ -173,6 +173,12 @@ func (a *app) renderStatus(s api.Status) error {
 			field("", "  %s", m)
 		}
 	}
+	if s.Config.Changed {
+		field("", "the file has changed since: etrnctl reload")
+	}
+	if len(s.Config.Restart) > 0 {
+		field("", "%s", restartText(s.Config.Restart))
+	}
 	switch {
 	case s.MTA.Error != "":
 		field("MTA", "%s does not answer: %s", s.MTA.Type, s.MTA.Error)
@@ -189,6 +195,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("milter", "gone for %s: is etrn-milter running?", a.since(m.Since))
 	}
+	if s.Milter.Differs {
+		field("", "it runs by another configuration: systemctl reload-or-restart etrn-milter")
+	}
 	for i, l := range s.Listen {
 		name := ""
 		if i == 0 {
@@ -203,6 +212,9 @@ func (a *app) renderStatus(s api.Status) error {
 		field("queues", "%d, all empty", q.Queues)
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
+	}
+	if n := s.Nobody; n.Messages > 0 {
+		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
 	if len(s.Links) > 0 {
 		t := table{}
@@ -252,7 +264,7 @@ func (a *app) renderQueues(qs []api.Queue) error {
 	t := table{right: map[int]bool{1: true, 2: true}}
 	t.row("QUEUE", "MESSAGES", "SIZE", "OLDEST", "STATE")
 	for _, q := range qs {
-		t.row(q.Name, strconv.Itoa(q.Messages), size(q.Bytes), a.since(q.Oldest), a.queueState(q))
+		t.row(q.Name, strconv.Itoa(q.Messages), sizeOf(q.Messages, q.Bytes), a.since(q.Oldest), a.queueState(q))
 	}
 	room, _ := a.size()
 	for _, w := range t.widths() {
@@ -278,7 +290,10 @@ func (a *app) queueState(q api.Queue) string {
 		s = append(s, "held")
 	}
 	if q.UnderWay > 0 {
-		s = append(s, fmt.Sprintf("%d going", q.UnderWay))
+		s = append(s, fmt.Sprintf("%d going", q.UnderWay-q.Waiting))
+	}
+	if q.Waiting > 0 {
+		s = append(s, fmt.Sprintf("%d next", q.Waiting))
 	}
 	if q.Failed > 0 {
 		s = append(s, fmt.Sprintf("%d failed", q.Failed))
@@ -297,7 +312,7 @@ func (a *app) renderHistory(rs []api.CallResult) error {
 	t.notes = map[int]string{}
 	for i, r := range rs {
 		t.row(r.End.In(a.zone).Format("2006-01-02 15:04"), r.Remote, clock(time.Duration(r.Line)),
-			strconv.Itoa(r.In.Messages), size(r.In.Bytes), strconv.Itoa(r.Out.Messages), size(r.Out.Bytes), result(r.Exit))
+			strconv.Itoa(r.In.Messages), sizeOf(r.In.Messages, r.In.Bytes), strconv.Itoa(r.Out.Messages), sizeOf(r.Out.Messages, r.Out.Bytes), result(r.Exit))
 		if r.Error != "" {
 			t.notes[i+1] = r.Error
 		}
@@ -329,14 +344,40 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		how = "ended early"
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
-	p.f("  came  %s (%s)%s\n", count(r.In.Messages, "message"), size(r.In.Bytes), ofExpected(r.In))
-	p.f("  went  %s (%s)%s\n", count(r.Out.Messages, "message"), size(r.Out.Bytes), ofExpected(r.Out))
+	p.f("  came  %s%s%s\n", count(r.In.Messages, "message"), inBrackets(r.In.Bytes), ofExpected(r.In))
+	p.f("  went  %s%s%s\n", count(r.Out.Messages, "message"), inBrackets(r.Out.Bytes), ofExpected(r.Out))
+	if no := r.Refused; no != nil {
+		var what []string
+		if no.Messages > 0 {
+			what = append(what, count(no.Messages, "message"))
+		}
+		if no.Recipients > 0 {
+			what = append(what, count(no.Recipients, "recipient"))
+		}
+		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+	}
 	if r.Duplicates > 0 {
 		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)
 	}
+}
+
+// sizeOf is the size of messages, "-" as long as nobody has told it.
+func sizeOf(messages int, bytes int64) string {
+	if messages > 0 && bytes == 0 {
+		return "-"
+	}
+	return size(bytes)
+}
+
+// inBrackets is a size behind a number of messages, if there is one.
+func inBrackets(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return " (" + size(bytes) + ")"
 }
 
 func ofExpected(p api.Progress) string {

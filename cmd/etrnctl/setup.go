@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ func (a *app) setupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Set up the MTA for the configuration",
-		Args:  none,
+		Args:  knownMTA,
 		RunE:  needs("an MTA"),
 	}
 	cmd.AddCommand(a.setupPostfixCommand())
@@ -30,40 +31,61 @@ func (a *app) setupCommand() *cobra.Command {
 
 func (a *app) setupPostfixCommand() *cobra.Command {
 	var apply, undo bool
+	var held string
+	var letGo []string
 	cmd := &cobra.Command{
 		Use:   "postfix",
 		Short: "Show what Postfix needs for the configuration, and apply or undo it",
 		Long: "setup postfix shows, as a diff, what has to change in main.cf, master.cf and the\n" +
-			"transport table so that Postfix holds and releases what the configuration says.\n" +
+			"lookup tables so that Postfix holds and releases what the configuration says.\n" +
 			"Nothing is changed without --apply or --undo. Run again after a change of the\n" +
-			"configuration, it shows what is new; if nothing is, it changes nothing.",
+			"configuration, it shows what is new; if nothing is, it changes nothing.\n\n" +
+			"Mail that is held for a domain which is in no queue any more stays held, for\n" +
+			"nobody, through --apply and --undo. --let-go and --held say that it may go.",
 		Args: none,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			if apply && undo {
 				return api.Errorf(api.ExitUsage, "--apply sets Postfix up, --undo takes that back", "--apply and --undo do not go together")
 			}
+			switch setup.Held(held) {
+			case setup.HeldKeep, setup.HeldOnHold, setup.HeldDeliver:
+			default:
+				return api.Errorf(api.ExitUsage, "write keep, on-hold or deliver", "--held is %q", held)
+			}
 			cfg, err := a.load(config.WithoutFiles())
-			if err != nil {
+			switch {
+			case err == nil:
+			case undo && a.configFile == config.DefaultPath:
+				// The set-up can be taken out without it, as when the package is
+				// removed. (Another path may be a slip, and mean another Postfix.)
+				a.warn("%v; undoing the set-up of the machine's own Postfix", err)
+				cfg = &config.Config{}
+			default:
 				return err
 			}
 			// An interrupt must not leave half a set-up; Apply puts the files
 			// back when its context ends.
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			req := setup.RequirementsOf(cfg)
+			req.Held, req.LetGo = setup.Held(held), letGo
 			var plan *setup.Plan
 			if undo {
-				plan, err = setup.NewUndo(ctx, instance(cfg))
+				plan, err = setup.NewUndo(ctx, instance(cfg), req)
 			} else {
-				plan, err = setup.NewPlan(ctx, instance(cfg), setup.RequirementsOf(cfg))
+				plan, err = setup.NewPlan(ctx, instance(cfg), req)
 			}
 			if err != nil {
 				return mtaError(err)
 			}
+			plan.Warnings = append(plan.Warnings, plan.Returned(ctx)...)
 			return a.carryOut(ctx, plan, apply || undo, undo)
 		}),
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "make the changes, after showing them")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the set-up out again, after showing what changes")
+	cmd.Flags().StringArrayVar(&letGo, "let-go", nil, "let mail that is held for nobody go, for a `DOMAIN`, by Postfix's other settings")
+	cmd.Flags().StringVar(&held, "held", string(setup.HeldKeep), "`WHAT` becomes of mail that is held for nobody: keep, on-hold or deliver")
 	return cmd
 }
 
@@ -94,12 +116,23 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 			Applied  bool     `json:"applied"`
 			Warnings []string `json:"warnings"`
 			Diff     string   `json:"diff"`
-		}{list(plan.Files()), act, list(plan.Warnings), plan.Diff()})
+			// Mail that is held and that no queue is for.
+			Nobody []setup.Kept `json:"held_for_nobody"`
+			Note   string       `json:"note,omitempty"`
+		}{list(plan.Files()), act, list(plan.Warnings), plan.Diff(), list(plan.Kept), plan.Note})
 	}
 	p := a.print()
-	switch {
+	if plan.Note != "" {
+		p.f("note: %s\n", plan.Note)
+	}
+	switch left := plan.Left(); {
+	case undo && left != "":
+		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n%s\n", left)
+		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
+	case act && plan.Quiet():
+		p.f("Postfix is set up for %s; it notices the new tables within ten seconds, without a reload\n", a.configFile)
 	case act:
 		p.f("Postfix is set up for %s\n", a.configFile)
 	case undo:
@@ -119,6 +152,8 @@ func instance(cfg *config.Config) *postfix.Instance {
 
 func mtaError(err error) error {
 	switch {
+	case errors.Is(err, setup.ErrNotKept):
+		return api.Errorf(api.ExitUsage, "etrnctl queues --nobody lists what is", "%v", err)
 	case errors.Is(err, context.Canceled):
 		return api.Errorf(api.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
@@ -144,6 +179,22 @@ func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 		found = append(found, finding{Level: level, Text: f.What, Hint: f.Hint})
 	}
 	return found
+}
+
+// knownMTA refuses an MTA that is not supported, and says which is.
+func knownMTA(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	list := strings.Join(names, ", ")
+	return api.Errorf(api.ExitUsage, "supported is: "+list+"; another mail server can still be the remote at the other end of a line",
+		"%q is no mail server that etrnd can hold mail in", args[0])
 }
 
 // none is cobra.NoArgs with a sentence that fits.

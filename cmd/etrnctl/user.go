@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/users"
@@ -126,6 +127,15 @@ func (a *app) keep(path, name string, edit func(*users.File) error) error {
 	}
 	p := a.print()
 	p.f("%s is changed; etrnctl reload makes etrnd take notice\n", path)
+	if d := newDaemonUser(); d.err == nil {
+		// One that was made by hand keeps its owner and mode.
+		var denied *account.Denied
+		if f, err := d.open(path); err == nil {
+			f.Close()
+		} else if errors.As(err, &denied) {
+			p.f("warning: %s\n", denied.Hint())
+		}
+	}
 	return p.err
 }
 

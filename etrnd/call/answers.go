@@ -3,9 +3,12 @@ package call
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
@@ -14,6 +17,8 @@ import (
 type question struct {
 	atrn    bool // it was put by ATRN
 	before  int  // messages that had come when it was put
+	seen    int  // messages and parts of messages, likewise
+	took    time.Duration
 	replies []odmr.Reply
 	err     error
 	cut     bool // the call came to its end meanwhile, which explains err
@@ -23,7 +28,106 @@ type question struct {
 type (
 	settingsError struct{ error } // a file that the configuration names cannot be used
 	listenerError struct{ error } // the local MTA would not take what comes
+	fullError     struct{ error } // it takes nothing for now
+	doorError     struct{ error } // nor would it ever, as it is set up
 )
+
+// answers is what the answers to all questions say together. A name whose
+// number was told keeps it until another is told; one that was put off (458) and
+// taken later is taken.
+type answers struct {
+	made    bool     // mail may come
+	counted bool     // all of it was counted
+	total   int      // messages in all, if it was
+	busy    []string // names that were always put off, and for which nothing was done
+	why     string   // the last reply that put one off
+}
+
+// nothing tells whether the remote has said that it has nothing.
+func (a answers) nothing() bool { return a.made && a.counted && a.total == 0 }
+
+// answers sums up the questions.
+func (o *observed) answers() (a answers) {
+	type latest struct {
+		asked int // the question
+		odmr.Reply
+	}
+	byName := map[string]latest{}
+	var order []string
+	for i := range o.questions {
+		for _, r := range o.questions[i].replies {
+			last, before := byName[r.Name]
+			if o.questions[i].atrn && r.Code == 453 {
+				r.Code, r.Count = 251, 0 // the same, for all names
+			}
+			switch {
+			case !before:
+				order = append(order, r.Name)
+			case o.questions[i].atrn, r.Code != 458 && !r.OK():
+				continue // what is refused now was not when it was first asked for
+			case r.Count < 0 && last.Count >= 0, r.Code == 458:
+				continue // it says less than the one before
+			}
+			byName[r.Name] = latest{i, r}
+		}
+	}
+	a.counted = true
+	busy, announced := []string{}, map[int]int{}
+	for _, name := range order {
+		r := byName[name]
+		switch {
+		case r.Code == 458:
+			a.made = true
+			busy = append(busy, name)
+			a.why = r.Text
+		case !r.OK():
+			continue
+		case r.Count < 0:
+			a.made, a.counted = true, false
+		default:
+			a.made = true
+			announced[r.asked] += r.Count
+		}
+	}
+	started := 0
+	for i := range o.questions {
+		if n, ok := announced[i]; ok {
+			a.total = max(a.total, o.questions[i].before) + n
+			started += n
+		}
+	}
+	// A name that is put off is most often another name of what has just been
+	// released and counted. Only where nothing was counted does it say something
+	// of its own.
+	if len(busy) > 0 && started == 0 {
+		a.counted, a.busy = false, busy
+	}
+	a.counted = a.counted && a.made
+	return a
+}
+
+// putOff tells whether the remote did nothing about the question.
+func (q *question) putOff() bool {
+	return len(q.replies) > 0 && !slices.ContainsFunc(q.replies, func(r odmr.Reply) bool { return r.Code != 458 })
+}
+
+// refusedAgain tells whether a remote that has sent its mail over one turned
+// connection just wants to be asked less often (450, RFC 2645, section 5.2.1).
+func (q *question) refusedAgain() bool {
+	e, ok := errors.AsType[*odmr.Error](q.err)
+	return ok && q.atrn && e.Code == 450
+}
+
+// doorWasClosed tells whether the call ended because the local MTA did not
+// answer.
+func (cl *call) doorWasClosed() bool {
+	if len(cl.questions) == 0 {
+		return false
+	}
+	last := &cl.questions[len(cl.questions)-1]
+	_, closed := last.err.(listenerError)
+	return closed && !last.cut
+}
 
 // accepted tells what the answers promise: that mail may come, whether all of
 // it was counted (251, 253), and if so how many messages.
@@ -91,7 +195,11 @@ func (q *question) failed(r *config.Remote) conclusion {
 	case settingsError:
 		return conclusion{api.ExitConfig, q.err.Error(), ""}
 	case listenerError:
-		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed"}
+		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed; " + r.Name + " is called again when it answers, if the line is still up then"}
+	case fullError:
+		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing was requested, and the next call asks again"}
+	case doorError:
+		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
 	}
 	exit, hint, code, login := api.ExitUnavailable, "", 0, false
 	if e, ok := errors.AsType[*odmr.Error](q.err); ok {
@@ -103,6 +211,9 @@ func (q *question) failed(r *config.Remote) conclusion {
 		}
 		// RFC 4954, section 6: who asks has to log in, or by something stronger.
 		login = (e.Code == 530 || e.Code == 538) && !strings.HasPrefix(e.Op, "AUTH")
+	}
+	if hint, wrong := clockHint(q.err); wrong {
+		return conclusion{api.ExitTempFail, "request to " + r.Name + ": " + q.err.Error(), hint}
 	}
 	switch is := func(kind error) bool { return errors.Is(q.err, kind) }; {
 	case is(odmr.ErrNoATRN):

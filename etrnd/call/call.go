@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // lookInterval is the least time between two looks at how the call stands.
@@ -28,19 +30,26 @@ type call struct {
 
 	senders   *senders
 	tally     *Tally
-	before    hold.Left  // of the push queues, when the call began
-	questions []question // that were put to the remote
-	turned    *turned
-	moved     chan struct{}  // has an element when a turned connection has moved
-	serving   sync.WaitGroup // what goes on beside run
+	before    hold.Left       // of the push queues, when the call began
+	pushing   sync.Once       // releases the push queues
+	pushed    time.Time       // when they were released
+	dialogued chan struct{}   // closed when the remote was asked, or will not be
+	questions []question      // that were put to the remote
+	doorstep  *doorstep       // what the local MTA says of mail that has not come yet; nil: it was not asked
+	door      receive.Refusal // what it has said
+	turned    *turned         // the last one; nil: none was
+	earlier   Counts          // what came over those before
+	moved     chan struct{}   // has an element when a turned connection has moved
+	serving   sync.WaitGroup  // what goes on beside run
 
 	waiting time.Time // since when there is nothing to do but wait
 	asked   time.Time // when the remote was last asked while waiting
 	still   stillness
 	end     conclusion
 
-	mu    sync.Mutex // guards shown
+	mu    sync.Mutex // guards shown and meter
 	shown shown
+	meter *socket.Meter // of the last connection to the remote; nil: none yet
 }
 
 // shown is what a call shows of itself to others.
@@ -50,6 +59,7 @@ type shown struct {
 	waiting string
 	in      api.Progress
 	dups    int
+	refused *api.Refused
 	out     api.Progress
 	clear   string // what is to be said of TLS that failed; empty: nothing
 }
@@ -57,7 +67,7 @@ type shown struct {
 func newCall(l *line, r config.Remote) *call {
 	id := l.caller.ledger.newID()
 	return &call{
-		caller: l.caller, line: l, remote: r, senders: newSenders(&r), made: time.Now(), moved: make(chan struct{}, 1),
+		caller: l.caller, line: l, remote: r, senders: newSenders(&r), made: time.Now(), moved: make(chan struct{}, 1), dialogued: make(chan struct{}),
 		ref:   api.CallRef{Call: id, Remote: r.Name, Link: r.Link},
 		log:   l.caller.log.With("call", id, "remote", r.Name),
 		shown: shown{phase: api.PhaseDialling, in: api.Progress{Expected: -1}},
@@ -69,7 +79,7 @@ func (cl *call) event() api.CallEvent {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	s := &cl.shown
-	ev := api.CallEvent{CallRef: cl.ref, Time: time.Now(), Phase: s.phase, Waiting: s.waiting, In: s.in, Out: s.out}
+	ev := api.CallEvent{CallRef: cl.ref, Time: time.Now(), Phase: s.phase, Waiting: s.waiting, In: s.in, Out: s.out, Refused: s.refused}
 	if !s.began.IsZero() {
 		ev.Line = api.Seconds(time.Since(s.began))
 	}
@@ -101,23 +111,26 @@ func (cl *call) result() api.CallResult {
 	}
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Replies: replies,
+		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Refused: ev.Refused, Replies: replies,
 		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
 
 // run is the whole call, from the link's being up until nothing is left to
-// come or to go.
+// come or to go: it asks, pushes, and waits.
 func (cl *call) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cl.remote.Limit, fmt.Errorf("the limit of %v for one call was reached", cl.remote.Limit))
 	defer cancel()
 	defer cl.recovered()
 	defer cl.caller.hold.Watch()()
-	cl.tally = cl.caller.inbound.Tally(cl.senders.match)
+	cl.tally = cl.caller.inbound.Tally(cl.senders.match, cl.remote.Wait)
 	defer cl.tally.Close()
 	defer cl.stopServing(cancel)
-	cl.push()
+	cl.begin()
+	cl.serving.Go(func() { cl.pushMeanwhile(ctx) })
 	cl.pull(ctx)
+	close(cl.dialogued)
+	cl.push()
 	cl.wait(ctx)
 }
 
@@ -136,7 +149,10 @@ func (cl *call) stopServing(cancel context.CancelFunc) {
 	cl.serving.Wait()
 	if cl.turned != nil {
 		in := cl.inCounts()
-		cl.show(func(s *shown) { s.in.Messages, s.in.Bytes, s.dups = in.Messages, in.Bytes, in.Duplicates })
+		cl.show(func(s *shown) {
+			s.in.Messages, s.in.Bytes, s.dups = in.Messages, in.Bytes, in.Duplicates
+			s.refused = in.refusals()
+		})
 	}
 }
 
@@ -151,7 +167,7 @@ func (cl *call) wait(ctx context.Context) {
 			cl.end = v.conclusion
 			return
 		case v.ask:
-			cl.ask(ctx)
+			cl.askAgain(ctx)
 			cl.asked = time.Now()
 			continue
 		}
@@ -176,15 +192,19 @@ func (cl *call) wait(ctx context.Context) {
 func (cl *call) look(ctx context.Context) verdict {
 	o := observed{remote: &cl.remote, ended: context.Cause(ctx), questions: cl.questions, waited: time.Since(cl.waiting)}
 	if cl.turned != nil {
-		o.turned = cl.turned.seen(cl.tally) // before its counts: when it is over, they are the last ones
+		o.turned = cl.seenTurned() // before its counts: when it is over, they are the last ones
 	}
-	o.in = cl.inCounts()
+	o.in, o.pace, o.door = cl.inCounts(), cl.line.pins.shown(), cl.door
 	o.quiet = time.Since(latest(cl.waiting, cl.asked, o.in.Active))
+	o.stale = time.Since(latest(cl.waiting, o.in.Active))
 	sent := cl.lookAtPush(&o)
 	v := o.verdict()
 	cl.show(func(s *shown) {
 		s.in = api.Progress{Messages: o.in.Messages, Bytes: o.in.Bytes, Expected: o.expected()}
-		s.dups = o.in.Duplicates
+		if o.turned != nil && !v.over {
+			s.in.Bytes += o.in.Coming
+		}
+		s.dups, s.refused = o.in.Duplicates, o.in.refusals()
 		s.out.Messages, s.out.Bytes = sent.Messages, sent.Bytes
 		if n, known := o.toSend(); known {
 			s.out.Expected = n
@@ -207,8 +227,10 @@ func latest(times ...time.Time) (last time.Time) {
 
 // inCounts is what has come in.
 func (cl *call) inCounts() Counts {
-	if cl.turned != nil {
-		return cl.turned.counts(cl.tally)
+	if cl.turned == nil {
+		return cl.tally.Counts()
 	}
-	return cl.tally.Counts()
+	in := cl.turned.counts(cl.tally)
+	in.add(cl.earlier)
+	return in
 }

@@ -59,18 +59,18 @@ func TestLineIsNotHeldLonger(t *testing.T) {
 			s.mail("M1")
 			time.Sleep(3 * sec)
 			s.mail("M2")
-		}, 5 * sec, 0, "", 2, 0},
+		}, 2 * 3 * sec, 0, "", 2, 0}, // twice the time between two messages
 		{"announced, and nothing comes", pull, []string{"253 OK, 2 pending messages"}, nil, nil, 2 * time.Minute, 75, "0 of 2 messages have come, and then nothing for wait = 2m0s", 0, 0},
 		{
-			// Five more seconds each time that it is asked again, and then wait.
+			// It is asked again, after longer and longer times.
 			"two announced, one comes, and the hub insists", pull, []string{"253 OK, 2 pending messages", "253 OK, 1 pending messages"}, nil,
 			func(s *site) { time.Sleep(sec); s.mail("M1") },
-			3*5*sec + 2*time.Minute, 75, "1 of 2 messages have come, and then nothing", 1, 0,
+			2 * time.Minute, 75, "1 of 2 messages have come, and then nothing", 1, 0,
 		},
 		{"two announced, one comes, and the hub finds that this was all", pull, []string{"253 OK, 2 pending messages", "251 OK, no messages waiting"}, nil, func(s *site) {
 			time.Sleep(sec)
 			s.mail("M1")
-		}, 5*sec + 500*ms, 0, "", 1, 0},
+		}, 5 * sec, 0, "", 1, 0},
 		{"no milter", pull, []string{"253 OK, 1 pending messages"}, func(s *site) {
 			s.inbound.Handle(report.Event{Kind: report.Gone, Reporter: "m"})
 		}, nil, 2 * time.Minute, 75, "nobody could see whether mail came", 0, 0},
@@ -81,7 +81,8 @@ func TestLineIsNotHeldLonger(t *testing.T) {
 			s.tell("A", report.Message, "M1")
 			s.tell("A", report.Close, "")
 		}, 500 * ms, 0, "", 1, 0},
-		{"busy (458) from beginning to end", pull, []string{"458 Unable to queue messages"}, nil, nil, 2 * time.Minute, 0, "", 0, 0},
+		{"busy (458) from beginning to end", pull, []string{"458 Unable to queue messages"}, nil, nil, 2 * time.Minute, 75, "hub took no request for #site within wait = 2m0s: 458 Unable to queue messages", 0, 0},
+		{"busy (458) for a moment", pull, []string{"458 asked too often", "458 asked too often", "251 OK, no messages waiting"}, nil, nil, 6 * sec, 0, "", 0, 0},
 		{"push-wait, and the hub never asks", func(r *config.Remote) { r.RouterType = config.PushWait }, nil, func(s *site) { s.hold.add("hub", 2) }, nil, 2 * time.Minute, 75, "did not ask for the 2 messages", 0, 0},
 		{"the limit of a call", func(r *config.Remote) { r.RouterType, r.Limit = config.PullOnly, time.Minute }, []string{"250 OK"}, nil, nil, time.Minute, 75, "the limit of 1m0s for one call was reached", 0, 0},
 		{"nobody answers there", pull, nil, nil, nil, (1 + 2 + 4 + 8) * sec, 75, "connection refused", 0, 0},
@@ -183,7 +184,7 @@ func TestLocalMTA(t *testing.T) {
 		inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
 			start := time.Now()
 			s.net.host("127.0.0.1:25", func(c net.Conn) {
-				if time.Since(start) > 10*sec {
+				if time.Since(start) > 3*sec {
 					greet(c)
 				} else {
 					fmt.Fprint(c, "421 not yet\r\n")
@@ -191,7 +192,7 @@ func TestLocalMTA(t *testing.T) {
 			})
 			s.hubSays("251 OK, no messages waiting")
 			s.up()
-			s.took("the call", time.Duration(s.result(0, "").Line), 10*sec+250*ms)
+			s.took("the call", time.Duration(s.result(0, "").Line), 3*sec+250*ms)
 		})
 	})
 	t.Run("does not", func(t *testing.T) {
@@ -204,7 +205,7 @@ func TestLocalMTA(t *testing.T) {
 				t.Errorf("while it is waited for: %+v", ev)
 			}
 			r := s.result(75, "the local SMTP listener 127.0.0.1:25 does not answer")
-			s.took("the call", time.Duration(r.Line), 30*sec)
+			s.took("the call", time.Duration(r.Line), mtaGreeting)
 			if len(r.Replies) != 0 {
 				t.Errorf("the hub was asked: %+v", r.Replies)
 			}
@@ -334,7 +335,7 @@ func TestATRN(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, oneLink(atrnRemote(c.remote)), func(s *site) {
-				s.provider(c.reply)
+				s.provider(c.reply, "453 You have no mail")
 				s.up()
 				r := s.result(c.exit, c.says)
 				s.took("the call", time.Duration(r.Line), c.held)
@@ -444,7 +445,7 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() {
-			time.Sleep(10 * sec)
+			time.Sleep(8 * sec)
 			s.mail("M1")
 		}()
 		var phases []api.Phase

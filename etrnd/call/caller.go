@@ -1,9 +1,10 @@
 // Package call is the site's side: links that come and go, and the calls that
 // are made while they are up.
 //
-// A call does what Domino's does, requests and pushes at the same time: it
-// releases what is held here, requests what the remote holds (RFC 1985), waits
-// for what comes and goes, and hangs up. What moves mail is the
+// A call does what Domino's does: it requests what the remote holds (RFC 1985),
+// then releases what is held here, waits for what comes and goes, and hangs up.
+// In this order, since on a thin line the dialogue does not get through between
+// mail that goes out. What moves mail is the
 // MTA on either side; the call only watches, so that the line is up no second
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,
@@ -27,7 +28,9 @@
 //     link's state, its line and which calls are on it; ledger.mu the calls
 //     under way and the history; call.mu what a call shows of itself. They are
 //     taken in this order. Inbound.mu, and below it senders.mu, stand apart.
-//   - Under none of them is anybody asked: no Holder, Modem, Network or
+//     pins.mu comes before link.mu; the Holder is asked under it, which never
+//     waits.
+//   - Under none of the others is anybody asked: no Holder, Modem, Network or
 //     Receiver, no file, no wait. Methods that need one held end in Locked.
 package call
 
@@ -54,6 +57,9 @@ type Holder interface {
 	Watch() (stop func())
 	// Pin opens queues until unpin is called.
 	Pin(sels ...queue.Selection) (unpin func())
+	// Limit bounds how many messages of a queue the MTA tries at a time, until
+	// undo is called.
+	Limit(queue string, n int) (undo func())
 	State(queue string) (hold.State, bool)
 	// Listed is when the MTA's queue was last listed, and why the last try
 	// failed.
@@ -70,7 +76,12 @@ type Options struct {
 	Modem   Modem                          // default: Commands
 	Network Network                        // default: the machine's
 	Receive func(receive.Options) Receiver // default: receive.New
+	Now     func() time.Time               // what the clock says; default: the machine's
+	Door    Door                           // default: receive.Door
 }
+
+// Door asks the local MTA at addr whether it will take mail; see receive.Door.
+type Door func(ctx context.Context, addr, hello string, domains []string) (why receive.Refusal, all bool, err error)
 
 // Caller knows the links and makes the calls.
 type Caller struct {
@@ -79,6 +90,8 @@ type Caller struct {
 	modem   Modem
 	network Network
 	receive func(receive.Options) Receiver
+	now     func() time.Time
+	door    Door
 	log     *slog.Logger
 	ledger  *ledger
 	ready   chan struct{} // closed when ctx is set
@@ -94,7 +107,7 @@ type Caller struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, now: o.Now, door: o.Door, log: o.Logger,
 		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
 	if c.modem == nil {
@@ -103,8 +116,16 @@ func New(o Options) *Caller {
 	if c.network == nil {
 		c.network = machine{}
 	}
+	if c.now == nil {
+		c.now = func() time.Time { return time.Now().Round(0) } // without the reading that a step leaves alone
+	}
 	if c.receive == nil {
 		c.receive = func(o receive.Options) Receiver { return receive.New(o) }
+	}
+	if c.door == nil {
+		c.door = func(ctx context.Context, addr, hello string, domains []string) (receive.Refusal, bool, error) {
+			return receive.Door(ctx, receive.Dialer(addr), hello, domains)
+		}
 	}
 	c.setConfigLocked(o.Config)
 	return c

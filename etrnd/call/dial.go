@@ -3,13 +3,61 @@ package call
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
 )
 
 // dialLook is how often a line that dials looks for its interface.
 const dialLook = 200 * time.Millisecond
+
+// prepare sees to it, before a line is dialled that costs money, that the local
+// MTA is there, where its calls need it.
+func (l *line) prepare(ctx context.Context) error {
+	if !l.dials || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	l.link.mu.Lock()
+	calls := slices.Clone(l.calls)
+	l.link.mu.Unlock()
+	var err error
+	for _, cl := range calls {
+		if !cl.remote.RouterType.Pulls() {
+			return nil
+		}
+		if err = cl.prepare(ctx, api.PhaseDialling); err != nil {
+			err = listenerError{err}
+		} else if !cl.remote.RouterType.Pushes() {
+			err = cl.foresee(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil:
+			return nil
+		}
+	}
+	l.untried = true
+	return err
+}
+
+// foresee asks the local MTA before there is a line, and is why the line would be
+// of no use to a call that only fetches. What is said for the moment may have to
+// do with there being no line.
+func (cl *call) foresee(ctx context.Context) error {
+	cl.knock(ctx)
+	<-cl.doorstep.asked
+	d := cl.doorstep
+	if err := d.full(); err != nil {
+		return err
+	}
+	if cl.remote.Protocol == config.ProtocolATRN && d.why.Lasting() {
+		return d.shut(&cl.remote)
+	}
+	return nil
+}
 
 // dial runs the command, if the line is to be dialled, and waits until the link
 // is up: its hook says so, or an interface of it has come up with an address. A
@@ -94,7 +142,9 @@ func (l *line) giveUp(why error) {
 	l.end(why)
 	l.dialling.Wait()
 	l.link.mu.Lock()
-	next := l.standingLocked(why).undialled()
+	s := l.standingLocked(why)
+	s.untried = l.untried
+	next := s.undialled()
 	l.link.mu.Unlock()
 	if next == hangUp {
 		if l.failed = l.cut(); l.failed != nil {

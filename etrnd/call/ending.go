@@ -21,6 +21,7 @@ type standing struct {
 	state   api.LinkState
 	active  int   // calls under way
 	why     error // why the line ended before its time; nil: it did not
+	untried bool  // it was not dialled, since that would have been of no use
 }
 
 // step is what becomes of a line.
@@ -54,7 +55,7 @@ func (s standing) next() step {
 
 // undialled says what becomes of a line that did not come up.
 func (s standing) undialled() step {
-	if s.command && (s.ordered || !errors.Is(s.why, errShutdown)) {
+	if s.command && (s.ordered || !s.untried) && (s.ordered || !errors.Is(s.why, errShutdown)) {
 		// It may be coming up still, and nobody would use it.
 		return hangUp
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/report"
 )
 
@@ -27,7 +28,8 @@ type smtpSession struct {
 	client      netip.Addr
 	local       netip.Addr
 	transaction bool
-	mailed      bool // has had a transaction
+	size        int64 // of the message that is coming in, as declared
+	mailed      bool  // has had a transaction
 }
 
 // NewInbound returns an empty view.
@@ -76,11 +78,12 @@ func (in *Inbound) forgetLocked(reporter string, gone bool) {
 		}
 		delete(in.sessions, id)
 		for t := range in.tallies {
-			if t.match(s.client, s.local) == foreign {
+			sums := t.sumsLocked(t.match(s.client, s.local))
+			if sums == nil {
 				continue
 			}
 			// A long message gives no other sign of life.
-			t.active = now
+			sums.active = now
 			t.blind = t.blind || gone
 		}
 	}
@@ -101,15 +104,15 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 	now := time.Now()
 	switch ev.Kind {
 	case report.Open:
-		s.transaction = ev.Transaction
+		s.transaction, s.size = ev.Transaction, 0
 		s.mailed = s.mailed || ev.Transaction
 	case report.Mail:
-		s.transaction, s.mailed = true, true
+		s.transaction, s.mailed, s.size = true, true, ev.Size
 	case report.Message:
 		s.transaction, s.mailed = false, true
 		again := in.seen.before(ev, now)
 		for t := range in.tallies {
-			t.messageLocked(ev, again, t.match(s.client, s.local) != foreign)
+			t.messageLocked(ev, again, t.sumsLocked(t.match(s.client, s.local)))
 		}
 	case report.Abort:
 		s.transaction = false
@@ -121,15 +124,27 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 		// remote's mail: it may be a port scan.
 		like := t.match(s.client, s.local)
 		if like == certain || like == likely && ev.Kind != report.Open && ev.Kind != report.Close {
-			t.active = now
-			t.any = true
+			t.sumsLocked(like).lives(now, ev.Kind)
+			if like == likely && t.likelySince.IsZero() {
+				t.likelySince, t.stranger = now, s.client
+			}
 		}
 	}
 }
 
-// messageLocked counts a message. again says that it has come before, ours that
-// it is of a session that counts.
-func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
+// sumsLocked is where a session is counted, nil for one that is not.
+func (t *Tally) sumsLocked(like likeness) *sums {
+	switch like {
+	case certain:
+		return &t.certain
+	case likely:
+		return &t.likely
+	}
+	return nil
+}
+
+// messageLocked counts a message. again says that it has come before.
+func (t *Tally) messageLocked(ev report.Event, again bool, s *sums) {
 	if ev.QueueID != "" {
 		t.latest[t.next%len(t.latest)] = ev.QueueID
 		t.next++
@@ -137,14 +152,62 @@ func (t *Tally) messageLocked(ev report.Event, again, ours bool) {
 	if again && ev.QueueID != "" && len(t.again) < againMax {
 		t.again = append(t.again, ev.QueueID)
 	}
-	if !ours {
+	if s != nil {
+		s.message(ev, again)
+	}
+}
+
+// sums are what has come from some senders.
+type sums struct {
+	messages, duplicates int
+	parts                int             // of messages that had been counted before
+	letters              map[string]bool // that have come
+	wide                 bool            // one came that had many recipients
+	bytes                int64
+	any                  bool
+	active               time.Time
+	ended                time.Time     // the last message; zero: another has begun since
+	gap                  time.Duration // the longest between two messages
+}
+
+func (s *sums) message(ev report.Event, again bool) {
+	s.bytes += ev.Size
+	s.wide = s.wide || ev.To >= wideFrom
+	// What has come before, for the same recipients, is no part of anything.
+	if s.letters[ev.Letter] && !again {
+		s.parts++
 		return
 	}
-	t.messages++
-	t.bytes += ev.Size
-	if again {
-		t.duplicates++
+	if ev.Letter != "" && len(s.letters) < againMax {
+		if s.letters == nil {
+			s.letters = map[string]bool{}
+		}
+		s.letters[ev.Letter] = true
 	}
+	s.messages++
+	if again {
+		s.duplicates++
+	}
+}
+
+// wideFrom is from how many recipients on a message may be a part of one to
+// more: Postfix sends 50 at a time, others and other settings fewer.
+const wideFrom = 10
+
+// lives notes a sign of life. Between the end of one message and the beginning of
+// the next the line shows how long the other side takes for that.
+func (s *sums) lives(now time.Time, kind report.Kind) {
+	if kind == report.Mail && !s.ended.IsZero() {
+		s.gap = max(s.gap, now.Sub(s.ended))
+	}
+	switch kind {
+	case report.Mail:
+		s.ended = time.Time{}
+	case report.Message, report.Abort:
+		s.ended = now
+	}
+	s.active = now
+	s.any = true
 }
 
 // Connected reports whether a milter reports at present, since when that is
@@ -167,11 +230,11 @@ type Tally struct {
 	in    *Inbound
 	match func(client, local netip.Addr) likeness
 
-	messages, duplicates int
-	bytes                int64
-	any                  bool
-	blind                bool
-	active               time.Time
+	certain, likely sums
+	trust           time.Duration // how long sessions that are likely the remote's are taken for that
+	likelySince     time.Time     // zero: there was none
+	stranger        netip.Addr    // whose it was
+	blind           bool
 
 	again  []string    // queue ids of all messages that came a second time, whoever sent them
 	latest [100]string // queue ids of the latest messages, whoever sent them
@@ -185,20 +248,37 @@ const againMax = 10000
 type Counts struct {
 	Connected  bool // a milter reports, so the rest can be believed
 	Messages   int
-	Bytes      int64 // as the senders declared them (RFC 1870)
+	Seen       int   // messages and parts of messages, whoever may have sent them
+	Parts      int   // of messages that went to many recipients, the first of each left out
+	Wide       bool  // a message has come that may be a part of one to more recipients
+	Bytes      int64 // as the senders declared them (RFC 1870), or as they have come over a turned connection
+	Coming     int64 // bytes of the messages that are coming in, likewise
 	Duplicates int
-	Open       int       // sessions that are open
-	Busy       int       // of these, sessions in the middle of a message
-	Any        bool      // a session has been seen
-	Blind      bool      // sessions may be open that nobody sees any more
-	Active     time.Time // the last sign of life; zero: none
+	Open       int           // sessions that are open
+	Busy       int           // of these, sessions in the middle of a message
+	Any        bool          // a session has been seen
+	Blind      bool          // sessions may be open that nobody sees any more
+	Active     time.Time     // the last sign of life; zero: none
+	Gap        time.Duration // the longest between the end of a message and the beginning of the next
+	Refused    int           // messages that the local MTA has refused over a turned connection
+	Rejected   int           // recipients, likewise
+	Likely     int           // of the messages, those of senders that may be strangers
+	LikelyBusy int           // of Busy, likewise
+	Stranger   netip.Addr    // the first of these; invalid: there was none
+	Why        receive.Refusal
 }
 
-// Tally begins to count the sessions that match. Close it when done.
-func (in *Inbound) Tally(match func(client, local netip.Addr) likeness) *Tally {
+// sure is how many of the messages are the remote's for certain.
+func (c Counts) sure() int { return c.Messages - c.Likely }
+
+// Tally begins to count the sessions that match. Close it when done. Whoever
+// comes over the link and is none of the remote's addresses may be a part of it
+// or a stranger. He is taken for the remote until the remote itself has come, and
+// for no longer than trust: he could else hold the line for as long as he likes.
+func (in *Inbound) Tally(match func(client, local netip.Addr) likeness, trust time.Duration) *Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	t := &Tally{in: in, match: match}
+	t := &Tally{in: in, match: match, trust: trust}
 	in.tallies[t] = true
 	return t
 }
@@ -214,23 +294,46 @@ func (t *Tally) Close() {
 func (t *Tally) Counts() Counts {
 	t.in.mu.Lock()
 	defer t.in.mu.Unlock()
-	c := Counts{
-		Connected: len(t.in.reporters) > 0,
-		Messages:  t.messages, Bytes: t.bytes, Duplicates: t.duplicates,
-		Any: t.any, Blind: t.blind, Active: t.active,
+	c := Counts{Connected: len(t.in.reporters) > 0, Blind: t.blind, Stranger: t.stranger}
+	c.Seen = t.certain.messages + t.certain.parts + t.likely.messages + t.likely.parts
+	c.sum(&t.certain, true)
+	maybe := !c.Any
+	trusted := maybe && (t.likelySince.IsZero() || time.Since(t.likelySince) < t.trust)
+	if maybe {
+		c.sum(&t.likely, trusted)
+		c.Likely = t.likely.messages
 	}
 	for _, s := range t.in.sessions {
 		like := t.match(s.client, s.local)
-		if like == foreign || like == likely && !s.mailed {
+		if like == foreign || like == likely && (!s.mailed || !trusted) {
 			continue
 		}
 		c.Open++
 		c.Any = true
 		if s.transaction {
 			c.Busy++
+			c.Coming += s.size
+			if like == likely {
+				c.LikelyBusy++
+			}
 		}
 	}
 	return c
+}
+
+// sum adds what has come from some senders. That they live counts only if they
+// are trusted to be the remote.
+func (c *Counts) sum(s *sums, trusted bool) {
+	c.Messages += s.messages
+	c.Parts += s.parts
+	c.Wide = c.Wide || s.wide
+	c.Bytes += s.bytes
+	c.Duplicates += s.duplicates
+	if trusted {
+		c.Any = c.Any || s.any
+		c.Active = latest(c.Active, s.active)
+		c.Gap = max(c.Gap, s.gap)
+	}
 }
 
 // Again counts the messages that came a second time, by the MTA's names of

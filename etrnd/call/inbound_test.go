@@ -64,10 +64,10 @@ func TestTally(t *testing.T) {
 		{"a milter", []report.Event{ev(report.Hello), ready}, Counts{Connected: true}, false},
 		{"a session", []report.Event{ready, ev(report.Open)}, Counts{Connected: true, Open: 1, Any: true}, true},
 		{"a message is coming", []report.Event{ready, ev(report.Open), ev(report.Mail)}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
-		{"it has come", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message)}, Counts{Connected: true, Messages: 1, Bytes: 1000, Open: 1, Any: true}, true},
+		{"it has come", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Open: 1, Any: true}, true},
 		{"it was broken off", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Abort)}, Counts{Connected: true, Open: 1, Any: true}, true},
-		{"and the session is over", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message), ev(report.Close)}, Counts{Connected: true, Messages: 1, Bytes: 1000, Any: true}, true},
-		{"two sessions", []report.Event{ready, ev(report.Mail), ev(report.Message), ev(report.Mail, session("B")), ev(report.Message, session("B"))}, Counts{Connected: true, Messages: 2, Bytes: 2000, Open: 2, Any: true}, true},
+		{"and the session is over", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message), ev(report.Close)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Any: true}, true},
+		{"two sessions", []report.Event{ready, ev(report.Mail), ev(report.Message), ev(report.Mail, session("B")), ev(report.Message, session("B"))}, Counts{Connected: true, Messages: 2, Seen: 2, Bytes: 2000, Open: 2, Any: true}, true},
 		{"one that was in the middle of a message when the milter was found", []report.Event{ev(report.Open, midway), ready}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
 		{"a stranger", []report.Event{ready, ev(report.Open, from("198.51.100.1")), ev(report.Mail, from("198.51.100.1")), ev(report.Message, from("198.51.100.1"))}, Counts{Connected: true}, false},
 		{"the hub by IPv4 in IPv6", []report.Event{ready, ev(report.Open, from("::ffff:192.0.2.1"))}, Counts{Connected: true, Open: 1, Any: true}, true},
@@ -75,9 +75,9 @@ func TestTally(t *testing.T) {
 		// Somebody who comes over the link, and may be anybody.
 		{"he connects: it may be a port scan", []report.Event{ready, ev(report.Open, from("192.0.2.7"))}, Counts{Connected: true}, false},
 		{"and leaves", []report.Event{ready, ev(report.Open, from("192.0.2.7")), ev(report.Close, from("192.0.2.7"))}, Counts{Connected: true}, false},
-		{"he has mail", []report.Event{ready, ev(report.Open, from("192.0.2.7")), ev(report.Mail, from("192.0.2.7"))}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
-		{"he had mail, and stays", []report.Event{ready, ev(report.Mail, from("192.0.2.7")), ev(report.Message, from("192.0.2.7"))}, Counts{Connected: true, Messages: 1, Bytes: 1000, Open: 1, Any: true}, true},
-		{"he was in the middle of a message when the milter was found", []report.Event{ev(report.Open, from("192.0.2.7"), midway), ready}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, false},
+		{"he has mail", []report.Event{ready, ev(report.Open, from("192.0.2.7")), ev(report.Mail, from("192.0.2.7"))}, Counts{Connected: true, Open: 1, Busy: 1, LikelyBusy: 1, Any: true, Stranger: netip.MustParseAddr("192.0.2.7")}, true},
+		{"he had mail, and stays", []report.Event{ready, ev(report.Mail, from("192.0.2.7")), ev(report.Message, from("192.0.2.7"))}, Counts{Connected: true, Messages: 1, Seen: 1, Likely: 1, Bytes: 1000, Open: 1, Any: true, Stranger: netip.MustParseAddr("192.0.2.7")}, true},
+		{"he was in the middle of a message when the milter was found", []report.Event{ev(report.Open, from("192.0.2.7"), midway), ready}, Counts{Connected: true, Open: 1, Busy: 1, LikelyBusy: 1, Any: true}, false},
 
 		// Milters come and go.
 		{"the milter has died: the session may go on unseen", []report.Event{ready, ev(report.Open), ev(report.Gone)}, Counts{Blind: true, Any: true}, true},
@@ -88,7 +88,7 @@ func TestTally(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := NewInbound()
-			tally := in.Tally(byClient)
+			tally := in.Tally(byClient, time.Minute)
 			for _, e := range c.events {
 				in.Handle(e)
 			}
@@ -96,7 +96,7 @@ func TestTally(t *testing.T) {
 			if !got.Active.IsZero() != c.active {
 				t.Errorf("a sign of life: %t, want %t", !got.Active.IsZero(), c.active)
 			}
-			got.Active = time.Time{}
+			got.Active, got.Gap = time.Time{}, 0
 			if got != c.want {
 				t.Errorf("%+v\nwant %+v", got, c.want)
 			}
@@ -117,7 +117,7 @@ func TestDuplicates(t *testing.T) {
 			return func(e *report.Event) { e.Digest, e.QueueID = d, id }
 		}
 		in.Handle(ev(report.Message, digest("d1", "M1"), from("198.51.100.1"))) // before the call, by another way
-		tally := in.Tally(byClient)
+		tally := in.Tally(byClient, time.Minute)
 		in.Handle(ev(report.Message, digest("d1", "M2"), session("B")))
 		in.Handle(ev(report.Message, digest("d2", "M3"), session("B")))
 		in.Handle(ev(report.Message, digest("", "M4"), session("B"))) // without a Message-ID nobody can tell
@@ -161,7 +161,7 @@ func TestSeenIsBounded(t *testing.T) {
 // without a milter nobody can tell.
 func TestSaw(t *testing.T) {
 	in := NewInbound()
-	tally := in.Tally(byClient)
+	tally := in.Tally(byClient, time.Minute)
 	if !tally.Saw("M1") {
 		t.Error("without a milter there is nothing to wait for")
 	}

@@ -2,10 +2,9 @@ package call
 
 import (
 	"context"
-	"fmt"
+	"crypto/rand"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -25,20 +24,27 @@ type ledger struct {
 	calls   map[string]*call // under way, by id
 	history []api.CallResult
 	broke   map[string]time.Time // when a turned connection last ended without QUIT, by remote
-	last    uint64               // number of the last call
+	last    time.Time            // the second that the last call is named after
+	mark    string               // of this run of etrnd, in the names of calls
 	changed chan struct{}        // closed and replaced when a call or a link changes
 }
 
 func newLedger(log *slog.Logger) *ledger {
-	return &ledger{log: log, calls: map[string]*call{}, broke: map[string]time.Time{}, changed: make(chan struct{})}
+	return &ledger{log: log, mark: strings.ToLower(rand.Text()[:2]), calls: map[string]*call{}, broke: map[string]time.Time{}, changed: make(chan struct{})}
 }
 
-// newID names a call: short, and sorted by age.
+// newID names a call: short, sorted by age, and not used again after a restart,
+// so that one name in the log is one call. The time alone would not do: the clock
+// of a small machine may begin anew with each start.
 func (d *ledger) newID() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.last++
-	return time.Now().UTC().Format("20060102") + "-" + fmt.Sprintf("%06s", strconv.FormatUint(d.last, 10))
+	now := time.Now().UTC().Truncate(time.Second)
+	if !now.After(d.last) {
+		now = d.last.Add(time.Second)
+	}
+	d.last = now
+	return now.Format("20060102-150405") + d.mark
 }
 
 // open enters a call.

@@ -22,6 +22,7 @@ type line struct {
 	caller   *Caller
 	cfg      config.Link             // as it was when the line began
 	dials    bool                    // it begins by dialling
+	untried  bool                    // but would have been of no use
 	shutdown context.Context         // ends with etrnd
 	end      context.CancelCauseFunc // of run's context
 	hooked   chan struct{}           // closed when the link's hook says that it is up
@@ -34,6 +35,7 @@ type line struct {
 
 	// The link's mu guards the rest.
 	begun   context.Context // of the calls; nil before there may be any
+	later   context.Context // of those who wait to call again; set before begun
 	calls   []*call         // that are not filed
 	active  int             // calls that run
 	ordered *config.Link    // an operator has said to hang up, by this command
@@ -43,7 +45,7 @@ type line struct {
 func newLine(ln *link, cfg config.Link) *line {
 	return &line{
 		link: ln, caller: ln.caller, cfg: cfg, hooked: make(chan struct{}), left: make(chan struct{}, 1),
-		pins: pins{hold: ln.caller.hold, open: map[string]func(){}}, ended: make(chan struct{}),
+		pins: pins{hold: ln.caller.hold, link: ln, open: map[string]*pin{}}, ended: make(chan struct{}),
 	}
 }
 
@@ -57,12 +59,19 @@ func (l *line) run(ctx context.Context, before *line) {
 	if before != nil {
 		<-before.ended
 	}
-	if err := l.dial(ctx); err != nil {
+	err := l.prepare(ctx)
+	if err == nil {
+		err = l.dial(ctx)
+	}
+	if err != nil {
 		l.giveUp(err)
 		return
 	}
 	ctx, cancel := l.limited(ctx)
 	defer cancel()
+	later, never := context.WithCancel(ctx)
+	defer never()
+	l.later = later
 	l.begin(ctx)
 	next := goOn
 	for next == goOn { // a call may join in the drain
@@ -70,6 +79,7 @@ func (l *line) run(ctx context.Context, before *line) {
 		l.drain(ctx)
 		next = l.finish(ctx)
 	}
+	never()
 	l.calling.Wait()
 	l.pins.shut()
 	if next == hangUp {
@@ -144,9 +154,38 @@ func (l *line) callEnded(ctx context.Context, cl *call) {
 	if !keep {
 		l.caller.ledger.file(cl.result())
 	}
+	if cl.doorWasClosed() {
+		l.calling.Go(func() { l.callWhenOpen(l.later, cl) })
+	}
 	select {
 	case l.left <- struct{}{}:
 	default:
+	}
+}
+
+// callWhenOpen makes a call again that could not ask for mail, since the local
+// MTA did not answer, if the line is still there when it does.
+func (l *line) callWhenOpen(ctx context.Context, ended *call) {
+	addr := l.caller.config().MTA.SMTP
+	for pause := mtaGrace; ; pause = min(2*pause, time.Minute) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		bound, cancel := context.WithTimeout(ctx, ended.remote.RequestTimeout)
+		err := ended.greets(bound, addr)
+		cancel()
+		if err == nil {
+			break
+		}
+	}
+	ln := l.link
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.line == l && ln.state == api.LinkUp && !l.over && ctx.Err() == nil && l.callLocked(ended.remote.Name) == nil {
+		ended.log.Info("the local mail server answers: calling again")
+		l.joinLocked(&ended.remote)
 	}
 }
 
@@ -196,7 +235,7 @@ func (l *line) waitForCalls(ctx context.Context) {
 // ended leaves its queue open until the last one ends, and mail that came
 // meanwhile is on its way.
 func (l *line) drain(ctx context.Context) {
-	limit := time.NewTimer(drainMax)
+	limit := time.NewTimer(l.pins.shown().Grace(drainMax))
 	defer limit.Stop()
 	for ctx.Err() == nil {
 		changed := l.caller.hold.Changed()

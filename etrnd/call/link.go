@@ -8,6 +8,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // link is a link of the configuration as it is now. Its line makes the calls.
@@ -20,6 +21,7 @@ type link struct {
 	since time.Time // zero: since the start
 	iface string    // that is in use, if known
 	line  *line     // the present one, or the last; nil: none yet
+	pace  socket.Pace
 }
 
 func newLink(c *Caller, name string) *link {
@@ -38,6 +40,13 @@ func (ln *link) uses(iface string) bool {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	return ln.state != api.LinkDown && (ln.iface == iface || ln.iface == "" && ln.line.cfg.Match(iface))
+}
+
+// showPace notes how fast the link is.
+func (ln *link) showPace(p socket.Pace) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.pace = p
 }
 
 // show describes the link.
@@ -166,6 +175,7 @@ func (ln *link) hangUp(ctx context.Context, cfg config.Link) *line {
 func (ln *link) startLocked(ctx context.Context, l *line, state api.LinkState, remotes []*config.Remote) {
 	before := ln.line
 	ln.line = l
+	l.pins.pace = ln.pace
 	l.shutdown, l.dials = ctx, state == api.LinkDialling
 	ctx, l.end = context.WithCancelCause(ctx)
 	for _, r := range remotes {

@@ -1,33 +1,130 @@
 package call
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // pins keeps the push queues of a line open: what is held goes, and what
-// arrives goes at once, until the line has nothing more to do.
+// arrives goes at once, until the line has nothing more to do. It knows the pace
+// of the line, and lets no more go at a time than the line can carry: five
+// connections of the MTA, each with its TLS handshake, are the end of all others
+// on one of 2,400 bit/s, the dialogue in which mail is asked for above all.
 type pins struct {
 	hold Holder
-	mu   sync.Mutex // guards open
-	open map[string]func()
+	link *link
+	// mu guards the rest, and is the one lock under which the Holder is asked: it
+	// never waits, and what it is told has to come in order.
+	mu     sync.Mutex
+	open   map[string]*pin
+	asking int         // calls that have not asked their remotes yet
+	pace   socket.Pace // as this line has shown, or the one before
+	known  bool        // this one has
+}
+
+// pin is a queue that is open.
+type pin struct {
+	unpin   func()
+	limit   int // 0: none
+	unlimit func()
 }
 
 // add opens queues, or releases them once more.
 func (p *pins) add(queues []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, q := range queues {
-		unpin := p.hold.Pin(queue.Selection{Queue: q})
-		p.mu.Lock()
-		old := p.open[q]
-		p.open[q] = unpin
-		p.mu.Unlock()
-		if old != nil {
-			old()
+		if p.open[q] == nil {
+			p.open[q] = &pin{unpin: func() {}, unlimit: func() {}}
 		}
 	}
+	p.limitLocked() // before anything goes
+	for _, q := range queues {
+		old := p.open[q].unpin
+		p.open[q].unpin = p.hold.Pin(queue.Selection{Queue: q})
+		old()
+	}
+}
+
+// limitLocked has as many messages go at a time as fit.
+func (p *pins) limitLocked() {
+	n := p.pace.Connections()
+	if p.asking > 0 && !p.known {
+		n = 1
+	}
+	if n > 0 {
+		n = max(n/max(len(p.open), 1), 1)
+	}
+	for q, pin := range p.open {
+		if pin.limit == n {
+			continue
+		}
+		old := pin.unlimit
+		pin.limit, pin.unlimit = n, func() {}
+		if n > 0 {
+			pin.unlimit = p.hold.Limit(q, n)
+		}
+		old()
+	}
+}
+
+// asks notes that a call is going to ask its remote: until it has, others leave
+// the line to it. The function that it returns ends that.
+func (p *pins) asks() (asked func()) {
+	change := func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.asking += n
+		p.limitLocked()
+	}
+	change(1)
+	return sync.OnceFunc(func() { change(-1) })
+}
+
+// measured notes the pace that a dialogue has shown. One beside which mail moves
+// sees only a part of it.
+func (p *pins) measured(pace socket.Pace) {
+	if pace == (socket.Pace{}) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pace.RTT == 0 {
+		pace.RTT = p.pace.RTT
+	}
+	if p.known {
+		pace.Rate = max(pace.Rate, p.pace.Rate)
+	}
+	p.pace, p.known = pace, true
+	p.limitLocked()
+	p.link.showPace(pace)
+}
+
+// carried notes what has gone over the line: where it carries more than it had
+// shown, more may go at a time.
+func (p *pins) carried(bytes int64, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d < time.Second || p.pace.Connections() == 0 {
+		return
+	}
+	if rate := int(float64(bytes) / d.Seconds()); rate > p.pace.Rate {
+		p.pace.Rate = rate
+		p.limitLocked()
+		p.link.showPace(p.pace)
+	}
+}
+
+// shown is the pace of the line, as far as it is known.
+func (p *pins) shown() socket.Pace {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pace
 }
 
 // moving tells whether anything is under way in them.
@@ -52,24 +149,52 @@ func (p *pins) names() (list []string) {
 // shut closes them: what is still held stays held.
 func (p *pins) shut() {
 	p.mu.Lock()
-	open := p.open
-	p.open = map[string]func(){}
-	p.mu.Unlock()
-	for _, unpin := range open {
-		unpin()
+	defer p.mu.Unlock()
+	for _, pin := range p.open {
+		pin.unpin()
+		pin.unlimit()
 	}
+	p.open = map[string]*pin{}
 }
 
-// push releases what is held for the remote. The queues stay open until the
-// line has nothing more to do.
-func (cl *call) push() {
+// begin notes how everything stands as the call begins.
+func (cl *call) begin() {
 	for _, s := range cl.pushQueues() {
 		cl.before.Messages += s.Left.Messages
 		cl.before.Bytes += s.Left.Bytes
 	}
 	cl.show(func(s *shown) { s.began = time.Now() })
-	if cl.remote.RouterType.Pushes() {
-		cl.line.pins.add(cl.remote.PushQueues)
+}
+
+// push releases what is held for the remote. The queues stay open until the
+// line has nothing more to do.
+func (cl *call) push() {
+	cl.pushing.Do(func() {
+		cl.pushed = time.Now()
+		if cl.remote.RouterType.Pushes() {
+			cl.line.pins.add(cl.remote.PushQueues)
+		}
+	})
+}
+
+// pushMeanwhile pushes while the remote is still being asked, if that takes too
+// long: a remote that hangs must not keep what is held for it, which most often
+// goes to another host.
+func (cl *call) pushMeanwhile(ctx context.Context) {
+	began := time.Now()
+	for {
+		left := cl.line.pins.shown().Grace(cl.remote.ConnectTimeout+cl.remote.RequestTimeout) - time.Since(began)
+		if left <= 0 {
+			cl.push()
+			return
+		}
+		select {
+		case <-cl.dialogued:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(left):
+		}
 	}
 }
 
@@ -78,7 +203,7 @@ func (cl *call) push() {
 func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
 	listed, _, err := cl.caller.hold.Listed()
 	o.unlisted = time.Since(latest(cl.waiting, listed))
-	o.push.listed = !listed.Before(cl.shown.began)
+	o.push.listed = !listed.Before(cl.pushed)
 	if err != nil {
 		o.push.err = err.Error()
 	}
@@ -90,6 +215,7 @@ func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
 	sent.Messages -= cl.before.Messages
 	sent.Bytes -= cl.before.Bytes
 	o.sent = sent.Messages
+	cl.line.pins.carried(sent.Bytes, time.Since(cl.pushed))
 	o.still = cl.still.since(o.push, o.sent)
 	return sent
 }

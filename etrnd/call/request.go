@@ -2,8 +2,6 @@ package call
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -12,15 +10,28 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
 const (
 	// mtaPause is the pause before the local MTA is tried again.
 	mtaPause = 250 * time.Millisecond
-	// mtaGreeting is how long one greeting is waited for.
-	mtaGreeting = 5 * time.Second
+	// mtaGrace is how long a local MTA may take to begin to listen while the line
+	// is up.
+	mtaGrace = 5 * time.Second
+	// mtaGreeting is how long one that takes the connection may be silent.
+	mtaGreeting = 15 * time.Second
+	// doorWait is how long the local MTA may take to say what it will take, when
+	// the remote is ready to be asked.
+	doorWait = 2 * time.Second
+	// dialogueTrips is how many round trips a dialogue may take, beside its
+	// time-outs: connection, greeting, TLS, login and request are a dozen, and
+	// what is lost on the way is sent again after several.
+	dialogueTrips = 60
 	// dialPause is the pause before the remote is tried again; it doubles.
 	dialPause = time.Second
 	// lookupTime bounds the search for the remote's other addresses.
@@ -32,44 +43,124 @@ func (cl *call) pull(ctx context.Context) {
 	if !cl.remote.RouterType.Pulls() {
 		return
 	}
-	if err := cl.waitForMTA(ctx); err != nil {
+	defer cl.line.pins.asks()()
+	if err := cl.prepare(ctx, api.PhaseMTA); err != nil {
 		cl.questions = append(cl.questions, question{err: listenerError{err}, cut: ctx.Err() != nil})
 		return
 	}
-	cl.ask(ctx)
+	cl.doorstep = nil // what was said before there was a line may be another thing now
+	cl.knock(ctx)
+	cl.ask(ctx, cl.remote.Request)
 }
 
-// waitForMTA waits until the local SMTP listener answers, so that the mail
-// does not arrive before the door is open.
-func (cl *call) waitForMTA(ctx context.Context) error {
+// prepare waits until the local SMTP listener answers, so that the mail does not
+// arrive before the door is open, and asks it whether it will take the mail. That
+// is done before the line is dialled, where it is.
+func (cl *call) prepare(ctx context.Context, phase api.Phase) error {
+	if cl.doorstep != nil {
+		return nil
+	}
 	addr := cl.caller.config().MTA.SMTP
-	ctx, cancel := context.WithTimeout(ctx, cl.remote.RequestTimeout)
+	show := func() { cl.step(phase, "the local SMTP listener "+addr+" to answer") }
+	if phase == api.PhaseMTA { // before a line is dialled it is not worth a word, unless it takes longer
+		show()
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(cl.remote.RequestTimeout, mtaGreeting))
 	defer cancel()
-	cl.step(api.PhaseMTA, "the local SMTP listener "+addr+" to answer")
+	return cl.waitForMTA(ctx, addr, show)
+}
+
+// doorstep is what the local MTA says of mail that has not come yet.
+type doorstep struct {
+	asked chan struct{} // closed when it has said it
+	why   receive.Refusal
+	all   bool // that holds for all domains
+	err   error
+}
+
+// knock asks the local MTA. What it says to this host's own gate concerns mail
+// that comes through it; of a remote that connects to port 25 only that it takes
+// nothing at all.
+func (cl *call) knock(ctx context.Context) {
+	r, d := &cl.remote, &doorstep{asked: make(chan struct{})}
+	var domains []string
+	if r.Protocol.Turns() {
+		domains = r.Request
+	}
+	cl.doorstep = d
+	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout)
+	ring := func() {
+		defer cancel()
+		defer close(d.asked)
+		d.why, d.all, d.err = cl.caller.door(ctx, cl.caller.config().MTA.SMTP, r.Host, domains)
+		if !r.Protocol.Turns() {
+			d.why, d.all = receive.Refusal{}, false
+		}
+	}
+	cl.serving.Go(ring)
+}
+
+// full is why nothing is to be asked for, by whatever command.
+func (d *doorstep) full() error {
+	if d.err == nil {
+		return nil
+	}
+	return fullError{fmt.Errorf("the local mail server takes no mail now: %w", d.err)}
+}
+
+// shut is why nothing is to be asked for by ATRN.
+func (d *doorstep) shut(r *config.Remote) error {
+	if !d.all {
+		return nil
+	}
+	return doorError{fmt.Errorf("the local mail server refuses the mail of %s: %q", r.Name, d.why.Reply)}
+}
+
+// atTheDoor is what the local MTA has said. One that takes long, since it waits
+// for a name service, is not waited for: the line is up.
+func (cl *call) atTheDoor(ctx context.Context) *doorstep {
+	select {
+	case <-cl.doorstep.asked:
+		cl.door = cl.doorstep.why
+		return cl.doorstep
+	case <-ctx.Done():
+	case <-time.After(doorWait):
+	}
+	return &doorstep{}
+}
+
+// waitForMTA waits until the local SMTP listener answers. One that is not there
+// may be about to start, as it is after the machine has; for longer than a moment
+// no line is kept for that.
+func (cl *call) waitForMTA(ctx context.Context, addr string, again func()) error {
+	began := time.Now()
 	for {
 		err := cl.greets(ctx, addr)
 		if err == nil {
 			return nil
 		}
+		if time.Since(began)+mtaPause > mtaGrace || ctx.Err() != nil {
+			return fmt.Errorf("the local SMTP listener %s does not answer: %w", addr, err)
+		}
+		again()
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the local SMTP listener %s does not answer: %w", addr, err)
 		case <-time.After(mtaPause):
 		}
 	}
 }
 
-// greets reports whether an SMTP server says 220 at addr.
+// greets reports whether an SMTP server says 220 at addr. Whoever takes the
+// connection is alive, and may be slow.
 func (cl *call) greets(ctx context.Context, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, mtaGreeting)
-	defer cancel()
 	conn, err := cl.caller.network.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
 	var buf [512]byte
 	n, err := conn.Read(buf[:])
 	if err != nil {
@@ -83,40 +174,101 @@ func (cl *call) greets(ctx context.Context, addr string) error {
 }
 
 // ask has the dialogue with the remote.
-func (cl *call) ask(ctx context.Context) {
-	q := cl.dialogue(ctx)
+func (cl *call) ask(ctx context.Context, names []string) {
+	began, seen := time.Now(), cl.tally.Counts().Seen
+	q := cl.timely(ctx, names)
 	q.cut = ctx.Err() != nil
+	q.took, q.seen = time.Since(began), seen
+	if q.atrn {
+		q.took = 0
+	}
 	cl.questions = append(cl.questions, q)
 }
 
-func (cl *call) dialogue(ctx context.Context) question {
+// askAgain asks once more: for what was put off, or for all.
+func (cl *call) askAgain(ctx context.Context) {
+	o := observed{questions: cl.questions}
+	names := o.answers().busy
+	if len(names) == 0 {
+		names = cl.remote.Request
+	}
+	cl.ask(ctx, names)
+}
+
+// measure notes what the last connection to the remote has shown of the line.
+func (cl *call) measure() {
+	if m := cl.lastMeter(); m != nil {
+		cl.line.pins.measured(m.Pace())
+		pace := cl.line.pins.shown()
+		cl.log.Info("pace of the line", "rtt", pace.RTT.Round(time.Millisecond), "bytes_per_second", pace.Rate, "messages_at_a_time", pace.Connections())
+	}
+}
+
+func (cl *call) lastMeter() *socket.Meter {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.meter
+}
+
+// bounded bounds a dialogue. A line with long round trips, as its connection
+// shows them, gets more time.
+func (cl *call) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	began := time.Now()
+	cl.serving.Go(func() {
+		for {
+			var pace socket.Pace
+			if m := cl.lastMeter(); m != nil {
+				pace = m.Pace()
+			}
+			left := cl.remote.ConnectTimeout + cl.remote.RequestTimeout + pace.Trips(dialogueTrips) - time.Since(began)
+			if left <= 0 {
+				cancel(odmr.ErrTimeout)
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(left):
+			}
+		}
+	})
+	return ctx, func() { cancel(nil) }
+}
+
+func (cl *call) dialogue(ctx context.Context, names []string) question {
 	r := &cl.remote
 	options, err := cl.options()
 	if err != nil {
 		return question{err: settingsError{err}}
 	}
-	limit := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeoutCause(ctx, r.ConnectTimeout+r.RequestTimeout, odmr.ErrTimeout)
-	}
-	bound, cancel := limit()
+	bound, cancel := cl.bounded(ctx)
 	defer cancel()
 	client, err := cl.connect(bound, options)
 	if err != nil {
 		return question{err: err}
 	}
-	defer client.Quit()
+	defer func() {
+		cl.measure()
+		// What is next need not wait for a good-bye.
+		cl.serving.Go(func() { client.Quit() })
+	}()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
+	door := cl.atTheDoor(ctx)
+	if err := door.full(); err != nil {
+		return question{err: err}
+	}
 	cl.step(api.PhaseRequest, "the answer of "+r.Host+cl.clear(client))
 	if r.Protocol.Turns() {
 		// The answer to ATRN has a time of its own.
-		if q, ok := cl.turn(ctx, client); ok {
+		if q, ok := cl.turn(ctx, client, door); ok {
 			return q
 		}
-		bound, cancel = limit()
+		bound, cancel = cl.bounded(ctx)
 		defer cancel()
 	}
-	q := question{before: cl.tally.Counts().Messages}
-	q.replies, q.err = client.Request(bound, r.Request)
+	q := question{before: cl.tally.Counts().sure()}
+	q.replies, q.err = client.Request(bound, names)
 	for _, reply := range q.replies {
 		cl.log.Info("reply to ETRN", "name", reply.Name, "code", reply.Code, "text", reply.Text)
 	}
@@ -126,7 +278,7 @@ func (cl *call) dialogue(ctx context.Context) question {
 // told is the replies that belong into the account of the call: those to a
 // question that was only put again do not.
 func (q *question) told(first bool) (list []api.Reply) {
-	if !first && !q.atrn {
+	if !first {
 		return nil
 	}
 	for _, r := range q.replies {
@@ -172,13 +324,22 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 			conn, err := cl.caller.network.DialContext(ctx, network, addr)
 			if err == nil {
 				cl.senders.connected(conn, cl.caller.modem.Interfaces(&cl.line.cfg))
+				m := socket.NewMeter(conn)
+				cl.mu.Lock()
+				cl.meter = m
+				cl.mu.Unlock()
+				return m, nil
 			}
-			return conn, err
+			return nil, err
 		},
 	}
 	var err error
-	if o.Config, err = cl.tlsConfig(); err != nil || r.User == "" {
+	if o.Config, err = r.TLSConfig(); err != nil {
 		return o, err
+	}
+	o.Config.Time = cl.caller.now
+	if r.User == "" {
+		return o, nil
 	}
 	secret, err := os.ReadFile(r.PasswordFile)
 	if err != nil {
@@ -191,31 +352,4 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		o.Auth.Mechanisms = []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}
 	}
 	return o, nil
-}
-
-// tlsConfig has the roots, the certificate and the name of the remote.
-func (cl *call) tlsConfig() (*tls.Config, error) {
-	r := &cl.remote
-	c := &tls.Config{ServerName: r.TLSName, MinVersion: tls.VersionTLS12}
-	if c.ServerName == "" {
-		c.ServerName = r.Host
-	}
-	if r.TLSCA != "" {
-		pem, err := os.ReadFile(r.TLSCA)
-		if err != nil {
-			return nil, fmt.Errorf("remote %s: tls-ca: %w", r.Name, err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("remote %s: tls-ca: no certificate in %s", r.Name, r.TLSCA)
-		}
-	}
-	if r.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(r.TLSCert, r.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("remote %s: tls-cert: %w", r.Name, err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
 }

@@ -47,7 +47,10 @@ func inBubble(t *testing.T, cfg *config.Config, test func(s *site), change ...op
 		s.modem.dial = func(context.Context) error { s.modem.set("ppp0"); return nil }
 		s.modem.hangUp = func() error { s.modem.set(""); return nil }
 		s.net.host("127.0.0.1:25", greet)
-		o := Options{Config: cfg, Hold: s.hold, Inbound: NewInbound(), Logger: slog.New(slog.DiscardHandler), Modem: s.modem, Network: s.net}
+		door := func(context.Context, string, string, []string) (receive.Refusal, bool, error) {
+			return receive.Refusal{}, false, nil
+		}
+		o := Options{Door: door, Config: cfg, Hold: s.hold, Inbound: NewInbound(), Logger: slog.New(slog.DiscardHandler), Modem: s.modem, Network: s.net}
 		for _, f := range change {
 			f(s, &o)
 		}
@@ -398,15 +401,17 @@ type fakeHold struct {
 	changed chan struct{}
 	states  map[string]hold.State
 	pins    map[string]int
+	limits  map[string][]int // that hold now
 	listed  func() (time.Time, error)
 	each    time.Duration // that one message takes to send; 0: they are never tried
+	size    int64         // of one message; 0: 1000
 	reason  string        // why each of them fails; empty: it does not
 	looked  func()        // is called at each State; nil: nothing is
 	sending sync.WaitGroup
 }
 
 func newFakeHold() *fakeHold {
-	return &fakeHold{changed: make(chan struct{}), states: map[string]hold.State{}, pins: map[string]int{}, each: 10 * ms, listed: func() (time.Time, error) { return time.Now(), nil }}
+	return &fakeHold{changed: make(chan struct{}), states: map[string]hold.State{}, pins: map[string]int{}, limits: map[string][]int{}, each: 10 * ms, listed: func() (time.Time, error) { return time.Now(), nil }}
 }
 
 func (h *fakeHold) change(q string, f func(s *hold.State)) {
@@ -460,7 +465,7 @@ func (h *fakeHold) release(q string) {
 				s.Messages--
 				s.Bytes -= 1000
 				s.Left.Messages++
-				s.Left.Bytes += 1000
+				s.Left.Bytes += max(h.size, 1000)
 			})
 		}
 	})
@@ -494,6 +499,20 @@ func (h *fakeHold) Pin(sels ...queue.Selection) func() {
 			h.pins[sel.Queue]--
 			h.mu.Unlock()
 		}
+	}
+}
+
+func (h *fakeHold) Limit(q string, n int) func() {
+	h.asked()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.limits[q] = append(h.limits[q], n)
+	return func() {
+		h.asked()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		i := slices.Index(h.limits[q], n)
+		h.limits[q] = slices.Delete(h.limits[q], i, i+1)
 	}
 }
 

@@ -31,6 +31,8 @@ type Receiver interface {
 // turned is a connection that was turned around by ATRN (RFC 2645).
 type turned struct {
 	server Receiver
+	whole  bool          // the remote sends all that it has over one connection
+	asked  int           // questions that had been put when it was turned, its own included
 	over   chan struct{} // closed when it has ended
 	err    error         // for those who have seen over
 }
@@ -49,7 +51,8 @@ func (t *turned) hasEnded() (bool, error) {
 // for that; it only tells what came a second time.
 func (t *turned) counts(tally *Tally) Counts {
 	c := t.server.Counts()
-	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Busy: c.Busy, Any: true, Active: c.Active}
+	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Coming: c.Coming, Busy: c.Busy, Any: true, Active: c.Active}
+	in.Refused, in.Rejected, in.Why = c.Refused, c.Rejected, c.Why
 	if over, _ := t.hasEnded(); !over {
 		in.Open = 1
 	}
@@ -57,19 +60,48 @@ func (t *turned) counts(tally *Tally) Counts {
 	return in
 }
 
-// seen observes the connection.
-func (t *turned) seen(tally *Tally) *turnedSeen {
+// add takes in what came over an earlier connection.
+func (c *Counts) add(before Counts) {
+	c.Messages += before.Messages
+	c.Bytes += before.Bytes
+	c.Duplicates += before.Duplicates
+	c.Refused += before.Refused
+	c.Rejected += before.Rejected
+	if before.Why.Class >= c.Why.Class {
+		c.Why = before.Why
+	}
+}
+
+// refusals is what was refused here, for the account of the call; nil: nothing.
+func (c Counts) refusals() *api.Refused {
+	if c.Why.Class == receive.Nothing {
+		return nil
+	}
+	return &api.Refused{Messages: c.Refused, Recipients: c.Rejected, Reply: c.Why.Reply}
+}
+
+// seenTurned observes the last turned connection. Exim as a provider ends one
+// over TLS after each message, and others after a number of them: QUIT says that
+// there is no more only of those who are known to mean it.
+func (cl *call) seenTurned() *turnedSeen {
+	t := cl.turned
 	over, err := t.hasEnded()
 	c := t.server.Counts()
-	return &turnedSeen{over: over, err: err, untold: c.Last != "" && !tally.Saw(c.Last), since: time.Since(c.Active)}
+	return &turnedSeen{
+		over: over, err: err, untold: c.Last != "" && !cl.tally.Saw(c.Last), since: time.Since(c.Active),
+		more: !t.whole && c.Messages > 0 && len(cl.questions) == t.asked,
+	}
 }
 
 // turn asks by ATRN. ok is false when the remote is to be asked by ETRN.
-func (cl *call) turn(ctx context.Context, client *odmr.Client) (q question, ok bool) {
+func (cl *call) turn(ctx context.Context, client *odmr.Client, door *doorstep) (q question, ok bool) {
 	r := &cl.remote
 	auto := r.Protocol == config.ProtocolAuto
 	if auto && (r.User == "" || !client.Offers("ATRN")) {
 		return question{}, false
+	}
+	if err := door.shut(r); err != nil {
+		return question{atrn: true, err: err}, true
 	}
 	conn, reply, err := cl.atrn(ctx, client)
 	if auto && errors.Is(err, odmr.ErrNoATRN) {
@@ -116,7 +148,10 @@ func (cl *call) serve(ctx context.Context, conn net.Conn, ahead bool) {
 		default:
 		}
 	}
-	t := &turned{over: make(chan struct{}), server: cl.caller.receive(receive.Options{
+	if cl.turned != nil {
+		cl.earlier = cl.inCounts()
+	}
+	t := &turned{over: make(chan struct{}), whole: ahead, asked: len(cl.questions) + 1, server: cl.caller.receive(receive.Options{
 		Hostname: cfg.Hostname, Domains: r.Request, Dial: receive.Dialer(cfg.MTA.SMTP),
 		Silence: max(r.Wait, r.RequestTimeout), Changed: move, Logger: cl.log,
 		Ahead: ahead,

@@ -3,11 +3,13 @@ package call
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 const (
@@ -22,9 +24,15 @@ const (
 	stillMax = 30 * time.Second
 	// unlistedMax is how long the MTA may fail to list its queue.
 	unlistedMax = 30 * time.Second
-	// maxAgain is how often a remote that counts is asked again when fewer
-	// messages have come than it announced and nothing moves.
-	maxAgain = 3
+	// busyPause is how long a remote is left alone that has answered 458; it
+	// doubles.
+	busyPause = 2 * time.Second
+	// patienceTrips, settleTrips and busyTrips are round trips of the line that
+	// are added to the quiet after which inbound is asked after, is taken to have
+	// settled, and is asked for again.
+	patienceTrips = 10
+	settleTrips   = 4
+	busyTrips     = 2
 	// maxLook is the longest time between two looks at how a call stands.
 	maxLook = time.Second
 )
@@ -39,8 +47,11 @@ type observed struct {
 	questions []question    // in the order in which they were put; none: the remote is not asked
 	waited    time.Duration // since there has been nothing to do but wait
 	quiet     time.Duration // of that, since the last sign of mail that comes in, or the last question
+	stale     time.Duration // of waited, since the last sign of mail that comes in
+	pace      socket.Pace   // of the line
 	in        Counts
-	turned    *turnedSeen // nil: no connection was turned around
+	turned    *turnedSeen     // the last connection that was turned around; nil: none was
+	door      receive.Refusal // what the local MTA said of mail that had not come yet
 
 	push     pushSeen
 	sent     int           // messages that have left the push queues
@@ -53,6 +64,7 @@ type turnedSeen struct {
 	over   bool
 	err    error         // why it is over; nil: the remote has said QUIT
 	untold bool          // the milter has not told of the last message
+	more   bool          // the remote may have more: it has brought something, may end a connection early, and has not been asked since
 	since  time.Duration // the last sign of life
 }
 
@@ -136,7 +148,15 @@ type dialError struct{ error }
 // cutOff is the conclusion of a call that was ended from outside.
 func cutOff(why error) conclusion {
 	hint := "what has not gone stays held and goes with the next call"
-	if _, ok := why.(dialError); ok {
+	if dial, ok := why.(dialError); ok {
+		switch dial.error.(type) {
+		case listenerError:
+			return conclusion{api.ExitTempFail, why.Error(), "is the local mail server running? the line was not dialled, since the mail of the remote would have found the door closed"}
+		case fullError:
+			return conclusion{api.ExitTempFail, why.Error(), "has its disk room? its log tells why; the line was not dialled"}
+		case doorError:
+			return conclusion{api.ExitUnavailable, why.Error(), receive.GateHint + "; the line was not dialled"}
+		}
 		hint = "the line was not used; look at the dial command, and try again"
 	}
 	return conclusion{api.ExitTempFail, why.Error(), hint}
@@ -155,24 +175,27 @@ func (c conclusion) notHungUp(err error) conclusion {
 // expected is how many messages the remote has announced, -1 if that is
 // unknown.
 func (o *observed) expected() int {
-	if o.turned != nil && o.turned.over && o.turned.err == nil {
-		return o.in.Messages
-	}
-	n := -1
-	for i := range o.questions {
-		if _, counted, announced := o.questions[i].accepted(); counted {
-			n = o.questions[i].before + announced
+	if o.turned != nil {
+		if o.turned.over && o.turned.err == nil {
+			return o.in.Messages
 		}
+		return -1
 	}
-	return n
+	if a := o.answers(); a.made && a.counted {
+		return a.total
+	}
+	return -1
 }
 
 // request is what the questions alone say about the end of the call.
 func (o *observed) request() conclusion {
+	last := len(o.questions) - 1
 	for i := range o.questions {
 		q := &o.questions[i]
 		var c conclusion
 		switch {
+		case q.err != nil && !q.cut && i > 0 && (i < last || q.refusedAgain()):
+			// It was asked once more after that, or had said all before.
 		case q.err != nil && !q.cut:
 			c = q.failed(o.remote)
 		case q.err == nil && !q.atrn && i == 0:
@@ -191,15 +214,16 @@ func (o *observed) inbound() verdict {
 	if len(o.questions) == 0 {
 		return verdict{over: true}
 	}
-	if made, _, _ := o.questions[0].accepted(); !made {
-		return verdict{over: true}
-	}
 	if o.turned != nil {
 		return o.overTurned()
 	}
-	expected, wait := o.expected(), o.remote.Wait
+	a := o.answers()
+	if !a.made {
+		return verdict{over: true}
+	}
+	wait := o.remote.Wait
 	switch {
-	case expected == 0 && o.in.Busy == 0:
+	case a.nothing() && o.in.Busy == o.in.LikelyBusy && o.proven():
 		return verdict{over: true}
 	case !o.in.Connected:
 		// Nobody tells what comes in, so only time can.
@@ -208,26 +232,25 @@ func (o *observed) inbound() verdict {
 			"start etrn-milter, and see that smtpd_milters names its socket (etrnctl setup postfix)",
 		})
 	case o.in.Busy > 0:
-		return verdict{waiting: fmt.Sprintf("%s coming in; %s", nMessages(o.in.Busy), o.came())}
-	case expected >= 0 && o.in.Messages >= expected:
-		need := settle
-		if o.in.Open > 0 {
-			need = settleOpen
-		}
-		return verdict{waiting: "the last message to settle", look: need - o.quiet}.unless(o.quiet >= need, conclusion{})
-	case expected >= 0:
-		return o.missing()
-	case !o.in.Any:
-		return verdict{waiting: "mail to begin to come in", look: wait - o.quiet}.unless(o.quiet >= wait, conclusion{})
+		return verdict{waiting: o.comingIn()}
+	case len(a.busy) > 0:
+		return o.putOff(a)
+	case a.counted && o.in.Messages >= a.total:
+		return o.settled()
+	case a.counted || !o.in.Any:
+		return o.missing(a)
 	}
 	patience := o.patience()
 	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
 }
 
 // patience is how long inbound must be quiet before it is asked after, or taken
-// to be over.
+// to be over. A new connection takes the other side some round trips, and what
+// is lost on the way some more; beyond that the line has shown how far apart
+// messages are.
 func (o *observed) patience() time.Duration {
-	d := o.remote.Idle
+	d := o.remote.Idle + o.pace.Trips(patienceTrips)
+	d = max(d, min(2*o.in.Gap, 3*d))
 	// Sessions without a transaction may be about to begin the next one: most
 	// senders keep a connection for a moment. They get twice the time.
 	if o.in.Open > 0 {
@@ -239,41 +262,164 @@ func (o *observed) patience() time.Duration {
 	return d
 }
 
-// missing judges inbound when fewer messages have come than were announced and
-// none is coming.
-func (o *observed) missing() verdict {
-	patience, wait := o.patience(), o.remote.Wait
-	if o.in.Any && o.quiet >= patience && len(o.questions) <= maxAgain {
-		return verdict{ask: true, waiting: "the remote to say what it still has"}
+// settled judges inbound when as many messages have come as were announced. The
+// number is one of messages and says nothing of the parts in which an MTA sends
+// one to many recipients, nor of what has come to the other side meanwhile: where
+// there is reason to think of that, the remote has to say that this was all.
+func (o *observed) settled() verdict {
+	need := settle
+	if o.in.Open > 0 {
+		need = settleOpen
 	}
-	return verdict{waiting: o.came(), look: min(wait-o.quiet, max(patience-o.quiet, settle))}.unless(o.quiet >= wait, conclusion{
-		api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
-		"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
+	// By then the other side has had our last reply, and has begun what it has
+	// to begin: the first segment of that takes another round trip to arrive,
+	// and the dialogue up to the first sign of mail three more.
+	need += o.pace.Trips(settleTrips)
+	switch {
+	case o.stale < need:
+		return verdict{waiting: "the last message to settle", look: need - o.stale}
+	case o.proven():
+		return verdict{over: true}
+	case o.evaded():
+		patience := o.patience()
+		return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+	}
+	return o.again(need, "the remote to say that this was all", conclusion{
+		api.ExitTempFail, fmt.Sprintf("%s, and %s does not say that this was all", o.came(), o.remote.Name), "the next call asks again",
 	})
 }
 
-// overTurned judges a turned connection: the remote ends it when it has no more.
+// proven tells whether what has come is all for certain: it was whole, or the
+// remote has said since that it has nothing more.
+func (o *observed) proven() bool {
+	last := &o.questions[len(o.questions)-1]
+	if _, counted, n := last.accepted(); counted && n == 0 && last.seen == o.in.Seen {
+		return true
+	}
+	doubt := o.in.Parts > 0 || o.in.Wide || o.in.Likely > 0 || o.answers().total < o.in.Messages
+	return !doubt
+}
+
+// evaded tells whether the remote was asked whether this was all, and has said
+// something that is no answer to that.
+func (o *observed) evaded() bool {
+	last := &o.questions[len(o.questions)-1]
+	_, counted, _ := last.accepted()
+	return len(o.questions) > 1 && last.seen == o.in.Seen && !counted && !last.putOff()
+}
+
+// missing judges inbound when fewer messages have come than were announced, or
+// none where nobody said how many there are, and none is coming. The remote may
+// have tried in vain: a firewall that opens late, an MTA that was full.
+func (o *observed) missing(a answers) verdict {
+	wait, end, waiting := o.remote.Wait, conclusion{}, "mail to begin to come in"
+	if a.counted {
+		end = conclusion{
+			api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
+			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
+		}
+		if o.in.Stranger.IsValid() {
+			end.hint = fmt.Sprintf("mail came over the line from %v, which is no address of %s: if it is its mail server, list it in senders", o.in.Stranger, o.remote.Host)
+		}
+		waiting = "mail to come in; " + o.came()
+	}
+	v := o.again(o.patience(), "the remote to say what it still has", end)
+	if !v.over && !v.ask {
+		v.waiting = waiting
+	}
+	return v
+}
+
+// putOff judges inbound when the remote has answered 458 for names: it has not
+// done anything about them, now.
+func (o *observed) putOff(a answers) verdict {
+	return o.again(busyPause+o.pace.Trips(busyTrips), fmt.Sprintf("%s to take a request for %s (458)", o.remote.Name, strings.Join(a.busy, ", ")), conclusion{
+		api.ExitTempFail,
+		fmt.Sprintf("%s took no request for %s within wait = %v: 458 %s", o.remote.Name, strings.Join(a.busy, ", "), o.remote.Wait, a.why),
+		"it may be asked too often, or have no time; what it holds stays held there, and the next call asks again",
+	})
+}
+
+// again has the remote asked once more when inbound has been quiet for a while,
+// and after twice that time the next time, until it has been quiet for wait. What
+// a dialogue costs on this line is no more than a part of it.
+func (o *observed) again(pause time.Duration, waiting string, end conclusion) verdict {
+	n := 0 // asked since anything has come
+	for i := range o.questions {
+		if o.questions[i].seen == o.in.Seen {
+			n++
+		}
+	}
+	last := &o.questions[len(o.questions)-1]
+	if last.putOff() {
+		pause = max(pause, busyPause+o.pace.Trips(busyTrips))
+	}
+	pause = max(pause<<min(max(n-1, 0), 16), 4*last.took)
+	left := o.remote.Wait - o.stale
+	switch {
+	case left <= 0:
+		return verdict{over: true, conclusion: end}
+	case left <= last.took:
+		return verdict{waiting: waiting, look: left} // the answer would be late
+	case o.quiet >= pause:
+		return verdict{ask: true, waiting: waiting}
+	}
+	return verdict{waiting: waiting, look: min(left, pause-o.quiet)}
+}
+
+// overTurned judges turned connections: the remote ends one when it has no more,
+// or when it has sent what it sends over one.
 func (o *observed) overTurned() verdict {
 	t := o.turned
 	switch {
 	case !t.over && o.in.Busy > 0:
-		return verdict{waiting: fmt.Sprintf("%s coming in; %s", nMessages(o.in.Busy), o.came())}
+		return verdict{waiting: o.comingIn()}
 	case !t.over:
 		return verdict{waiting: fmt.Sprintf("%s to send its mail or to say that it has no more; %s", o.remote.Host, o.came())}
 	case t.err == nil && t.untold && t.since < settle:
 		// The milter tells in its own time what came a second time.
 		return verdict{waiting: "etrn-milter to tell of the last message", look: settle - t.since}
+	case t.err == nil && t.more:
+		return verdict{ask: true, waiting: "the remote to say what it still has"}
 	case t.err == nil:
-		return verdict{over: true}
+		return verdict{over: true, conclusion: firstBad(o.refused(), o.shutOut())}
+	}
+	if c := o.refused(); c.exit == api.ExitUnavailable {
+		return verdict{over: true, conclusion: c}
 	}
 	hint := "what has not come stays held there, and comes with the next call"
 	switch {
 	case errors.Is(t.err, receive.ErrMTA):
 		hint = "is the local mail server running? " + hint
+	case errors.Is(t.err, receive.ErrDoor):
+		hint = "the log of the local mail server tells why; " + hint
 	case errors.Is(t.err, receive.ErrAbuse):
 		hint = "the log has the details; tell the postmaster of " + o.remote.Host
 	}
 	return verdict{over: true, conclusion: conclusion{api.ExitTempFail, "the mail of " + o.remote.Name + ": " + t.err.Error() + "; " + o.came(), hint}}
+}
+
+// refused is the conclusion when the local MTA has refused some of what came. A
+// refusal that is the recipient's or the message's has gone to the sender, and
+// nothing is left to be done.
+func (o *observed) refused() conclusion {
+	text := fmt.Sprintf("the local mail server refused mail of %s: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
+	switch o.in.Why.Class {
+	case receive.Gate:
+		return conclusion{api.ExitUnavailable, text, receive.GateHint + "; what was refused stays held at " + o.remote.Host}
+	case receive.Temporary:
+		return conclusion{api.ExitTempFail, text, "what was refused stays held at " + o.remote.Host + " and comes with the next call; the log of the local mail server tells why"}
+	}
+	return conclusion{}
+}
+
+// shutOut is the conclusion when the local MTA had said beforehand that it would
+// refuse the mail of some domains.
+func (o *observed) shutOut() conclusion {
+	if o.door.Class == receive.Nothing {
+		return conclusion{}
+	}
+	return conclusion{api.ExitUnavailable, fmt.Sprintf("the local mail server refuses mail of %s for some domains: %q", o.remote.Name, o.door.Reply), receive.GateHint}
 }
 
 // pushes tells whether anything may go out in this call.
@@ -323,20 +469,46 @@ func (o *observed) outbound() verdict {
 // came says what has come so far.
 func (o *observed) came() string {
 	n, expected := o.in.Messages, o.expected()
-	have := "have"
+	var text string
 	switch {
 	case o.turned == nil && expected >= 0:
-		return fmt.Sprintf("%d of %d messages have come", n, expected)
+		text = fmt.Sprintf("%d of %s have come", n, nMessages(expected))
+		if expected == 1 {
+			text = fmt.Sprintf("%d of 1 message has come", n)
+		}
 	case n == 1:
-		have = "has"
+		text = "1 message has come"
+	default:
+		text = nMessages(n) + " have come"
 	}
-	return fmt.Sprintf("%s %s come", nMessages(n), have)
+	if o.in.Refused > 0 {
+		text += fmt.Sprintf(", %d refused here", o.in.Refused)
+	}
+	if o.in.Rejected > 0 {
+		text += fmt.Sprintf(", %s refused here", nOf(o.in.Rejected, "recipient"))
+	}
+	return text
+}
+
+// comingIn says what is coming in at the moment.
+func (o *observed) comingIn() string {
+	size := ""
+	switch n := o.in.Coming; {
+	case o.turned != nil || n == 0: // it is counted as it comes, or nobody has told
+	case n < 1000:
+		size = fmt.Sprintf(" of %d bytes", n)
+	default:
+		size = fmt.Sprintf(" of %d kB", (n+500)/1000)
+	}
+	return fmt.Sprintf("%s%s coming in; %s", nMessages(o.in.Busy), size, o.came())
 }
 
 // nMessages counts messages in words.
-func nMessages(n int) string {
+func nMessages(n int) string { return nOf(n, "message") }
+
+func nOf(n int, what string) string {
 	if n == 1 {
-		return "1 message"
+		return "1 " + what
 	}
-	return fmt.Sprintf("%d messages", n)
+	return fmt.Sprintf("%d %ss", n, what)
 }

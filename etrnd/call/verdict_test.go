@@ -50,7 +50,18 @@ func (q question) with(err error) question {
 }
 
 func (q question) whenCame(n int) question {
-	q.before = n
+	q.before, q.seen = n, n
+	return q
+}
+
+// whenSeen is a question put when n messages had come, in all parts.
+func (q question) whenSeen(n, all int) question {
+	q.before, q.seen = n, all
+	return q
+}
+
+func (q question) whichTook(d time.Duration) question {
+	q.took = d
 	return q
 }
 
@@ -206,11 +217,27 @@ func TestRequest(t *testing.T) {
 
 // in is inbound as the milter sees it.
 func in(messages, open, busy int) Counts {
-	return Counts{Connected: true, Messages: messages, Open: open, Busy: busy, Any: messages+open > 0}
+	return Counts{Connected: true, Messages: messages, Seen: messages, Open: open, Busy: busy, Any: messages+open > 0}
 }
 
 func unseen(c Counts) Counts {
 	c.Connected = false
+	return c
+}
+
+func wide(c Counts) Counts {
+	c.Wide = true
+	return c
+}
+
+func coming(c Counts, n int64) Counts {
+	c.Coming = n
+	return c
+}
+
+func parts(c Counts, n int) Counts {
+	c.Parts = n
+	c.Seen += n
 	return c
 }
 
@@ -239,13 +266,7 @@ func (w want) check(t *testing.T, got verdict) {
 // Whether mail is still coming, when the remote connects to this host.
 func TestInbound(t *testing.T) {
 	one, two, unknown := []question{etrn("253:1")}, []question{etrn("253:2")}, []question{etrn("250")}
-	again := func(n int) []question { // asked n times
-		qs := []question{etrn("253:3")}
-		for range n - 1 {
-			qs = append(qs, etrn("458"))
-		}
-		return qs
-	}
+	busy := []question{etrn("458")}
 	wait := ends{75, "1 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
 	blindly := ends{75, "nobody could see whether mail came: etrn-milter did not report, so the line was kept for wait = 1m0s", "start etrn-milter"}
 	for _, c := range []struct {
@@ -276,35 +297,42 @@ func TestInbound(t *testing.T) {
 		// Never in the middle of a message, however long it takes.
 		{"a message is coming in", two, in(1, 1, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
 		{"a long message", two, in(1, 1, 1), time.Hour, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
-		{"more than announced", one, in(2, 1, 2), time.Hour, want{waiting: "2 messages coming in; 2 of 1 messages have come"}},
+		{"more than announced", one, in(2, 1, 2), time.Hour, want{waiting: "2 messages coming in; 2 of 1 message has come"}},
+		{"a message whose size was told", two, coming(in(1, 1, 1), 299600), 0, want{waiting: "1 message of 300 kB coming in; 1 of 2 messages have come"}},
 		{"a long message, nothing announced", unknown, in(0, 1, 1), time.Hour, want{waiting: "1 message coming in; 0 messages have come"}},
 
 		// All has come.
 		{"the last one has just come", one, in(1, 0, 0), 0, want{waiting: "the last message to settle", look: settle}},
 		{"it has nearly settled", one, in(1, 0, 0), settle - 1, want{waiting: "the last message to settle", look: 1}},
 		{"it has settled", one, in(1, 0, 0), settle, want{over: true}},
-		{"more than announced, settled", one, in(2, 0, 0), settle, want{over: true}},
+		{"more than announced, settled: is that all?", one, in(2, 0, 0), settle, want{ask: true, waiting: "the remote to say that this was all"}},
+		{"more than announced, and that was all", []question{etrn("253:1"), etrn("251:0").whenCame(2)}, in(2, 0, 0), settle, want{over: true}},
+		{"251, and something came after that", []question{etrn("251:0")}, in(1, 0, 0), settle, want{ask: true, waiting: "the remote to say that this was all"}},
+		{"251 twice, and nothing came after that", []question{etrn("251:0"), etrn("251:0").whenCame(1)}, in(1, 0, 0), settle, want{over: true}},
 		{"settled, but a session is open: it may be a part of a message", one, in(1, 1, 0), settle, want{waiting: "the last message to settle", look: settleOpen - settle}},
 		{"settled with an open session", one, in(1, 1, 0), settleOpen, want{over: true}},
 
 		// Fewer than announced, and nothing is coming.
-		{"nothing yet: the remote may need a while to connect", two, in(0, 0, 0), 10 * sec, want{waiting: "0 of 2 messages have come", look: settle}},
+		{"nothing yet: the remote may need a while to connect", two, in(0, 0, 0), 4 * sec, want{waiting: "mail to come in; 0 of 2 messages have come", look: sec}},
+		{"nothing yet: it may have tried in vain", two, in(0, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"nothing for wait", two, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
-		{"some, a moment ago", two, in(1, 0, 0), 1 * sec, want{waiting: "1 of 2 messages have come", look: 4 * sec}},
-		{"some, nearly idle", two, in(1, 0, 0), 5*sec - 1, want{waiting: "1 of 2 messages have come", look: settle}},
+		{"some, a moment ago", two, in(1, 0, 0), 1 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 4 * sec}},
+		{"some, nearly idle", two, in(1, 0, 0), 5*sec - 1, want{waiting: "mail to come in; 1 of 2 messages have come", look: 1}},
 		{"some, and idle: ask", two, in(1, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"idle, with an open session: twice the time", two, in(1, 1, 0), 5 * sec, want{waiting: "1 of 2 messages have come", look: 5 * sec}},
+		{"idle, with an open session: twice the time", two, in(1, 1, 0), 5 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 5 * sec}},
 		{"idle for twice the time", two, in(1, 1, 0), 10 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"a session was seen that brought nothing: ask", two, Counts{Connected: true, Any: true}, 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"idle, but sessions may go on unseen", two, blind(in(1, 0, 0)), 5 * sec, want{waiting: "1 of 2 messages have come", look: 55 * sec}},
-		{"asked again twice: once more", again(3), in(1, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
-		{"asked again three times is enough", again(4), in(1, 0, 0), 5 * sec, want{waiting: "1 of 3 messages have come", look: settle}},
-		{"just before the end of wait", again(4), in(1, 0, 0), 60*sec - 100*ms, want{waiting: "1 of 3 messages have come", look: 100 * ms}},
+		{"idle, but sessions may go on unseen", two, blind(in(1, 0, 0)), 5 * sec, want{waiting: "mail to come in; 1 of 2 messages have come", look: 55 * sec}},
+		{"asked again since, in vain: twice the time", []question{etrn("253:3"), etrn("253:2").whenCame(1), etrn("253:2").whenCame(1)}, in(1, 0, 0), 9 * sec, want{waiting: "mail to come in; 1 of 3 messages have come", look: sec}},
+		{"after twice the time: once more", []question{etrn("253:3"), etrn("253:2").whenCame(1), etrn("253:2").whenCame(1)}, in(1, 0, 0), 10 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"asked often, but something has come each time", []question{etrn("253:9"), etrn("253:8").whenCame(1), etrn("253:7").whenCame(2)}, in(3, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"just before the end of wait", []question{etrn("253:3"), etrn("253:2").whenCame(1).whichTook(2 * sec)}, in(1, 0, 0), 60*sec - 100*ms, want{waiting: "mail to come in; 1 of 3 messages have come", look: 100 * ms}},
 		{"the end of wait", []question{etrn("253:2"), etrn("458"), etrn("458"), etrn("458")}, in(1, 0, 0), 60 * sec, want{over: true, ends: wait}},
 		{"the end of wait, and nothing was ever seen", two, in(0, 0, 0), 61 * sec, want{over: true, ends: ends{75, "0 of 2 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 
 		// No count.
-		{"nothing yet", unknown, in(0, 0, 0), 59 * sec, want{waiting: "mail to begin to come in", look: 1 * sec}},
+		{"nothing yet", unknown, in(0, 0, 0), 4 * sec, want{waiting: "mail to begin to come in", look: 1 * sec}},
+		{"nothing yet: it may have tried in vain (no count)", unknown, in(0, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"nothing came: nobody said that there was something", unknown, in(0, 0, 0), 60 * sec, want{over: true}},
 		{"something, a moment ago", unknown, in(1, 0, 0), 2 * sec, want{waiting: "more mail to come in; 1 message has come", look: 3 * sec}},
 		{"idle: that was it", unknown, in(2, 0, 0), 5 * sec, want{over: true}},
@@ -312,10 +340,30 @@ func TestInbound(t *testing.T) {
 		{"idle for twice the time: that was it", unknown, in(2, 1, 0), 10 * sec, want{over: true}},
 		{"idle, but sessions may go on unseen", unknown, blind(in(2, 0, 0)), 10 * sec, want{waiting: "more mail to come in; 2 messages have come", look: 50 * sec}},
 		{"and not for ever", unknown, blind(in(2, 0, 0)), 60 * sec, want{over: true}},
-		{"a remote that is always busy (458) is one without a count", []question{etrn("458")}, in(0, 0, 0), 0, want{waiting: "mail to begin to come in", look: 60 * sec}},
+
+		// Put off (458).
+		{"put off: a moment", busy, in(0, 0, 0), sec, want{waiting: "hub to take a request for n1 (458)", look: sec}},
+		{"put off: ask again", busy, in(0, 0, 0), 2 * sec, want{ask: true, waiting: "hub to take a request for n1 (458)"}},
+		{"put off twice: twice the time", []question{etrn("458"), etrn("458")}, in(0, 0, 0), 3 * sec, want{waiting: "hub to take a request for n1 (458)", look: sec}},
+		{"put off for ever", []question{etrn("458"), etrn("458")}, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "hub took no request for n1 within wait = 1m0s: 458 said", "the next call asks again"}}},
+		{"put off, and then nothing", []question{etrn("458"), etrn("251:0")}, in(0, 0, 0), 0, want{over: true}},
+		{"put off, and then a count", []question{etrn("458"), etrn("253:1")}, in(1, 0, 0), settle, want{over: true}},
+		{"one of two put off, the other has nothing", []question{etrn("251:0", "458")}, in(0, 0, 0), 2 * sec, want{ask: true, waiting: "hub to take a request for n2 (458)"}},
+		{"one of two put off: the other was counted, it is one queue", []question{etrn("253:1", "458")}, in(1, 0, 0), settle, want{over: true}},
+		{"put off, and mail comes", busy, in(1, 1, 1), sec, want{waiting: "1 message coming in; 1 message has come"}},
+
+		// Parts of a message to many.
+		{"one of one, but for many: is that all?", one, wide(in(1, 0, 0)), settle, want{ask: true, waiting: "the remote to say that this was all"}},
+		{"a second part", one, parts(in(1, 0, 0), 1), settle, want{ask: true, waiting: "the remote to say that this was all"}},
+		{"asked, and it is under way", []question{etrn("253:1"), etrn("458").whenSeen(1, 2)}, parts(in(1, 0, 0), 1), sec, want{waiting: "the remote to say that this was all", look: sec}},
+		{"asked, and there is more", []question{etrn("253:1"), etrn("253:1").whenSeen(1, 2)}, parts(in(1, 0, 0), 1), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"asked, and that was all", []question{etrn("253:1"), etrn("251:0").whenSeen(1, 2)}, parts(in(1, 0, 0), 1), settle, want{over: true}},
+		{"that was all, and then came another part", []question{etrn("253:1"), etrn("251:0").whenSeen(1, 2)}, parts(in(1, 0, 0), 2), settle, want{ask: true, waiting: "the remote to say that this was all"}},
+		{"asked, and it does not count any more", []question{etrn("253:1"), etrn("250").whenSeen(1, 2)}, parts(in(1, 0, 0), 1), sec, want{waiting: "more mail to come in; 1 of 1 message has come", look: 4 * sec}},
+		{"it does not count any more, and that was it", []question{etrn("253:1"), etrn("250").whenSeen(1, 2)}, parts(in(1, 0, 0), 1), 5 * sec, want{over: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := observed{remote: hub(config.PullOnly), questions: c.qs, in: c.in, quiet: c.quiet}
+			o := observed{remote: hub(config.PullOnly), questions: c.qs, in: c.in, quiet: c.quiet, stale: c.quiet}
 			c.want.check(t, o.inbound())
 		})
 	}
@@ -349,6 +397,9 @@ func TestTurned(t *testing.T) {
 		{"broken, whatever the milter tells", in(1, 0, 0), turnedSeen{over: true, untold: true, err: receive.ErrClosed}, want{over: true, ends: ends{75, "the mail of hub: the remote ended the connection without QUIT; 1 message has come", "what has not come stays held there"}}},
 		{"quiet", in(0, 0, 0), turnedSeen{over: true, err: receive.ErrSilent}, want{over: true, ends: ends{75, "the mail of hub: the remote has gone quiet; 0 messages have come", "what has not come stays held there"}}},
 		{"the local mail server failed", in(0, 0, 0), turnedSeen{over: true, err: fmt.Errorf("%w: refused", receive.ErrMTA)}, want{over: true, ends: ends{75, "the mail of hub: the local mail server failed: refused; 0 messages have come", "is the local mail server running? what"}}},
+		{"the local mail server takes nothing", in(0, 0, 0), turnedSeen{over: true, err: fmt.Errorf("%w: 452 no room", receive.ErrDoor)}, want{over: true, ends: ends{75, "the mail of hub: the local mail server takes nothing: 452 no room; 0 messages have come", "the log of the local mail server tells why; what"}}},
+		{"it may have more", in(1, 0, 0), turnedSeen{over: true, more: true}, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"it may have more, but has broken off", in(1, 0, 0), turnedSeen{over: true, more: true, err: receive.ErrClosed}, want{over: true, ends: ends{75, "the mail of hub: the remote ended the connection without QUIT; 1 message has come", "what has not come stays held there"}}},
 		{"garbage", in(0, 0, 0), turnedSeen{over: true, err: receive.ErrAbuse}, want{over: true, ends: ends{75, "the mail of hub: the remote does not behave like a mail server; 0 messages have come", "postmaster of hub.example.net"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -453,25 +504,25 @@ func TestVerdict(t *testing.T) {
 		want  want
 	}{
 		{"all has come and gone", observed{questions: nothing, push: gone}, "", want{over: true}},
-		{"something may come", observed{questions: some, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 messages have come", look: sec}},
+		{"something may come", observed{questions: some, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: sec}},
 		{"something goes", observed{questions: nothing, push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
-		{"both: the phase is the one that comes first", observed{questions: some, in: in(0, 1, 1), push: going}, receives, want{waiting: "1 message coming in; 0 of 1 messages have come", look: sec}},
-		{"time alone may end inbound soon", observed{questions: some, in: in(1, 0, 0), quiet: 400 * ms, push: gone}, receives, want{waiting: "the last message to settle", look: 100 * ms}},
-		{"a list is due soon, while mail comes in", observed{questions: some, in: in(0, 1, 1)}, receives, want{waiting: "1 message coming in; 0 of 1 messages have come", look: 100 * ms}},
-		{"the sooner of the two", observed{questions: some, in: in(1, 0, 0), quiet: 450 * ms}, receives, want{waiting: "the last message to settle", look: 50 * ms}},
-		{"however soon", observed{questions: some, in: in(1, 0, 0), quiet: settle - 1, push: gone}, receives, want{waiting: "the last message to settle", look: 1}},
-		{"never later than a second", observed{questions: some, push: gone}, receives, want{waiting: "0 of 1 messages have come", look: sec}},
+		{"both: the phase is the one that comes first", observed{questions: some, in: in(0, 1, 1), push: going}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: sec}},
+		{"time alone may end inbound soon", observed{questions: some, in: in(1, 0, 0), quiet: 400 * ms, stale: 400 * ms, push: gone}, receives, want{waiting: "the last message to settle", look: 100 * ms}},
+		{"a list is due soon, while mail comes in", observed{questions: some, in: in(0, 1, 1)}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: 100 * ms}},
+		{"the sooner of the two", observed{questions: some, in: in(1, 0, 0), quiet: 450 * ms, stale: 450 * ms}, receives, want{waiting: "the last message to settle", look: 50 * ms}},
+		{"however soon", observed{questions: some, in: in(1, 0, 0), quiet: settle - 1, stale: settle - 1, push: gone}, receives, want{waiting: "the last message to settle", look: 1}},
+		{"never later than a second", observed{questions: some, push: gone}, receives, want{waiting: "mail to come in; 0 of 1 message has come", look: sec}},
 		{"ask again, while mail goes out", observed{questions: []question{etrn("253:2")}, in: in(1, 0, 0), quiet: 5 * sec, push: going}, receives, want{ask: true, waiting: "the remote to say what it still has", look: sec}},
 
 		// Which reason stands.
 		{"refused, and nothing to send", observed{questions: refused, push: gone}, "", want{over: true, ends: refusal}},
 		{"refused: what is held goes all the same", observed{questions: refused, push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
 		{"refused and unsent: the first is told", observed{questions: refused, push: failed}, "", want{over: true, ends: refusal}},
-		{"one of two names refused: the other's mail is waited for", observed{questions: partly, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 messages have come", look: sec}},
-		{"one of two names refused, and nothing came: the first is told", observed{questions: partly, quiet: 60 * sec, in: in(0, 0, 0), push: gone}, "", want{over: true, ends: ends{69, "hub refused 1 of 2 names: n1: 459 said", "take the name out"}}},
-		{"nothing came and unsent: the first is told", observed{questions: some, quiet: 60 * sec, in: in(0, 0, 0), push: failed}, "", want{over: true, ends: ends{75, "0 of 1 messages have come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
+		{"one of two names refused: the other's mail is waited for", observed{questions: partly, in: in(0, 1, 1), push: gone}, receives, want{waiting: "1 message coming in; 0 of 1 message has come", look: sec}},
+		{"one of two names refused, and nothing came: the first is told", observed{questions: partly, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: gone}, "", want{over: true, ends: ends{69, "hub refused 1 of 2 names: n1: 459 said", "take the name out"}}},
+		{"nothing came and unsent: the first is told", observed{questions: some, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: failed}, "", want{over: true, ends: ends{75, "0 of 1 message has come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 		{"all came, unsent", observed{questions: nothing, push: failed}, "", want{over: true, ends: ends{75, "1 message could not be sent: lost", "next call"}}},
-		{"nothing came for wait, but mail still goes out", observed{questions: some, quiet: 60 * sec, in: in(0, 0, 0), push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
+		{"nothing came for wait, but mail still goes out", observed{questions: some, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
 
 		// Ended from outside.
 		{"the link went down", observed{ended: errLinkDown, questions: some, in: in(0, 1, 1), push: going}, "", want{over: true, ends: ends{75, "the link went down", stays}}},
@@ -563,6 +614,7 @@ func TestUndialled(t *testing.T) {
 		{"etrnd stops", standing{command: true, why: errShutdown}, forgo},
 		{"etrnd stops, and an operator had said so", standing{command: true, ordered: true, why: errShutdown}, hangUp},
 		{"no command", standing{why: errors.New("no carrier")}, forgo},
+		{"it was not dialled: nothing comes up", standing{command: true, untried: true, why: errors.New("no mail server")}, forgo},
 		{"no command, and an operator says so", standing{ordered: true, why: errHungUp}, forgo},
 	} {
 		if got := c.s.undialled(); got != c.want {

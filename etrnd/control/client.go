@@ -82,6 +82,11 @@ func (c *Client) Queues(ctx context.Context) ([]api.Queue, error) {
 	return ask[[]api.Queue](ctx, c, c.timeout, "GET", "/v1/queues", nil)
 }
 
+// Nobody: see Backend.
+func (c *Client) Nobody(ctx context.Context) (api.Nobody, error) {
+	return ask[api.Nobody](ctx, c, c.timeout, "GET", "/v1/nobody", nil)
+}
+
 // Release: see Backend.
 func (c *Client) Release(ctx context.Context, name string) ([]api.Released, error) {
 	return ask[[]api.Released](ctx, c, c.timeout, "POST", "/v1/release", releaseRequest{Name: name})

@@ -32,6 +32,9 @@ type Backend interface {
 	// Queues lists every queue in the order of the configuration.
 	Queues(ctx context.Context) ([]api.Queue, error)
 
+	// Nobody tells what is held for domains that are in no queue.
+	Nobody(ctx context.Context) (api.Nobody, error)
+
 	// Release makes the MTA try now what is held under a name: a queue's
 	// name, "#name", one of its domains, or "@domain". There is one result
 	// for each queue that has a part in it. A name that nothing is held

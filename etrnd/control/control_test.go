@@ -73,6 +73,10 @@ func (b *backend) Queues(ctx context.Context) ([]api.Queue, error) {
 	return b.queues(ctx)
 }
 
+func (b *backend) Nobody(context.Context) (api.Nobody, error) {
+	return api.Nobody{Messages: 2, Bytes: 5, Domains: []api.NobodyDomain{{Domain: "gone.example", Messages: 2, Bytes: 5}}, More: 1}, b.err
+}
+
 func (b *backend) Release(ctx context.Context, name string) ([]api.Released, error) {
 	b.note("release %q", name)
 	if b.release == nil {
@@ -202,6 +206,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if got, err := c.Queues(ctx); err != nil || !reflect.DeepEqual(got, queues) {
 		t.Errorf("Queues: got %+v (%v), want %+v", got, err, queues)
+	}
+	if got, err := c.Nobody(ctx); err != nil || got.Messages != 2 || got.More != 1 || len(got.Domains) != 1 || got.Domains[0].Domain != "gone.example" {
+		t.Errorf("Nobody: got %+v (%v)", got, err)
 	}
 	if got, err := c.Release(ctx, "@acme.example"); err != nil || len(got) != 1 || got[0] != (api.Released{Queue: "acme", Messages: 3, Bytes: 4096}) {
 		t.Errorf("Release: got %+v (%v)", got, err)

@@ -168,6 +168,9 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	mux.Handle("GET /v1/queues", get(s, func(r *http.Request) ([]api.Queue, error) {
 		return b.Queues(r.Context())
 	}))
+	mux.Handle("GET /v1/nobody", get(s, func(r *http.Request) (api.Nobody, error) {
+		return b.Nobody(r.Context())
+	}))
 	mux.Handle("GET /v1/history", get(s, func(r *http.Request) ([]api.CallResult, error) {
 		n, err := strconv.Atoi(r.URL.Query().Get("n"))
 		if err != nil || n < 1 || n > maxHistory {

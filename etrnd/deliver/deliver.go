@@ -37,6 +37,7 @@ import (
 type Holder interface {
 	Queues() *queue.Set
 	State(name string) (hold.State, bool)
+	Count(ctx context.Context, sels ...queue.Selection) (messages int, ok bool)
 	Pin(sels ...queue.Selection) (unpin func())
 	Changed() <-chan struct{}
 	Listed() (at time.Time, took time.Duration, err error)
@@ -49,9 +50,12 @@ type Options struct {
 	Hostname string // in EHLO
 	Hold     Holder
 	// Socket is the path of the socket on which mail of a queue is taken, as
-	// the MTA was told it. The MTA has to get at it, and nobody else should:
-	// whoever can write to a socket sends mail to the site.
+	// the MTA was told it. The MTA has to get at it, and nobody else should be
+	// able to put one of his own there: he would be given the mail.
 	Socket func(queue string) string
+	// MTA reports whether a user of this machine is the MTA's, which alone may
+	// deliver, beside root; nil lets in all who reach the socket.
+	MTA    func(uid int) bool
 	Logger *slog.Logger // default: discard
 
 	// ReplyTimeout bounds the wait for a reply of the site while nothing else
@@ -103,18 +107,14 @@ func New(o Options) *Agent {
 }
 
 // Turn decides about an ATRN (RFC 2645, section 5.2.1).
-func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
+func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (etrn.Answer, func(context.Context, net.Conn) error) {
 	sels, answer := a.selections(who, domains)
 	if sels == nil {
 		return answer, nil
 	}
-	messages := 0
-	for _, name := range queuesOf(sels) {
-		s, ok := a.o.Hold.State(name)
-		if !ok || !s.Known {
-			return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
-		}
-		messages += s.Messages - s.OnHold
+	messages, ok := a.o.Hold.Count(ctx, sels...)
+	if !ok {
+		return etrn.Answer{Code: 451, Text: "unable to look into the queue now, try again"}, nil
 	}
 	if messages <= 0 {
 		return etrn.Answer{Code: 453, Text: "you have no mail"}, nil
@@ -123,6 +123,9 @@ func (a *Agent) Turn(_ context.Context, who etrn.Identity, domains []string) (et
 		if t := a.holder(name); t != nil && t.alive(a.o.Dead) {
 			return etrn.Answer{Code: 450, Text: "already turned: another connection of yours is taking this mail"}, nil
 		}
+	}
+	if !a.mtaAnswers(ctx) {
+		return etrn.Answer{Code: 451, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}, nil
 	}
 	return etrn.Answer{Code: 250}, func(ctx context.Context, conn net.Conn) error {
 		return a.run(ctx, conn, who, sels)

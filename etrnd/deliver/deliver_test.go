@@ -75,6 +75,15 @@ func (k *counter) State(name string) (hold.State, bool) {
 	return hold.State{Queue: name, Messages: k.waiting[name], UnderWay: k.waiting[name], Known: true}, true
 }
 
+func (k *counter) Count(_ context.Context, sels ...queue.Selection) (n int, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, name := range queuesOf(sels) {
+		n += k.waiting[name]
+	}
+	return n, true
+}
+
 func (k *counter) Pin(sels ...queue.Selection) func() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -40,11 +40,14 @@ type endpoint struct {
 
 // newEndpoint makes the socket. Connections to it wait until serve.
 func newEndpoint(ctx context.Context, t *turn, queue string) (*endpoint, error) {
-	// Everybody who gets into the directory may write: the MTA delivers as a
-	// user of its own.
+	// Everybody who gets into the directory may connect, since the MTA delivers
+	// as a user of its own; who is at the other end is looked at then.
 	l, err := listen.Listen(ctx, "unix:"+t.agent.o.Socket(queue), listen.Options{Mode: 0o666, Logger: t.log})
 	if err != nil {
 		return nil, err
+	}
+	if may := t.agent.o.MTA; may != nil {
+		l = listen.Only(l, may, t.log)
 	}
 	return &endpoint{t: t, queue: queue, l: l, done: make(chan struct{}), conns: map[*mtaConn]struct{}{}}, nil
 }

@@ -11,18 +11,46 @@ import (
 
 // Ask answers an ETRN for a name as the client sent it: a domain, "@domain"
 // or "#queue". The release that it starts goes on by itself: the answer is at
-// hand however many messages wait.
-func (m *Manager) Ask(_ context.Context, who etrn.Identity, name string) etrn.Answer {
-	return m.ask(who, m.Queues().Resolve(name))
+// hand however many messages wait. Only before it says that there are none, it
+// may wait for a listing, and keeps nobody else waiting.
+func (m *Manager) Ask(ctx context.Context, who etrn.Identity, name string) etrn.Answer {
+	return m.ask(ctx, who, func(set *queue.Set) []queue.Selection { return set.Resolve(name) })
 }
 
 // AskStripped is Ask for a name that has lost its "@" or "#" on the way, as
-// in Postfix's policy protocol.
+// in Postfix's policy protocol. It waits for nothing: whether there is any mail
+// cannot be told by that way, and one of Postfix's processes would wait with it.
+// Mail of which nobody has told goes when it is found, as the queue is open.
 func (m *Manager) AskStripped(who etrn.Identity, name string) etrn.Answer {
-	return m.ask(who, m.Queues().ResolveStripped(name))
+	answer, _ := m.answer(who, m.Queues().ResolveStripped(name), true, false)
+	return answer
 }
 
-func (m *Manager) ask(who etrn.Identity, sels []queue.Selection) etrn.Answer {
+func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queue.Set) []queue.Selection) etrn.Answer {
+	asked := time.Now()
+	// Resolving may ask the MTA, so it is done before the lock is taken.
+	set := m.Queues()
+	sels := resolve(set)
+	answer, sure := m.answer(who, sels, true, true)
+	if sure {
+		return answer
+	}
+	known := m.lookFor(ctx, sels, asked)
+	if now := m.Queues(); now != set {
+		sels = resolve(now)
+	}
+	answer, _ = m.answer(who, sels, false, false)
+	if !known && answer.Code == 251 {
+		// Mail will come if there is any.
+		answer = etrn.Answer{Code: 250}
+	}
+	return answer
+}
+
+// answer is what is said by what the index knows, and does it. Not sure means
+// that a listing has to be looked at first, if there is time to look: nothing has
+// been done then. What is asked for the first time may be asked for too soon.
+func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, first, look bool) (a etrn.Answer, sure bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -30,16 +58,25 @@ func (m *Manager) ask(who etrn.Identity, sels []queue.Selection) etrn.Answer {
 	if denied != "" {
 		// The peer hears the same of a queue that does not exist and of one
 		// that is another's: the difference is nobody's business.
-		return etrn.Answer{Code: 459, Text: "no queue of yours goes by that name", Log: denied}
+		return etrn.Answer{Code: 459, Text: "no queue of yours goes by that name", Log: denied}, true
 	}
 	if m.listErr != nil {
 		// What is held now nobody knows, and it could not be let go.
-		return etrn.Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}
+		return etrn.Answer{Code: 458, Text: "the mail server is not available, try again later", Log: "the MTA's queue cannot be listed"}, true
 	}
-	if wait := m.tooSoonLocked(who, allowed, interval, now); wait > 0 {
-		return etrn.Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}
+	if first {
+		if wait := m.recent.tooSoon(who, allowed, interval, now); wait > 0 {
+			return etrn.Answer{Code: 458, Text: fmt.Sprintf("asked too often, try again in %d s", (wait+time.Second-1)/time.Second), Log: "asked too often"}, true
+		}
+		if look && m.sight.running && (m.listed.IsZero() || !m.plainLocked(allowed)) {
+			return etrn.Answer{}, false
+		}
 	}
+	return m.startLocked(who, allowed, length, now), true
+}
 
+// startLocked releases what was asked for, and opens its windows.
+func (m *Manager) startLocked(who etrn.Identity, allowed []queue.Selection, length time.Duration, now time.Time) etrn.Answer {
 	unknown := m.listed.IsZero()
 	if unknown {
 		// Nothing has been listed yet, so nothing can be counted; what the
@@ -49,9 +86,12 @@ func (m *Manager) ask(who etrn.Identity, sels []queue.Selection) etrn.Answer {
 	}
 	var started, others, underWay int
 	for _, sel := range allowed {
-		others += m.untoldLocked(sel, who.Session)
+		news, older := m.untoldLocked(sel, who.Session)
+		started, others = started+news, others+older
 		st := m.releaseLocked(sel, now, true)
-		started, underWay = started+st.Messages, underWay+st.UnderWay
+		// What only the milter has told of the MTA may not have stored, nor ever
+		// store. It goes if it does, and is not promised.
+		started, underWay = started+st.Messages-st.Unlisted, underWay+st.UnderWay
 		m.windowLocked(sel.Queue).ask(sel, now.Add(length), now)
 	}
 	if started > 0 {
@@ -73,6 +113,110 @@ func (m *Manager) ask(who etrn.Identity, sels []queue.Selection) etrn.Answer {
 	// What is under way from an earlier request comes as well, to a client
 	// that has not been told of it: it may have lost its line meanwhile.
 	return etrn.Answer{Code: 253, Count: started + others}
+}
+
+// plainLocked reports whether the index is enough to answer: there is something,
+// and a listing has shown all of it.
+func (m *Manager) plainLocked(sels []queue.Selection) bool {
+	some := false
+	for _, sel := range sels {
+		q := m.index.queues[sel.Queue]
+		if q == nil {
+			continue
+		}
+		if q.unlisted > 0 {
+			return false
+		}
+		if some || len(q.messages) <= q.count[classOnHold] {
+			continue
+		}
+		if sel.Domain == "" {
+			some = true
+			continue
+		}
+		for msg := range m.index.covered(sel) {
+			if some = msg.place != onHold; some {
+				break
+			}
+		}
+	}
+	return some
+}
+
+// fresh is how long a message is waited for that the milter has told of just now:
+// the MTA stores it after that, if it does.
+const fresh = time.Second
+
+// lookFor looks until the index is as new as a question about selections, and
+// nothing that only the milter has told of is so new that a listing may just
+// have missed it.
+func (m *Manager) lookFor(ctx context.Context, sels []queue.Selection, asked time.Time) bool {
+	for since, cheap := asked, true; ; since, cheap = time.Now(), false {
+		if !m.look(ctx, since, cheap) {
+			return false
+		}
+		if !m.expected(sels, asked) {
+			return true
+		}
+		select {
+		case <-time.After(fresh / 4):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// expected reports whether a message was reported that listings have not shown,
+// and that they may still show. What comes after the question is another matter.
+func (m *Manager) expected(sels []queue.Selection, asked time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.sight.running {
+		return false
+	}
+	for _, sel := range sels {
+		q := m.index.queues[sel.Queue]
+		if q == nil || q.unlisted == 0 {
+			continue
+		}
+		for msg := range m.index.covered(sel) {
+			since := time.UnixMicro(msg.since)
+			if msg.place == unlisted && !since.After(asked) && m.listed.Sub(since) < fresh && m.listed.Sub(asked) < fresh {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Count is how many messages wait in selections, on hold aside. Before it says
+// that there are none, it looks; it is not ok if it could not.
+func (m *Manager) Count(ctx context.Context, sels ...queue.Selection) (n int, ok bool) {
+	count := func() (n int, doubt bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, sel := range sels {
+			for msg := range m.index.covered(sel) {
+				switch msg.place {
+				case unlisted:
+					doubt = true
+				case onHold:
+				default:
+					n++
+				}
+			}
+		}
+		return n, doubt || m.listed.IsZero()
+	}
+	asked := time.Now()
+	if n, doubt := count(); n > 0 && !doubt {
+		return n, true
+	}
+	if !m.lookFor(ctx, sels, asked) {
+		return 0, false
+	}
+	n, _ = count()
+	return n, true
 }
 
 // allowedLocked is what of the selections that a name stands for somebody may
@@ -98,48 +242,30 @@ func (m *Manager) allowedLocked(who etrn.Identity, sels []queue.Selection) (allo
 }
 
 // untoldLocked counts what a selection has under way that the client of a
-// session has not been told of.
-func (m *Manager) untoldLocked(sel queue.Selection, session string) (n int) {
+// session has not been told of: news is what nobody has, since it goes because
+// the queue is open, and others what another session was told of.
+func (m *Manager) untoldLocked(sel queue.Selection, session string) (news, others int) {
 	q := m.index.queues[sel.Queue]
 	if q == nil || q.count[classUnderWay] == 0 {
-		return 0
+		return 0, 0
 	}
-	for msg := range m.index.covered(sel) {
-		if msg.place != onHold && msg.wantedFor(q) && msg.attempt.session != session {
-			n++
+	for msg := range m.eachLocked(sel) {
+		switch {
+		case msg.place == onHold || msg.place == unlisted || !msg.wantedFor(q):
+		case !msg.attempt.told:
+			news++
+		case msg.attempt.session != session:
+			others++
 		}
 	}
-	return n
+	return news, others
 }
 
 // toldLocked notes that the client of a session has been told of a selection.
 func (m *Manager) toldLocked(sel queue.Selection, session string) {
-	for msg := range m.index.covered(sel) {
-		if msg.wanted() {
-			msg.attempt.session = session
+	for msg := range m.eachLocked(sel) {
+		if msg.wanted() && msg.place != unlisted {
+			msg.attempt.session, msg.attempt.told = session, true
 		}
 	}
-}
-
-// maxRecent bounds the requests that are remembered. They are forgotten as
-// soon as they may come again, so that only a flood gets there.
-const maxRecent = 10000
-
-// tooSoonLocked is how long somebody has to wait before he may make a request
-// again; zero: he may make it now, and it is remembered.
-func (m *Manager) tooSoonLocked(who etrn.Identity, sels []queue.Selection, interval time.Duration, now time.Time) time.Duration {
-	if now.Sub(m.forgot) >= time.Second {
-		m.forgot = now
-		for key, until := range m.recent {
-			if !now.Before(until) {
-				delete(m.recent, key)
-			}
-		}
-	}
-	key := fmt.Sprint(sels, who.User, who.Addr)
-	if until, ok := m.recent[key]; ok && now.Before(until) || len(m.recent) >= maxRecent {
-		return max(until.Sub(now), time.Second)
-	}
-	m.recent[key] = now.Add(interval)
-	return 0
 }

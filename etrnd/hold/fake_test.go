@@ -29,9 +29,17 @@ type fakeMTA struct {
 	calls    []flushCall
 	moved    map[string]int // flushes that found the message
 	sent     map[string]int // recipients delivered to
+	lists    int            // listings
+	active   int            // of which at most are tried at one time; 0: any number
+	trying   int
+	most     int // that were tried at one time
+	stamps   bool
+	entered  time.Time // when a message last did
+	touched  time.Time // when anything last happened
 
-	fault   error         // of every command, but for the hooks
-	takes   time.Duration // an attempt
+	fault   error                               // of every command, but for the hooks
+	takes   time.Duration                       // an attempt
+	slow    func([]mta.Recipient) time.Duration // or this
 	fails   func(id string, attempt int, recipient string) (reason string)
 	release func(ctx context.Context, domains, ids []string) error // before anything moves
 	list    func(ctx context.Context) error
@@ -57,6 +65,26 @@ func (f *fakeMTA) unlocked(hook func() error) error {
 	return hook()
 }
 
+// peak is how many messages were tried at one time.
+func (f *fakeMTA) peak() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
+func (f *fakeMTA) listings() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lists
+}
+
+// first is the first flush.
+func (f *fakeMTA) first() flushCall {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls[0]
+}
+
 // last is the last flush.
 func (f *fakeMTA) last() flushCall {
 	f.mu.Lock()
@@ -70,6 +98,7 @@ func (f *fakeMTA) add(list ...mta.Message) {
 	for _, l := range list {
 		l.Recipients = slices.Clone(l.Recipients)
 		f.messages[l.ID] = &l
+		f.entered, f.touched = time.Now(), time.Now()
 	}
 }
 
@@ -81,9 +110,27 @@ func (f *fakeMTA) forget(id string) {
 	maps.DeleteFunc(f.sent, func(what string, _ int) bool { return strings.HasPrefix(what, id+" ") })
 }
 
-func (f *fakeMTA) List(ctx context.Context) ([]mta.Message, error) {
+func (f *fakeMTA) List(ctx context.Context, each func(mta.Message)) error {
+	list, err := f.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	// What is handed on may be used again.
+	var l mta.Message
+	for _, now := range list {
+		rcpts := append(l.Recipients[:0], now.Recipients...)
+		l = now
+		l.Recipients = rcpts
+		each(l)
+		clear(rcpts)
+	}
+	return nil
+}
+
+func (f *fakeMTA) snapshot(ctx context.Context) (list []mta.Message, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.lists++
 	if list := f.list; list != nil {
 		if err := f.unlocked(func() error { return list(ctx) }); err != nil {
 			return nil, err
@@ -92,13 +139,33 @@ func (f *fakeMTA) List(ctx context.Context) ([]mta.Message, error) {
 	if f.fault != nil {
 		return nil, f.fault
 	}
-	var list []mta.Message
 	for _, id := range slices.Sorted(maps.Keys(f.messages)) {
 		l := *f.messages[id]
 		l.Recipients = slices.Clone(l.Recipients)
 		list = append(list, l)
 	}
 	return list, nil
+}
+
+// Stamp is that of directories whose times tell, if the test has them.
+func (f *fakeMTA) Stamp(context.Context) (s mta.Stamp) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.stamps {
+		return s
+	}
+	s.Entered, s.Moved = uint64(f.entered.UnixNano())|1, uint64(f.touched.UnixNano())|1
+	s.Settled.Entered, s.Settled.Moved = time.Since(f.entered) > time.Second, time.Since(f.touched) > time.Second
+	return s
+}
+
+func (f *fakeMTA) ActiveLimit(context.Context) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.active == 0 {
+		return 20000, f.fault
+	}
+	return f.active, f.fault
 }
 
 func (f *fakeMTA) Release(ctx context.Context, domains, ids []string) error {
@@ -113,7 +180,8 @@ func (f *fakeMTA) Release(ctx context.Context, domains, ids []string) error {
 	if f.fault != nil {
 		return f.fault
 	}
-	for id, l := range f.messages {
+	for _, id := range slices.Sorted(maps.Keys(f.messages)) {
+		l := f.messages[id]
 		noted := slices.ContainsFunc(l.Recipients, func(r mta.Recipient) bool { return slices.Contains(domains, domainOf(r.Address)) })
 		if l.Queue == "deferred" && (noted || slices.Contains(ids, id)) {
 			f.try(l)
@@ -129,9 +197,31 @@ func (f *fakeMTA) try(l *mta.Message) {
 	}
 	f.moved[l.ID]++
 	attempt := f.moved[l.ID]
-	time.AfterFunc(f.takes, func() {
+	f.entered, f.touched = time.Now(), time.Now()
+	if f.active > 0 && f.trying >= f.active {
+		// There is no place: it waits in the incoming queue.
+		l.Queue = "incoming"
+		f.moved[l.ID]--
+		time.AfterFunc(time.Second, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.messages[l.ID] == l {
+				f.try(l)
+			}
+		})
+		return
+	}
+	f.trying++
+	f.most = max(f.most, f.trying)
+	takes := f.takes
+	if f.slow != nil {
+		takes = f.slow(l.Recipients)
+	}
+	time.AfterFunc(takes, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		f.trying--
+		f.touched = time.Now()
 		if f.messages[l.ID] != l {
 			return
 		}
@@ -157,6 +247,7 @@ func (f *fakeMTA) try(l *mta.Message) {
 
 func (f *fakeMTA) IsLocal(context.Context, string) (bool, error)      { return false, nil }
 func (f *fakeMTA) RecipientDelimiter(context.Context) (string, error) { return "", nil }
+func (f *fakeMTA) Lifetime(context.Context) (time.Duration, error)    { return 5 * 24 * time.Hour, nil }
 func (f *fakeMTA) Refresh()                                           {}
 
 // times is when the flushes were, in seconds since the start of the test.
@@ -238,7 +329,8 @@ func (m *Manager) check(t *testing.T) {
 	}
 	want := map[string]*sums{}
 	domains := map[string]int{} // "queue domain" to messages
-	unlistedN, missingN, underWayN := 0, 0, 0
+	unlistedN, missingN, underWayN, inHandN := 0, 0, 0, 0
+	inHand, unlistedIn := map[*queueIndex]int{}, map[*queueIndex]int{}
 	var due []string
 	for id, msg := range ix.messages {
 		if msg.id != id {
@@ -258,6 +350,21 @@ func (m *Manager) check(t *testing.T) {
 			due = append(due, id)
 			if !a.filed.Equal(a.due) {
 				t.Errorf("%s is due at %v and filed under %v", id, a.due, a.filed)
+			}
+		}
+		if a != nil && a.want != nil && a.inHand {
+			some := 0
+			for _, q := range a.want {
+				if msg.in(q) {
+					inHand[q]++
+					some = 1
+				}
+			}
+			inHandN += some
+		}
+		if msg.place == unlisted {
+			for q := range msg.all() {
+				unlistedIn[q]++
 			}
 		}
 		seen := map[string]bool{}
@@ -331,21 +438,39 @@ func (m *Manager) check(t *testing.T) {
 	if len(want)+len(domains) > 0 {
 		t.Errorf("not in the index: queues %v, domains %v", want, domains)
 	}
+	for _, q := range ix.queues {
+		if q.flow.inHand != inHand[q] || q.unlisted != unlistedIn[q] || q.flow.inHand > 0 && !has(ix.moving, q) {
+			t.Errorf("queue %q has %d in the MTA's hand and %d unlisted, a recount %d and %d", q.name, q.flow.inHand, q.unlisted, inHand[q], unlistedIn[q])
+		}
+	}
+	if ix.inHand != inHandN {
+		t.Errorf("%d in the MTA's hand, a recount %d", ix.inHand, inHandN)
+	}
 	if ix.unlisted != unlistedN || ix.missing != missingN || ix.underWay != underWayN {
 		t.Errorf("%d unlisted, %d missing, %d under way; a recount %d, %d, %d", ix.unlisted, ix.missing, ix.underWay, unlistedN, missingN, underWayN)
 	}
 	var filed []string
 	for i, msg := range ix.later.filed {
-		if int(msg.attempt.at) != i || msg.attempt.ready || !ix.has(msg) || i > 0 && ix.later.Less(i, (i-1)/2) {
+		if int(msg.attempt.at) != i || msg.attempt.ready != nil || !ix.has(msg) || i > 0 && ix.later.Less(i, (i-1)/2) {
 			t.Errorf("later is no heap at %d", i)
 		}
 		filed = append(filed, msg.id)
 	}
-	for i, msg := range ix.ready.filed {
-		if int(msg.attempt.at) != i || !msg.attempt.ready || msg.attempt.want == nil || !ix.has(msg) || i > 0 && ix.ready.Less(i, (i-1)/2) {
-			t.Errorf("ready is no heap at %d", i)
+	ready := 0
+	for i, q := range ix.rounds {
+		if q.inRound != i || q.ready.Len() == 0 || ix.queues[q.name] != q {
+			t.Errorf("queue %q is in rounds at %d, and means to be at %d", q.name, i, q.inRound)
 		}
-		filed = append(filed, msg.id)
+		for i, msg := range q.ready.filed {
+			if a := msg.attempt; int(a.at) != i || a.ready != q || !slices.Contains(a.want, q) || !ix.has(msg) || i > 0 && q.ready.Less(i, (i-1)/2) {
+				t.Errorf("what is ready of queue %q is no heap at %d", q.name, i)
+			}
+			filed = append(filed, msg.id)
+			ready++
+		}
+	}
+	if ready != ix.ready {
+		t.Errorf("%d are ready, a recount %d", ix.ready, ready)
 	}
 	slices.Sort(due)
 	slices.Sort(filed)
@@ -357,6 +482,22 @@ func (m *Manager) check(t *testing.T) {
 			t.Errorf("queue %q is in open, and has no window", q.name)
 		}
 	}
+}
+
+func has[K comparable](set map[K]struct{}, k K) bool {
+	_, ok := set[k]
+	return ok
+}
+
+// compareAll makes the index equal to a listing that began at start, and reports
+// whether anything moved.
+func (m *Manager) compareAll(set *queue.Set, list []mta.Message, start time.Time) (moved bool) {
+	c := m.compare(set, start)
+	for _, l := range list {
+		c.add(l)
+	}
+	c.end()
+	return c.moved
 }
 
 // seed is a new one each time, and printed, so that a failure can be had again.

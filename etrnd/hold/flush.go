@@ -1,9 +1,10 @@
 package hold
 
 import (
-	"container/heap"
 	"context"
 	"errors"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ const domainWorth = 100
 
 // flush asks the MTA to try what is due.
 func (m *Manager) flush(ctx context.Context) {
+	m.askActive(ctx)
 	domains, ids, due := m.takeDue(time.Now())
 	if len(due) == 0 {
 		return
@@ -70,7 +72,7 @@ func (m *Manager) flushed(due []*message, err error, now time.Time) (before int)
 			// Some may have gone, and which ones is not known: all are asked
 			// for again, which does no harm to those that went.
 			a.flushes = max(a.flushes-1, 0)
-			a.due = again
+			a.due, a.inHand = again, false
 		}
 		m.index.settle(msg, now)
 	}
@@ -88,15 +90,10 @@ func (m *Manager) takeDue(now time.Time) (domains, ids []string, due []*message)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.retryLocked(now)
-	domains, ids, due = m.planLocked()
-	for _, msg := range due {
-		a := msg.attempt
-		a.flushes++
-		a.due = time.Time{}
-		if msg.place == unlisted && int(a.flushes) < len(arrivalDelays) {
-			a.due = now.Add(arrivalDelays[a.flushes])
-		}
-		m.index.settle(msg, now)
+	domains, due = m.takeDomainsLocked(now)
+	for _, msg := range m.takeTurnsLocked(flushChunk, now) {
+		ids = append(ids, msg.id)
+		due = append(due, msg)
 	}
 	return domains, ids, due
 }
@@ -117,68 +114,89 @@ func (m *Manager) retryLocked(now time.Time) {
 	}
 }
 
-// planLocked chooses what of the messages that are ready is flushed now, and
-// which of their domains are flushed whole.
+// takeDomainsLocked chooses domains that are flushed whole now, and takes what
+// goes with them.
 //
 // A flush by domain moves every message that the MTA has noted under it, and
 // it may have noted some that have long been delivered to that domain and wait
 // for another one. So it is exact only when everything that the MTA has is to
-// go, as when a site pushes all of its mail. In all other cases messages are
-// flushed one by one.
-func (m *Manager) planLocked() (domains, ids []string, chunk []*message) {
-	ready := m.index.ready.filed
-	if m.allReadyLocked() {
-		count := map[string]int{}
-		for _, msg := range ready {
-			if msg.place != deferred || msg.attempt.flushes > 0 {
-				continue // a flush by domain did not find it, or would not
-			}
-			for d := range msg.domains() {
-				count[d]++
-			}
-		}
-		for d, n := range count {
-			if d != "" && n >= domainWorth {
-				domains = append(domains, d)
-			}
-		}
-		slices.Sort(domains)
+// go, as when a site pushes all of its mail. It also moves all of it at once, so
+// there has to be a place for all of it. In all other cases messages are flushed
+// one by one.
+func (m *Manager) takeDomainsLocked(now time.Time) (domains []string, due []*message) {
+	if !m.allReadyLocked() {
+		return nil, nil
 	}
-	if domains != nil {
-		for _, msg := range slices.Clone(ready) {
-			if msg.attempt.flushes > 0 {
-				continue
+	type load struct {
+		messages int
+		limited  bool
+	}
+	loads := map[string]*load{}
+	for msg := range m.index.allReady() {
+		if msg.place != deferred || msg.attempt.flushes > 0 {
+			continue // a flush by domain did not find it, or would not
+		}
+		for i := range msg.parts {
+			d := msg.parts[i].domain
+			l := loads[d.name]
+			if l == nil {
+				l = &load{}
+				loads[d.name] = l
 			}
-			for d := range msg.domains() {
-				if _, ok := slices.BinarySearch(domains, d); ok {
-					m.index.unfile(msg)
-					chunk = append(chunk, msg)
-					break
-				}
-			}
+			l.messages++
+			l.limited = l.limited || len(d.queue.flow.limits) > 0
 		}
 	}
-	for len(ids) < flushChunk && m.index.ready.Len() > 0 {
-		msg := heap.Pop(&m.index.ready).(*message)
-		msg.attempt.filed = time.Time{}
-		ids = append(ids, msg.id)
-		chunk = append(chunk, msg)
+	free := m.freeLocked()
+	for _, d := range slices.Sorted(maps.Keys(loads)) {
+		if l := loads[d]; d != "" && l.messages >= domainWorth && l.messages <= free && !l.limited {
+			domains = append(domains, d)
+			free -= l.messages
+		}
 	}
-	return domains, ids, chunk
+	if domains == nil {
+		return nil, nil
+	}
+	for _, msg := range slices.Collect(m.index.allReady()) {
+		if msg.attempt.flushes > 0 {
+			continue
+		}
+		for d := range msg.domains() {
+			if _, ok := slices.BinarySearch(domains, d); ok {
+				m.index.unfile(msg)
+				m.takeLocked(msg, now)
+				due = append(due, msg)
+				break
+			}
+		}
+	}
+	return domains, due
 }
 
 // allReadyLocked reports whether everything that the MTA has is to be flushed
 // now, and is enough for domains to pay.
 func (m *Manager) allReadyLocked() bool {
-	ready := m.index.ready.filed
-	if len(ready) < domainWorth || len(ready) < m.total || m.noDomains {
+	if m.index.ready < domainWorth || m.index.ready < m.total || m.noDomains {
 		return false
 	}
 	listed := 0
-	for _, msg := range ready {
+	for msg := range m.index.allReady() {
 		if msg.place != unlisted {
 			listed++
 		}
 	}
 	return listed >= domainWorth && listed == m.total
+}
+
+// allReady yields what is to be flushed now.
+func (ix *index) allReady() iter.Seq[*message] {
+	return func(yield func(*message) bool) {
+		for _, q := range ix.rounds {
+			for _, msg := range q.ready.filed {
+				if !yield(msg) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -4,7 +4,8 @@
 // cache of it: built from the MTA's listing, kept by what the milter reports,
 // and compared with the listing again on a cadence and after every release. A
 // release is a request to the MTA to try some messages now; the Manager follows
-// each until the MTA has delivered it or has given a reason for not doing so.
+// each until the MTA has delivered it or has given a reason for not doing so. It
+// bounds what the MTA has in hand of each queue, and of all of them (see flow).
 //
 // "Held" is mail that waits for its release. What an administrator has put
 // into Postfix's hold queue is "on hold": it is counted, and left alone.
@@ -23,8 +24,9 @@
 // never what may ask the MTA, as matching a recipient does. So nobody may hold
 // it and wait, and callers may hold locks of their own.
 //
-// The MTA's commands run in the goroutine of Run alone. One that hangs delays
-// listings and flushes, and no question.
+// Listings and flushes run in the goroutine of Run alone. One that hangs delays
+// the others, and of questions only those that would be answered "nothing" (see
+// sight): they wait for a listing, with no lock, and for so long only.
 package hold
 
 import (
@@ -44,15 +46,21 @@ type Options struct {
 	Queues *queue.Set
 	// Reconcile is the longest time between two listings of the MTA's queue.
 	Reconcile time.Duration
-	Logger    *slog.Logger
+	// Routed, if set, tells whether the MTA holds mail for a domain on our
+	// account, since others may make it wait, too; surely says that it does
+	// whatever the mail waits for at the moment. It is asked for in each listing
+	// that finds mail in no queue.
+	Routed func() func(domain string) (ours, surely bool)
+	Logger *slog.Logger
 }
 
 // Manager keeps the index. Its methods may be called from several goroutines;
 // only Arrived, Ask and AskStripped may wait for the MTA, which they ask
-// whether a domain is its own.
+// whether a domain is its own, and Ask, Look and Count for a listing.
 type Manager struct {
 	mta       mta.MTA
 	reconcile time.Duration
+	routed    func() func(domain string) (ours, surely bool)
 	log       *slog.Logger
 	poke      chan struct{} // wakes Run
 
@@ -61,12 +69,13 @@ type Manager struct {
 	setAge   uint8 // changes with set
 	index    index
 	open     map[*queueIndex]struct{} // those with a window
-	recent   map[string]time.Time     // until when one must not come again
-	forgot   time.Time                // when recent was last tidied
+	recent   memory                   // of requests
 	changed  chan struct{}            // closed and replaced at every change
 	watchers int                      // who wait for changes
+	active   int                      // messages that the MTA has in hand at most; 0: not known
 
-	listings  uint32    // compared; of the goroutine that lists
+	listings  uint16    // compared, in a circle; of the goroutine that lists
+	sight     sight     // what is known of listings to those who wait for one
 	listAt    time.Time // when the next listing is due
 	doubt     bool      // a message was absent from the last listing, once
 	moving    bool      // a release was under way in the last listing
@@ -76,6 +85,9 @@ type Manager struct {
 	listEnded time.Time
 	listErr   error
 	quiet     int // listings since anything moved
+
+	nobody Nobody // in no queue, as of the last good listing; not to be changed
+	sorted bool   // the last good listing was of the present queues
 
 	flushErrs int  // flushes that failed since one succeeded
 	noDomains bool // the MTA does not flush by domain, as it is set up now
@@ -87,7 +99,9 @@ type State struct {
 	Messages int   // with at least one recipient that has not got it
 	Bytes    int64 // of those messages
 	Oldest   time.Time
+	Unlisted int       // of these, those that only the milter has told of
 	UnderWay int       // released, and neither gone nor back
+	InHand   int       // of these, those that the MTA tries; the others wait for their turn
 	Failed   int       // tried after a release, and back
 	Retry    int       // of these, those about to be tried a second time
 	OnHold   int       // put on hold by an administrator
@@ -115,9 +129,9 @@ func (l *Left) add(msg *message) {
 // New returns a Manager. Run does the work.
 func New(o Options) *Manager {
 	return &Manager{
-		mta: o.MTA, reconcile: o.Reconcile, log: o.Logger, set: o.Queues,
+		mta: o.MTA, reconcile: o.Reconcile, routed: o.Routed, log: o.Logger, set: o.Queues,
 		poke: make(chan struct{}, 1), changed: make(chan struct{}),
-		index: newIndex(), open: map[*queueIndex]struct{}{}, recent: map[string]time.Time{},
+		index: newIndex(), open: map[*queueIndex]struct{}{}, sight: newSight(),
 	}
 }
 
@@ -126,10 +140,12 @@ func New(o Options) *Manager {
 func (m *Manager) SetQueues(set *queue.Set) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.renameLocked(set)
 	m.set = set
 	m.setAge++
+	m.sorted = false
 	// A reload may go with new tables of the MTA.
-	m.noDomains = false
+	m.noDomains, m.active = false, 0
 	for q := range m.open {
 		if _, ok := set.ByName(q.name); !ok && !q.window.pinned() {
 			m.shutLocked(q)
@@ -162,10 +178,7 @@ func (m *Manager) notifyLocked() {
 // touchedLocked tells waiters and Run.
 func (m *Manager) touchedLocked() {
 	m.notifyLocked()
-	select {
-	case m.poke <- struct{}{}:
-	default:
-	}
+	m.pokeLocked()
 }
 
 // State returns what is known of one queue.
@@ -203,6 +216,7 @@ func (m *Manager) stateLocked(name string, now time.Time) State {
 	if s.Messages > 0 {
 		s.Oldest = time.UnixMicro(q.messages[0].message.arrived)
 	}
+	s.Unlisted, s.InHand = q.unlisted, q.flow.inHand
 	s.UnderWay, s.OnHold, s.Failed = q.count[classUnderWay], q.count[classOnHold], len(q.failed)
 	if s.Failed > 0 {
 		s.Reason = q.failed[s.Failed-1].message.attempt.failed
@@ -224,6 +238,8 @@ func (m *Manager) stateLocked(name string, now time.Time) State {
 func (m *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	m.looking(true)
+	defer m.looking(false)
 	for {
 		select {
 		case <-ctx.Done():
@@ -245,6 +261,7 @@ func (m *Manager) step(ctx context.Context) (wait time.Duration) {
 		}
 	}()
 	m.flush(ctx)
+	m.glance(ctx)
 	if m.listingDue() && ctx.Err() == nil {
 		m.list(ctx)
 	}
@@ -252,8 +269,10 @@ func (m *Manager) step(ctx context.Context) (wait time.Duration) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	next := m.listAt
-	if at := m.index.next(now); !at.IsZero() && at.Before(next) {
-		next = at
+	for _, at := range []time.Time{m.nextLocked(now), m.sight.glanceAt} {
+		if !at.IsZero() && at.Before(next) {
+			next = at
+		}
 	}
 	return max(next.Sub(now), 0)
 }

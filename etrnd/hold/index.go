@@ -22,12 +22,17 @@ type index struct {
 	queues   map[string]*queueIndex
 	domains  map[domainKey]*domainIndex
 
-	later byDue  // what is to be flushed or tried again at a time to come
-	ready byTurn // what is to be flushed now
+	later  byDue         // what is to be flushed or tried again at a time to come
+	rounds []*queueIndex // those that have something to be flushed now
+	next   int           // in rounds: whose turn it is
 
+	ready    int // messages to be flushed now
 	unlisted int // messages that no listing has shown yet
 	missing  int // messages that were absent from the last listing, once
 	underWay int // messages that are to go and have not gone
+	inHand   int // of these, those that the MTA tries
+
+	moving map[*queueIndex]struct{} // those with something in the MTA's hand
 
 	links uint32 // counts calls of link
 }
@@ -41,6 +46,11 @@ type queueIndex struct {
 	failed   []*part // of those, what was tried and has come back
 	bytes    int64
 	count    [classes]int
+	unlisted int // messages that no listing has shown yet
+
+	ready   byTurn // what is to be flushed now; one of two queues is in one of them
+	inRound int    // where it is in index.rounds, while anything is ready
+	flow    flow
 
 	window   *window // nil: shut
 	left     Left
@@ -77,7 +87,10 @@ const (
 )
 
 func newIndex() index {
-	return index{messages: map[string]*message{}, queues: map[string]*queueIndex{}, domains: map[domainKey]*domainIndex{}}
+	return index{
+		messages: map[string]*message{}, queues: map[string]*queueIndex{}, domains: map[domainKey]*domainIndex{},
+		moving: map[*queueIndex]struct{}{},
+	}
 }
 
 // queue returns a queue's index, and makes it at first.
@@ -202,11 +215,15 @@ func (ix *index) unlink(msg *message) {
 		if p.first() {
 			q.classify(p, classWaiting)
 			q.count[classWaiting]--
+			if msg.tallied&markUnlisted != 0 {
+				q.unlisted--
+			}
 			q.bytes -= msg.size
 			heap.Remove(&q.messages, int(p.inQueue))
 		}
 	}
 	ix.unfile(msg)
+	ix.charge(msg, nil)
 	ix.tally(msg, 0)
 }
 
@@ -246,7 +263,10 @@ func (ix *index) settle(msg *message, now time.Time) {
 		}
 	}
 	ix.tally(msg, msg.marks())
-	if a := msg.attempt; a != nil && (!a.filed.Equal(a.due) || a.turn != a.flushes) {
+	if a := msg.attempt; a != nil {
+		ix.charge(msg, msg.places())
+	}
+	if a := msg.attempt; a != nil && (!a.filed.Equal(a.due) || a.turn != a.flushes || a.ready != nil && !slices.Contains(a.want, a.ready)) {
 		ix.unfile(msg)
 		ix.file(msg, now)
 	}
@@ -285,6 +305,12 @@ func (ix *index) tally(msg *message, marks uint8) {
 	if marks == msg.tallied {
 		return
 	}
+	// A message that is being taken out has been taken off its queues before.
+	if n := int(marks&markUnlisted) - int(msg.tallied&markUnlisted); n != 0 {
+		for q := range msg.all() {
+			q.unlisted += n
+		}
+	}
 	count := func(n *int, mark uint8) { *n += int(marks&mark/mark) - int(msg.tallied&mark/mark) }
 	count(&ix.unlisted, markUnlisted)
 	count(&ix.missing, markMissing)
@@ -299,25 +325,45 @@ func (ix *index) file(msg *message, now time.Time) {
 		return
 	}
 	a.filed, a.turn = a.due, a.flushes
-	a.ready = a.want != nil && !a.due.After(now)
-	if a.ready {
-		heap.Push(&ix.ready, msg)
-	} else {
+	if a.want == nil || a.due.After(now) {
 		heap.Push(&ix.later, msg)
+		return
+	}
+	// One that goes for two queues waits for a place of one of them.
+	q := a.want[0]
+	for _, other := range a.want[1:] {
+		if other.flow.inHand+other.ready.Len() < q.flow.inHand+q.ready.Len() {
+			q = other
+		}
+	}
+	a.ready = q
+	heap.Push(&q.ready, msg)
+	ix.ready++
+	if q.ready.Len() == 1 {
+		q.inRound = len(ix.rounds)
+		ix.rounds = append(ix.rounds, q)
 	}
 }
 
 func (ix *index) unfile(msg *message) {
 	a := msg.attempt
-	switch {
-	case a == nil || a.filed.IsZero():
+	if a == nil || a.filed.IsZero() {
 		return
-	case a.ready:
-		heap.Remove(&ix.ready, int(a.at))
-	default:
-		heap.Remove(&ix.later, int(a.at))
 	}
 	a.filed = time.Time{}
+	q := a.ready
+	if q == nil {
+		heap.Remove(&ix.later, int(a.at))
+		return
+	}
+	a.ready = nil
+	heap.Remove(&q.ready, int(a.at))
+	ix.ready--
+	if q.ready.Len() == 0 {
+		last := ix.rounds[len(ix.rounds)-1]
+		ix.rounds[q.inRound], last.inRound = last, q.inRound
+		ix.rounds = cut(ix.rounds)
+	}
 }
 
 // due takes the next message out of later if its time has come.
@@ -328,17 +374,6 @@ func (ix *index) due(now time.Time) *message {
 	msg := ix.later.filed[0]
 	ix.unfile(msg)
 	return msg
-}
-
-// next is when something is to be done again; zero: at no time.
-func (ix *index) next(now time.Time) time.Time {
-	switch {
-	case ix.ready.Len() > 0:
-		return now
-	case ix.later.Len() > 0:
-		return ix.later.filed[0].attempt.filed
-	}
-	return time.Time{}
 }
 
 // byAge is a heap of parts, the oldest message first.
@@ -394,9 +429,9 @@ type byTurn struct{ filed }
 func (h byTurn) Less(i, j int) bool { return beforeInTurn(h.filed[i], h.filed[j]) < 0 }
 
 // beforeInTurn compares by the flushes a message has had, so that one that is
-// not found does not hold up the rest, and then by age.
+// not found does not hold up the rest, and then by priority and age.
 func beforeInTurn(a, b *message) int {
-	return cmp.Or(cmp.Compare(a.attempt.turn, b.attempt.turn), cmp.Compare(a.arrived, b.arrived), cmp.Compare(a.id, b.id))
+	return cmp.Or(cmp.Compare(a.attempt.turn, b.attempt.turn), cmp.Compare(b.urgent, a.urgent), cmp.Compare(a.arrived, b.arrived), cmp.Compare(a.id, b.id))
 }
 
 // rebuilt is an index of the same messages whose sums and lists are made anew.
@@ -404,7 +439,7 @@ func (ix *index) rebuilt(now time.Time) index {
 	fresh := newIndex()
 	for name, q := range ix.queues {
 		// The same place in memory: attempts know their queues by it.
-		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released}
+		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits}}
 		fresh.queues[name] = q
 	}
 	for _, msg := range ix.messages {
@@ -413,8 +448,8 @@ func (ix *index) rebuilt(now time.Time) index {
 			groups[i] = group{queue: p.domain.queue.name, domain: p.domain.name, reason: p.reason, n: p.n}
 		}
 		msg.parts, msg.tallied = nil, 0
-		if msg.attempt != nil {
-			msg.attempt.filed = time.Time{}
+		if a := msg.attempt; a != nil {
+			a.filed, a.ready, a.charged = time.Time{}, nil, nil
 		}
 		fresh.put(msg, groups, msg.arrived, msg.size, now)
 	}

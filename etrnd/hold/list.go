@@ -28,7 +28,7 @@ func (m *Manager) Arrived(ev report.Event) {
 	m.mu.Lock()
 	set, setAge := m.set, m.setAge
 	m.mu.Unlock()
-	groups := newSorter(set).sort(rcpts)
+	groups := newSorter(set).sort(nil, rcpts)
 	if !ours(groups) {
 		return
 	}
@@ -48,15 +48,25 @@ func (m *Manager) Arrived(ev report.Event) {
 		return
 	case old == nil && m.index.unlisted >= maxUnlisted:
 		return
-	case old != nil && old.place != unlisted && !old.since.Before(ev.Time):
+	case old != nil && old.place != unlisted && old.since >= ev.Time.UnixMicro():
 		return
 	}
 	// An id may be used again: the MTA has just given this one to a new
 	// message, so what was known under it is gone.
-	msg := &message{id: ev.QueueID, since: ev.Time, setAge: setAge}
+	msg := &message{id: ev.QueueID, since: ev.Time.UnixMicro(), setAge: setAge, urgent: urgency(ev.Priority)}
 	m.index.put(msg, groups, ev.Time.UnixMicro(), ev.Size, now)
 	m.openLocked(msg, now)
 	m.index.settle(msg, now)
+}
+
+func urgency(p report.Priority) int8 {
+	switch p {
+	case report.PriorityHigh:
+		return 1
+	case report.PriorityLow:
+		return -1
+	}
+	return 0
 }
 
 // believed is how long a message that the milter reported may be absent from
@@ -82,10 +92,10 @@ type sorter struct {
 
 func newSorter(set *queue.Set) *sorter { return &sorter{set: set, at: map[group]int{}} }
 
-// sort puts recipients together who are in one domain of one queue. It may ask
-// the MTA.
-func (s *sorter) sort(rcpts []mta.Recipient) []group {
-	groups := make([]group, 0, min(len(rcpts), 4))
+// sort puts recipients together who are in one domain of one queue, and appends
+// what comes of it to list. It may ask the MTA.
+func (s *sorter) sort(list []group, rcpts []mta.Recipient) []group {
+	first := len(list)
 	if len(s.at) > 50 {
 		s.at = map[group]int{} // clearing takes as long as there is room in it
 	}
@@ -93,21 +103,27 @@ func (s *sorter) sort(rcpts []mta.Recipient) []group {
 	for _, r := range rcpts {
 		name, _ := s.set.Match(r.Address)
 		key := group{queue: name, domain: domainOf(r.Address)}
-		reason := unique.Make(r.Reason)
-		i, ok := s.at[key]
-		if !ok {
-			i = len(groups)
-			s.at[key] = i
-			groups = append(groups, key)
-			groups[i].reason = reason
+		reason := held
+		if r.Reason != mta.ReasonHeld {
+			reason = unique.Make(r.Reason)
 		}
-		g := &groups[i]
+		i, ok := first, len(list) > first && list[first].queue == key.queue && list[first].domain == key.domain
+		if !ok && len(list) > first {
+			i, ok = s.at[key]
+		}
+		if !ok {
+			i = len(list)
+			s.at[key] = i
+			key.reason = reason
+			list = append(list, key)
+		}
+		g := &list[i]
 		g.n++
 		if tried(reason) || g.reason == noReason {
 			g.reason = reason
 		}
 	}
-	return groups
+	return list
 }
 
 // domainOf is the domain of an address in the form that requests are compared
@@ -162,7 +178,16 @@ func (m *Manager) Watch() (stop func()) {
 
 // listByLocked moves the next listing forward, but never too far.
 func (m *Manager) listByLocked(at time.Time) {
-	if soonest := m.listEnded.Add(m.pauseLocked()); at.Before(soonest) {
+	m.listAfterLocked(at, m.pauseLocked())
+}
+
+// listAfterLocked is listByLocked with a pause after the listing before.
+func (m *Manager) listAfterLocked(at time.Time, pause time.Duration) {
+	ended := m.listEnded
+	if m.sight.on { // it will, when it takes as long as the one before
+		ended = m.sight.began.Add(m.listTook)
+	}
+	if soonest := ended.Add(pause); at.Before(soonest) {
 		at = soonest
 	}
 	if at.Before(m.listAt) {
@@ -226,17 +251,17 @@ func (m *Manager) listingDue() bool {
 func (m *Manager) list(ctx context.Context) {
 	lctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	stamp := m.mta.Stamp(lctx)
 	start := time.Now()
-	set := m.beginListing(start)
-	msgs, err := m.mta.List(lctx)
+	c := m.compare(m.beginListing(start, stamp), start)
+	err := m.mta.List(lctx, c.add)
 	if ctx.Err() != nil {
 		return
 	}
-	var moved bool
 	if err == nil {
-		moved = m.compare(set, msgs, start)
+		c.end()
 	}
-	before := m.endListing(set, start, len(msgs), moved, err)
+	before := m.endListing(c, stamp, err)
 	switch {
 	case err != nil && before == nil:
 		m.log.Error("cannot list the MTA's queue", "error", err)
@@ -245,9 +270,10 @@ func (m *Manager) list(ctx context.Context) {
 	}
 }
 
-func (m *Manager) beginListing(start time.Time) *queue.Set {
+func (m *Manager) beginListing(start time.Time, stamp mta.Stamp) *queue.Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.sight.begin(start, stamp)
 	// Whoever asks for a listing while this one runs wants a newer one.
 	m.listAt = start.Add(m.reconcile)
 	return m.set
@@ -255,26 +281,29 @@ func (m *Manager) beginListing(start time.Time) *queue.Set {
 
 // endListing notes how a listing went, and returns the error of the one
 // before it.
-func (m *Manager) endListing(set *queue.Set, start time.Time, total int, moved bool, err error) (before error) {
+func (m *Manager) endListing(c *comparison, stamp mta.Stamp, err error) (before error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	before = m.listErr
-	m.listTook, m.listEnded, m.listErr = now.Sub(start), now, err
+	m.listTook, m.listEnded, m.listErr = now.Sub(c.start), now, err
+	m.sight.end()
 	switch {
 	case err != nil:
 		m.listTook = 0 // says nothing about the next one
 		m.listByLocked(now.Add(2 * time.Second))
-	case m.set != set:
+	case m.set != c.set:
 		m.listAt = time.Time{} // the queues have changed meanwhile: once more
 		return before
 	default:
-		m.total, m.listed = total, start
-		if moved {
+		m.total, m.listed = c.total, c.start
+		m.sight.last = stamp
+		if c.moved {
 			m.quiet = 0
 		} else {
 			m.quiet++
 		}
+		m.adjustLocked()
 		m.listByLocked(now.Add(m.cadenceLocked(now)))
 	}
 	m.notifyLocked()
@@ -285,42 +314,81 @@ func (m *Manager) endListing(set *queue.Set, start time.Time, total int, moved b
 // index.
 const compareChunk = 500
 
-// compare makes the index equal to a listing that began at start, and reports
-// whether anything moved. It stops when the queues change on the way.
-func (m *Manager) compare(set *queue.Set, list []mta.Message, start time.Time) (moved bool) {
-	m.listings++
-	s := newSorter(set)
-	for chunk := range slices.Chunk(list, compareChunk) {
-		// Matching may ask the MTA, so it is done before the lock is taken.
-		sorted := make([][]group, len(chunk))
-		for i, l := range chunk {
-			sorted[i] = s.sort(l.Recipients)
-		}
-		changed, ok := m.comparePresent(set, chunk, sorted, start)
-		if moved = moved || changed; !ok {
-			return moved
-		}
-	}
-	return m.compareAbsent(set, start) || moved
+// comparison makes the index equal to a listing, as it comes in. It stops when
+// the queues change on the way.
+type comparison struct {
+	m      *Manager
+	set    *queue.Set
+	start  time.Time // when the listing began
+	sorter *sorter
+	rest   *nobody // what is in no queue
+	chunk  []entry
+	groups []group // of the chunk
+	total  int     // messages so far
+	moved  bool    // anything did
+	void   bool    // the queues have changed
 }
 
-func (m *Manager) comparePresent(set *queue.Set, chunk []mta.Message, sorted [][]group, start time.Time) (moved, ok bool) {
+// entry is a message of a listing, sorted into queues.
+type entry struct {
+	id      string
+	place   place
+	arrived int64
+	size    int64
+	groups  int // where its groups end
+}
+
+func (m *Manager) compare(set *queue.Set, start time.Time) *comparison {
+	m.listings++
+	return &comparison{m: m, set: set, start: start, sorter: newSorter(set), rest: newNobody(m.routed)}
+}
+
+// add takes one message. Matching may ask the MTA, so it is done before the lock
+// is taken.
+func (c *comparison) add(l mta.Message) {
+	c.total++
+	if c.void {
+		return
+	}
+	from := len(c.groups)
+	c.groups = c.sorter.sort(c.groups, l.Recipients)
+	c.rest.add(l, c.groups[from:])
+	c.chunk = append(c.chunk, entry{l.ID, placeOf(l), l.Arrived.UnixMicro(), l.Size, len(c.groups)})
+	if len(c.chunk) == compareChunk {
+		c.present()
+	}
+}
+
+// end looks for what the listing has not shown.
+func (c *comparison) end() {
+	c.present()
+	if !c.void {
+		c.moved = c.m.compareAbsent(c.set, c.start) || c.moved
+		c.m.nobodyIs(c.set, c.rest.done())
+	}
+}
+
+func (c *comparison) present() {
+	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.set != set {
-		return false, false
+	if c.void = c.void || m.set != c.set; !c.void {
+		now := time.Now()
+		from := 0
+		for _, e := range c.chunk {
+			c.moved = m.compareLocked(e, c.groups[from:e.groups], c.start, now) || c.moved
+			from = e.groups
+		}
 	}
-	now := time.Now()
-	for i, l := range chunk {
-		moved = m.compareLocked(l, sorted[i], start, now) || moved
-	}
-	return moved, true
+	clear(c.chunk)
+	clear(c.groups)
+	c.chunk, c.groups = c.chunk[:0], c.groups[:0]
 }
 
 // compareLocked compares one message of a listing.
-func (m *Manager) compareLocked(l mta.Message, groups []group, start, now time.Time) (moved bool) {
-	arrived := l.Arrived.UnixMicro()
-	msg := m.index.messages[l.ID]
+func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (moved bool) {
+	arrived := l.arrived
+	msg := m.index.messages[l.id]
 	if msg != nil && msg.place != unlisted && msg.arrived != arrived {
 		// The id was used again for another message.
 		m.goneLocked(msg)
@@ -330,17 +398,23 @@ func (m *Manager) compareLocked(l mta.Message, groups []group, start, now time.T
 		return false // none of ours, or its recipients have all been served
 	}
 	if msg == nil {
-		msg = &message{id: l.ID}
+		msg = &message{id: l.id}
 	}
-	moved = msg.place != placeOf(l) || msg.recipients() != recipients(groups)
+	moved = msg.place != l.place || msg.recipients() != recipients(groups)
 	if msg.place == unlisted {
-		msg.since = now
+		msg.since = now.UnixMicro()
+		if a := msg.attempt; a != nil && a.want != nil && a.flushes == 0 {
+			// It was waited for. One that is still active a flush would not find.
+			if a.due = now; l.place != deferred {
+				a.due = now.Add(arrivalDelays[0])
+			}
+		}
 	}
-	msg.place, msg.missing, msg.listing = placeOf(l), false, m.listings
+	msg.place, msg.missing, msg.listing = l.place, false, m.listings
 	resorted := msg.setAge != m.setAge
 	msg.setAge = m.setAge
-	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.Size {
-		m.replaceLocked(msg, groups, arrived, l.Size, resorted, now)
+	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.size {
+		m.replaceLocked(msg, groups, arrived, l.size, resorted, now)
 	}
 	msg.judge(start)
 	// Not only what is new: a message may come off hold, or get under an open
@@ -369,6 +443,7 @@ func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int6
 	for _, q := range before {
 		if !msg.in(q) && !msg.inheritsFrom(was, q, resorted) {
 			q.left.add(msg)
+			msg.through(q)
 		}
 	}
 }
@@ -390,9 +465,9 @@ func (m *Manager) compareAbsent(set *queue.Set, start time.Time) (moved bool) {
 		if msg.listing == m.listings || !m.index.has(msg) {
 			continue
 		}
-		age, flushed := start.Sub(msg.since), msg.flushed()
+		age, flushed := start.Sub(time.UnixMicro(msg.since)), msg.flushed()
 		switch {
-		case msg.place == unlisted && age < believed && (age < time.Second || flushed.IsZero() || !start.After(flushed)):
+		case msg.place == unlisted && age < believed && age > -time.Minute && (age < time.Second || flushed.IsZero() || !start.After(flushed)):
 			// Reported by the milter a moment ago. (One that was flushed, and
 			// that a listing after that does not show, is gone.)
 		case msg.place != unlisted && msg.place != active && !msg.missing:
@@ -417,6 +492,7 @@ func (m *Manager) goneLocked(msg *message) {
 	if msg.wanted() && (msg.place != unlisted || !msg.flushed().IsZero()) {
 		for q := range msg.queues() {
 			q.left.add(msg)
+			msg.through(q)
 		}
 	}
 	m.index.remove(msg)

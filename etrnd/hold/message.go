@@ -18,14 +18,15 @@ type message struct {
 	size    int64
 	// since is when the milter reported the message, until a listing shows it;
 	// from there on when the first listing that showed it had ended.
-	since   time.Time
+	since   int64
 	parts   []part
 	attempt *attempt // what a release has made of it; nil: nothing
-	listing uint32   // the number of the last listing that showed it
+	listing uint16   // the number of the last listing that showed it
 	place   place
 	missing bool  // absent from the last listing; a second absence means gone
 	tallied uint8 // the marks that the index has counted
 	setAge  uint8 // the Manager's when its recipients were sorted into queues
+	urgent  int8  // 1, 0 or -1: as its sender stated it, as far as the milter told
 }
 
 // place is the MTA's queue that a message is in.
@@ -101,26 +102,29 @@ type attempt struct {
 	again   bool      // asked for once more while under way: if it fails, try at once
 	asked   bool      // released by request, not only because a queue was open
 	last    bool      // nobody wants it any more: not to be flushed again
-	session string    // of the client that was last told of it in a count
+	inHand  bool      // the MTA tries it, as far as is known, or is about to
+	told    bool      // to a client, in a count
+	session string    // of the client that was last told
 
 	failed   string // the MTA's reason; empty: not tried, or under way
 	failures int32
 
 	// Of the index.
-	filed time.Time // the due time under which it is in a heap; zero: in none
-	turn  int32     // the flushes under which it is in one
-	at    int32
-	ready bool // in the heap of what is ready
+	filed   time.Time     // the due time under which it is in a heap; zero: in none
+	turn    int32         // the flushes under which it is in one
+	at      int32         // where in that heap
+	ready   *queueIndex   // in whose heap of what is ready; nil: in that of later
+	charged []*queueIndex // of which it takes a place while it is in the MTA's hand
 }
 
 // over reports whether nothing is left to remember.
 func (a *attempt) over() bool {
-	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && a.session == ""
+	return a != nil && a.want == nil && a.due.IsZero() && a.failed == "" && a.failures == 0 && !a.told && a.charged == nil
 }
 
 // stop ends a release.
 func (a *attempt) stop() {
-	a.want, a.due, a.again, a.asked = nil, time.Time{}, false, false
+	a.want, a.due, a.again, a.asked, a.inHand = nil, time.Time{}, false, false, false
 }
 
 func (msg *message) wanted() bool { return msg.attempt != nil && msg.attempt.want != nil }
@@ -169,8 +173,19 @@ func (msg *message) marks() (marks uint8) {
 // queues yields the message's queues, each once.
 func (msg *message) queues() iter.Seq[*queueIndex] {
 	return func(yield func(*queueIndex) bool) {
+		for q := range msg.all() {
+			if q.name != "" && !yield(q) {
+				return
+			}
+		}
+	}
+}
+
+// all are its queues, and that of the recipients who are in none.
+func (msg *message) all() iter.Seq[*queueIndex] {
+	return func(yield func(*queueIndex) bool) {
 		for i := range msg.parts {
-			if p := &msg.parts[i]; p.first() && p.domain.queue.name != "" && !yield(p.domain.queue) {
+			if p := &msg.parts[i]; p.first() && !yield(p.domain.queue) {
 				return
 			}
 		}
@@ -251,7 +266,7 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 		return false
 	}
 	a.want = append(a.want, q)
-	a.due, a.flushed, a.flushes = now, time.Time{}, 0
+	a.due, a.flushed, a.flushes, a.inHand = now, time.Time{}, 0, false
 	a.failed, a.again, a.last = "", false, false
 	return true
 }
@@ -361,6 +376,6 @@ func (msg *message) judge(listed time.Time) {
 	case a.due.IsZero():
 		// Deferred, and for no other reason than its transport: the flush
 		// came too early to find it.
-		a.due = listed
+		a.due, a.inHand = listed, false
 	}
 }

@@ -1,6 +1,8 @@
 package hold
 
 import (
+	"iter"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -88,6 +90,7 @@ type Started struct {
 	Messages int
 	Bytes    int64
 	UnderWay int // messages that were under way already
+	Unlisted int // of Messages, those that only the milter has told of
 }
 
 // Release lets a selection go. It does not wait for the MTA.
@@ -104,7 +107,7 @@ func (m *Manager) Release(sel queue.Selection) Started {
 func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) (st Started) {
 	q := m.index.queue(sel.Queue)
 	q.released = now
-	for msg := range m.index.covered(sel) {
+	for msg := range m.eachLocked(sel) {
 		if msg.place == onHold {
 			continue
 		}
@@ -117,6 +120,9 @@ func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) 
 		if started {
 			st.Messages++
 			st.Bytes += msg.size
+			if msg.place == unlisted {
+				st.Unlisted++
+			}
 			if fresh {
 				a.due = now.Add(arrivalDelays[0])
 			}
@@ -126,6 +132,32 @@ func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) 
 		m.index.settle(msg, now)
 	}
 	return st
+}
+
+// eachChunk is how many messages of a selection are looked at before others get
+// at the index.
+const eachChunk = 1000
+
+// eachLocked yields the messages of a selection, each once. Of one with very many
+// it lets others get at the index in between: whoever has much mail must not keep
+// those waiting who have little.
+func (m *Manager) eachLocked(sel queue.Selection) iter.Seq[*message] {
+	return func(yield func(*message) bool) {
+		list := slices.Collect(m.index.covered(sel))
+		for i, msg := range list {
+			if i%eachChunk == eachChunk-1 {
+				m.mu.Unlock()
+				runtime.Gosched()
+				m.mu.Lock()
+			}
+			if i >= eachChunk-1 && !(m.index.has(msg) && msg.covered(sel)) {
+				continue
+			}
+			if !yield(msg) {
+				return
+			}
+		}
+	}
 }
 
 // Pin opens queues, or parts of them, for as long as a call or a turn lasts:
@@ -163,7 +195,7 @@ func (m *Manager) unpinLocked(pin *queue.Selection) {
 	w := m.windowLocked(pin.Queue)
 	w.pins = slices.DeleteFunc(w.pins, func(p *queue.Selection) bool { return p == pin })
 	now := time.Now()
-	for msg := range m.index.covered(*pin) {
+	for msg := range m.eachLocked(*pin) {
 		if msg.attempt == nil || msg.attempt.asked || w.opens(msg, now) {
 			continue
 		}

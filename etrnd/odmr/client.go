@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // Phase is a step of the dialogue, for those who show progress.
@@ -43,7 +44,10 @@ type ClientOptions struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	ConnectTimeout time.Duration // default 30 s
-	ReplyTimeout   time.Duration // for one reply, default 2 min; ctx bounds the whole
+	// ReplyTimeout is for one reply, on a line whose round trip is nothing;
+	// default 2 min. It grows with the round trip that the line shows. ctx
+	// bounds the whole.
+	ReplyTimeout time.Duration
 
 	effort effort // how much of TLS is left to be tried; Dial's
 	failed error  // why the one before came to nothing
@@ -58,7 +62,8 @@ type Client struct {
 	mu sync.Mutex // guards the deadline of the wire against being moved after ctx has ended
 	wire
 
-	turned bool // the connection has been given away
+	patience time.Duration // of the last step
+	turned   bool          // the connection has been given away
 }
 
 // wire is a connection and what was learnt on it.
@@ -322,7 +327,9 @@ func (c *Client) arm(ctx context.Context) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c.raw.SetDeadline(time.Now().Add(c.o.ReplyTimeout))
+	// What one line answers in a second takes another half a minute.
+	c.patience = socket.Grace(c.raw, c.o.ReplyTimeout)
+	c.raw.SetDeadline(time.Now().Add(c.patience))
 	stop := context.AfterFunc(ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -351,7 +358,7 @@ func (c *Client) failed(ctx context.Context, op string, err error) *Error {
 		e.Err = nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		e.Kind = ErrTimeout
-		e.Err = fmt.Errorf("no answer for %v", c.o.ReplyTimeout)
+		e.Err = fmt.Errorf("no answer for %v", c.patience.Round(time.Second))
 	case errors.Is(err, esmtp.ErrReply):
 		e.Kind = ErrProtocol
 	case errors.Is(err, io.EOF):
@@ -364,7 +371,7 @@ func (c *Client) failed(ctx context.Context, op string, err error) *Error {
 }
 
 func contextKind(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(context.Cause(ctx), ErrTimeout) {
 		return ErrTimeout
 	}
 	return ctx.Err()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"syscall"
+	"time"
 )
 
 // TLSMode is what a client wants of STARTTLS.
@@ -132,6 +133,7 @@ func verify(state tls.ConnectionState, config *tls.Config) error {
 		return errors.New("no name is known to verify the certificate by")
 	}
 	o := x509.VerifyOptions{DNSName: config.ServerName, Roots: config.RootCAs, Intermediates: x509.NewCertPool()}
+	o.CurrentTime = time.Now()
 	if config.Time != nil {
 		o.CurrentTime = config.Time()
 	}
@@ -139,7 +141,7 @@ func verify(state tls.ConnectionState, config *tls.Config) error {
 		o.Intermediates.AddCert(certificate)
 	}
 	_, err := state.PeerCertificates[0].Verify(o)
-	return err
+	return untimely(err, o.CurrentTime)
 }
 
 // isGone tells a lost connection from a failure of what was said on it.

@@ -85,7 +85,7 @@ func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct
 		log:  quotaFor(srv.log, maxLogged).With("session", id, "client", conn.RemoteAddr().String()),
 		raw:  conn,
 		conn: conn,
-		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine},
+		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine, UTF8: true}, // for domains
 		out:  bufio.NewWriterSize(conn, maxLine),
 		stop: stop,
 		who:  etrn.Identity{Addr: addr, Session: id},

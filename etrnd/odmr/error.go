@@ -54,6 +54,9 @@ func (e *Error) Temporary() bool {
 	if e.Code != 0 {
 		return e.Code/100 == 4
 	}
+	if clockIsWrong(e.Err) {
+		return true // it will be set
+	}
 	switch e.Kind {
 	case ErrTLS, ErrAuth, ErrNoETRN, ErrNoATRN, ErrProtocol:
 		return false

@@ -34,7 +34,7 @@ type ServerOptions struct {
 	CommandTimeout time.Duration // from one command to the end of the next, default 5 min
 	SessionTimeout time.Duration // whole session, default 30 min; a turned one has its own
 	WriteTimeout   time.Duration // for a client to take a reply, default 30 s
-	TLSTimeout     time.Duration // for the handshake, default 30 s
+	TLSTimeout     time.Duration // for the handshake, default 30 s; grows with the round trip
 	AskTimeout     time.Duration // for the Asker, default 30 s
 	AuthDelay      time.Duration // before a failed AUTH is answered, default 2 s; negative: none
 	DrainTimeout   time.Duration // for sessions that are busy when Serve ends, default 10 s

@@ -18,7 +18,7 @@ const maxReason = 400
 
 // etrn is RFC 1985.
 func (d *dialogue) etrn(ctx context.Context, name string) error {
-	line := "ETRN " + name
+	line, name := "ETRN "+name, etrn.ASCII(name)
 	switch {
 	case !d.hello:
 		// RFC 1985 has ETRN behind EHLO, which is where it is offered; Postfix
@@ -90,7 +90,9 @@ func (d *dialogue) atrn(ctx context.Context, arg string) error {
 	if arg != "" {
 		domains = strings.Split(arg, ",")
 	}
-	for _, domain := range domains {
+	for i, domain := range domains {
+		domain = etrn.ASCII(domain)
+		domains[i] = domain
 		if err := etrn.CheckNode(domain); err != nil {
 			return d.refuse(501, line, err.Error())
 		}

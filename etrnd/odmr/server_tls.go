@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -36,10 +37,11 @@ func (d *dialogue) starttls(ctx context.Context, arg string) error {
 	if err := d.flush(); err != nil {
 		return err
 	}
-	if !d.arm(d.srv.o.TLSTimeout) {
+	wait := socket.Grace(d.raw, d.srv.o.TLSTimeout)
+	if !d.arm(wait) {
 		return errDraining
 	}
-	d.raw.SetWriteDeadline(time.Now().Add(d.srv.o.TLSTimeout))
+	d.raw.SetWriteDeadline(time.Now().Add(wait))
 	conn := tls.Server(d.raw, d.srv.o.Certificate.serverConfig())
 	if err := conn.HandshakeContext(ctx); err != nil {
 		said := foreign.Escape(err.Error(), 200)

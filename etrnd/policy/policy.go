@@ -7,6 +7,11 @@
 // always "250 Queuing started". Postfix strips "@" and "#" before it asks.
 // The protocol is described in Postfix's SMTPD_POLICY_README.
 //
+// On the port where sites log in (internal/postfix/setup) Postfix also asks for
+// each recipient whether the client may send mail to anywhere; the answer is OK
+// or DUNNO, behind which Postfix refuses. So a right that is taken away ends in the
+// middle of a session.
+//
 // Requests of any other protocol state are answered DUNNO: this is no general
 // policy service.
 package policy
@@ -36,7 +41,9 @@ type Asker interface {
 
 // Server answers policy requests.
 type Server struct {
-	Asker  Asker
+	Asker Asker
+	// Relay reports whether somebody may send mail to anywhere; nil: nobody may.
+	Relay  func(who etrn.Identity) bool
 	Logger *slog.Logger
 }
 
@@ -118,9 +125,35 @@ func readRequest(in *bufio.Reader) (map[string]string, error) {
 
 // answer is the action for one request.
 func (s *Server) answer(attrs map[string]string) (action string) {
-	if attrs["request"] != "smtpd_access_policy" || attrs["protocol_state"] != "ETRN" {
+	if attrs["request"] != "smtpd_access_policy" {
 		return "DUNNO"
 	}
+	switch attrs["protocol_state"] {
+	case "ETRN":
+		return s.etrn(attrs)
+	case "RCPT":
+		if s.Relay != nil && s.Relay(identity(attrs)) {
+			return "OK"
+		}
+	}
+	return "DUNNO"
+}
+
+// identity is what the client of a session of Postfix's has proved of itself.
+func identity(attrs map[string]string) etrn.Identity {
+	who := etrn.Identity{User: attrs["sasl_username"], Session: attrs["instance"]}
+	who.Addr, _ = netip.ParseAddr(attrs["client_address"])
+	for _, key := range []string{"ccert_fingerprint", "ccert_pubkey_fingerprint"} {
+		// Postfix says "AB:CD:..."; only SHA-256 is long enough to match.
+		if fp := strings.ToLower(strings.ReplaceAll(attrs[key], ":", "")); len(fp) == 64 {
+			who.Certificates = append(who.Certificates, fp)
+		}
+	}
+	return who
+}
+
+// etrn is the action for an ETRN.
+func (s *Server) etrn(attrs map[string]string) (action string) {
 	name, shown := attrs["etrn_domain"], foreign.Printable(attrs["etrn_domain"], maxShown)
 	log := s.Logger.With("client", foreign.Clip(attrs["client_address"], maxShown), "name", foreign.Clip(name, maxShown), "session", foreign.Clip(attrs["instance"], maxShown))
 	defer func() {
@@ -131,14 +164,7 @@ func (s *Server) answer(attrs map[string]string) (action string) {
 			action = "451 Local error, try again later"
 		}
 	}()
-	who := etrn.Identity{User: attrs["sasl_username"], Session: attrs["instance"]}
-	who.Addr, _ = netip.ParseAddr(attrs["client_address"])
-	for _, key := range []string{"ccert_fingerprint", "ccert_pubkey_fingerprint"} {
-		// Postfix says "AB:CD:..."; only SHA-256 is long enough to match.
-		if fp := strings.ToLower(strings.ReplaceAll(attrs[key], ":", "")); len(fp) == 64 {
-			who.Certificates = append(who.Certificates, fp)
-		}
-	}
+	who := identity(attrs)
 	user := foreign.Clip(who.User, maxShown)
 	a := s.Asker.AskStripped(who, name)
 	switch a.Code {

@@ -43,8 +43,12 @@ func TestAnswers(t *testing.T) {
 		// What nobody has judged must not pass.
 		"panic": {asker{panics: true}, request, "action=451 Local error, try again later\n\n"},
 		// This is no general policy service.
-		"other state":   {asker{}, strings.Replace(request, "ETRN", "RCPT", 1), "action=DUNNO\n\n"},
-		"other request": {asker{}, "request=junk\n\n", "action=DUNNO\n\n"},
+		"other state": {asker{}, strings.Replace(request, "ETRN", "DATA", 1), "action=DUNNO\n\n"},
+		// Who may send mail to anywhere; it is the Postfix port's to refuse.
+		"relay":          {asker{}, strings.Replace(request, "ETRN", "RCPT", 1), "action=OK\n\n"},
+		"relay, another": {asker{}, strings.Replace(strings.Replace(request, "ETRN", "RCPT", 1), "=acme\n", "=beta\n", 1), "action=DUNNO\n\n"},
+		"relay, nobody":  {asker{}, strings.Replace(strings.Replace(request, "ETRN", "RCPT", 1), "=acme\n", "=\n", 1), "action=DUNNO\n\n"},
+		"other request":  {asker{}, "request=junk\n\n", "action=DUNNO\n\n"},
 		// One connection serves many requests.
 		"two": {asker{answer: etrn.Answer{Code: 250}}, request + request, "action=OK\n\naction=OK\n\n"},
 	} {
@@ -99,7 +103,7 @@ func serve(t *testing.T, a *asker) (net.Conn, chan error) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	s := &Server{Asker: a, Logger: slog.New(slog.DiscardHandler)}
+	s := &Server{Asker: a, Relay: func(who etrn.Identity) bool { return who.User == "acme" }, Logger: slog.New(slog.DiscardHandler)}
 	go func() {
 		defer l.Close()
 		conn, err := l.Accept()

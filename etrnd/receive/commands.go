@@ -232,7 +232,7 @@ func (t *turn) greet(verb, name, line string) error {
 	t.release(b)
 	switch {
 	case r.Code != 250:
-		return t.say(&answer{text: string(r.AppendTo(nil))})
+		return t.say(&answer{text: string(t.unwelcome(verb, r).AppendTo(nil))})
 	case verb == "HELO":
 		return t.own("250 " + t.o.Hostname)
 	}
@@ -288,6 +288,7 @@ func (t *turn) mail(arg, line string) error {
 	}
 	text, from, no := mail(arg, t.offered)
 	if no != "" {
+		t.refuses(no.why(), func(c *Counts) { c.Refused++ })
 		return t.reject("sender refused", line, no)
 	}
 	if t.tx != nil && t.tx.b.isLost() {
@@ -303,7 +304,7 @@ func (t *turn) mail(arg, line string) error {
 		t.tx = &transaction{b: b, from: from, utf8: strings.Contains(text, "> SMTPUTF8") || strings.Contains(text, " SMTPUTF8 ")}
 		t.open(1)
 	}
-	return t.pass(text, &answer{})
+	return t.pass(text, &answer{mail: true})
 }
 
 func (t *turn) rcpt(arg, line string) error {
@@ -312,7 +313,7 @@ func (t *turn) rcpt(arg, line string) error {
 	}
 	text, _, no := t.recipient(arg, t.offered, t.tx.utf8)
 	if no != "" {
-		t.count(func(c *Counts) { c.Rejected++ })
+		t.refuses(no.why(), func(c *Counts) { c.Rejected++ })
 		return t.reject("recipient refused", line, no)
 	}
 	t.tx.to++

@@ -49,7 +49,7 @@ func (t *turn) data(arg, line string) error {
 		// The replier waits for the answer since before the message.
 		tx.b.bound(t.o.MTATimeout)
 		n, end = text.write(tx.b.w, p)
-		tx.bytes.Add(int64(n))
+		t.came(tx, int64(n))
 		t.in.Discard(n)
 	}
 	if err := t.sendOff(); err != nil {
@@ -83,7 +83,6 @@ func (t *turn) bdat(arg, line string) error {
 		text += " LAST"
 	}
 	tx := t.tx
-	tx.bytes.Add(n)
 	if err := t.pass(text, &answer{final: last, free: last}); err != nil {
 		return err
 	}
@@ -98,6 +97,7 @@ func (t *turn) bdat(arg, line string) error {
 				return err
 			}
 		}
+		t.came(tx, int64(len(p)))
 		t.in.Discard(len(p))
 		n -= int64(len(p))
 	}
@@ -139,4 +139,15 @@ func chunk(arg string) (n int64, last, ok bool) {
 		n = n*10 + int64(c-'0')
 	}
 	return n, more, n <= maxChunk
+}
+
+// came counts bytes of a message.
+func (t *turn) came(tx *transaction, n int64) {
+	tx.bytes.Add(n)
+	t.count(func(c *Counts) {
+		if !tx.over { // what the MTA has not waited for counts no more
+			tx.coming += n
+			c.Coming += n
+		}
+	})
 }

@@ -33,7 +33,8 @@ type fakeMTA struct {
 	rcpt  func(line string) string
 	chunk func() string
 	end   func() string
-	bare  bool // no extension is offered
+	mail  func() string // answers MAIL
+	bare  bool          // no extension is offered
 }
 
 func newMTA(t testing.TB) *fakeMTA {
@@ -138,8 +139,12 @@ func (m *fakeMTA) serve(conn net.Conn) {
 				say("503 nested")
 				continue
 			}
-			mail, rcpts = true, 0
 			text.Reset()
+			if m.mail != nil {
+				say(m.mail())
+				continue
+			}
+			mail, rcpts = true, 0
 			say("250 2.1.0 Ok")
 		case "RCPT":
 			reply := "250 2.1.5 Ok"

@@ -41,6 +41,7 @@ var (
 	ErrSilent = errors.New("the remote has gone quiet")
 	ErrMTA    = errors.New("the local mail server failed")
 	ErrAbuse  = errors.New("the remote does not behave like a mail server")
+	ErrDoor   = errors.New("the local mail server takes nothing")
 )
 
 // Options of a Server.
@@ -57,7 +58,7 @@ type Options struct {
 	// Connections is how many connections to the MTA there may be. Default 4.
 	Connections int
 	// Silence is how long the provider may send nothing while no answer is
-	// due to it. Default 5 minutes (RFC 5321, section 4.5.3.2.7).
+	// due to it, on a line whose round trip is nothing. Default 5 minutes (RFC 5321, section 4.5.3.2.7).
 	Silence time.Duration
 	// MTATimeout bounds every wait for the local MTA. Default 10 minutes
 	// (RFC 5321, section 4.5.3.2.6).
@@ -82,9 +83,11 @@ type Server struct {
 type Counts struct {
 	Messages int   // that the MTA has taken
 	Bytes    int64 // of these
-	Refused  int   // messages that it has refused
+	Coming   int64 // bytes of messages that it has not answered for yet
+	Refused  int   // messages that it has refused, with all of their recipients
 	Rejected int   // recipients refused, by the MTA or here
-	Busy     int   // transactions that are open or being answered
+	Why      Refusal
+	Busy     int // transactions that are open or being answered
 	Active   time.Time
 	Last     string // the MTA's name of the last message that it has taken, if it told it
 }
@@ -164,7 +167,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	err := t.run()
 	close(t.done)
 	stop()
-	s.count(func(c *Counts) { c.Busy = 0 })
+	s.count(func(c *Counts) { c.Busy, c.Coming = 0, 0 })
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("turned connection: %w", cause)
 	}

@@ -106,6 +106,7 @@ func (t *turn) bring(a *answer) error {
 		t.push()
 		return err
 	}
+	r = t.weigh(a, r)
 	if !a.silent {
 		t.scratch = r.AppendTo(t.scratch[:0])
 		t.write(t.scratch)
@@ -115,6 +116,14 @@ func (t *turn) bring(a *answer) error {
 		// The reader waits, and so does the provider.
 		t.push()
 		a.code <- r.Code
+	}
+	if a.final && r.OK() {
+		t.inVain = 0
+	}
+	if t.inVain >= maxInVain {
+		t.write([]byte("421 4.3.2 " + t.o.Hostname + " the mail server takes nothing now, try again later\r\n"))
+		t.push()
+		return fmt.Errorf("%w: %s", ErrDoor, t.Counts().Why.Reply)
 	}
 	if a.free && !a.b.isLost() {
 		t.release(a.b)
@@ -170,9 +179,6 @@ func (t *turn) note(a *answer, r esmtp.Reply) {
 	switch {
 	case r.Code/100 >= 4:
 		b.errors++
-		if a.rcpt {
-			t.noted.log(t.log).Warn("recipient refused by the local mail server", "reply", foreign.Clip(r.String(), maxShown))
-		}
 	case a.final:
 		b.errors, b.dirty = 0, false
 	case a.free: // RSET
@@ -188,18 +194,20 @@ func (t *turn) note(a *answer, r esmtp.Reply) {
 		t.count(func(c *Counts) {
 			c.Messages++
 			c.Bytes += a.tx.bytes.Load()
-			c.Busy--
+			a.tx.ends(c)
 			c.Last = id
 			if id != "" && len(t.took) < maxTook {
 				t.took[id] = true
 			}
 		})
-	case a.final:
-		t.noted.log(t.log).Warn("message refused by the local mail server", "from", foreign.Clip(a.tx.from, maxShown), "reply", foreign.Clip(r.String(), maxShown))
-		t.count(func(c *Counts) { c.Refused++; c.Busy-- })
-	case a.free:
-		t.count(func(c *Counts) { c.Busy-- })
-	case a.rcpt && r.Code/100 >= 4:
-		t.count(func(c *Counts) { c.Rejected++ })
+	case a.final, a.free:
+		t.count(a.tx.ends)
 	}
+}
+
+// ends takes a transaction out of what is under way.
+func (tx *transaction) ends(c *Counts) {
+	c.Coming -= tx.coming
+	c.Busy--
+	tx.coming, tx.over = 0, true
 }

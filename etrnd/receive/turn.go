@@ -32,6 +32,7 @@ type turn struct {
 	gather time.Duration // how long a reply waits for others to travel with
 
 	scratch []byte // the replier's: a reply as it is written
+	inVain  int    // the replier's: messages refused for a reason that concerns all, since one was taken
 
 	answers chan *answer  // in the order of the commands
 	dead    chan struct{} // closed when nothing more can be done
@@ -63,6 +64,17 @@ type transaction struct {
 	utf8  bool // SMTPUTF8 was said to the MTA
 	to    int  // recipients passed on
 	bytes atomic.Int64
+
+	// Guarded by the server's mu:
+	coming int64 // of Counts.Coming
+	over   bool
+
+	// The replier's own:
+	no      esmtp.Reply // what the provider hears of a message that was refused as a whole; zero: it was not
+	why     Refusal
+	taken   int  // recipients that the MTA has taken
+	refused bool // it has refused one
+	vain    bool // for a reason that concerns all
 }
 
 func newTurn(ctx context.Context, s *Server, conn net.Conn) *turn {
@@ -71,7 +83,7 @@ func newTurn(ctx context.Context, s *Server, conn net.Conn) *turn {
 		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
 		free: make(chan *backend, s.o.Connections), room: make(chan struct{}, 1), backends: map[*backend]bool{},
 	}
-	t.provider = &providerConn{conn: conn, silence: s.o.Silence, life: time.Now()}
+	t.provider = &providerConn{conn: conn, silence: socket.Grace(conn, s.o.Silence), life: time.Now()}
 	t.in = &esmtp.CommandReader{Reader: bufio.NewReaderSize(t.provider, 32<<10), Max: maxLine, UTF8: true}
 	t.out = bufio.NewWriterSize(t.provider, 4<<10)
 	t.gather = gatherTime(conn)
@@ -168,6 +180,7 @@ type answer struct {
 	b    *backend // where the reply comes from
 	tx   *transaction
 	rcpt bool
+	mail bool
 	// final is the reply to a whole message, free to the last command of a
 	// transaction: b can be used again.
 	final, free bool

@@ -52,6 +52,7 @@ type Status struct {
 	Milter   MilterStatus `json:"milter"`
 	Listen   []Listener   `json:"listeners"`
 	Queues   QueueTotals  `json:"queues"`
+	Nobody   Nobody       `json:"held_for_nobody"` // with the first domains
 	Links    []Link       `json:"links"`
 	Calls    []CallEvent  `json:"calls"` // under way, each with its latest event
 	Warnings []string     `json:"warnings"`
@@ -65,6 +66,12 @@ type ConfigStatus struct {
 	// why.
 	Rejected *time.Time `json:"rejected,omitempty"`
 	Problems []string   `json:"problems,omitempty"`
+	// Changed says that the file says something else by now, or cannot be read
+	// any more.
+	Changed bool `json:"changed,omitempty"`
+	// Restart names the keys of it that were loaded and are not in force before a
+	// restart.
+	Restart []string `json:"restart,omitempty"`
 }
 
 // MTAStatus is whether the MTA can be asked.
@@ -81,6 +88,8 @@ type MilterStatus struct {
 	Connected bool       `json:"connected"`
 	Since     *time.Time `json:"since"`    // of the present connection, or of its loss; null: never seen
 	Sessions  int        `json:"sessions"` // SMTP sessions open now, as the milter sees them
+	// Differs says that it runs by another configuration than etrnd.
+	Differs bool `json:"differs,omitempty"`
 }
 
 // Listener is a socket on which the daemon takes requests.
@@ -95,6 +104,8 @@ type QueueTotals struct {
 	Messages int        `json:"messages"`
 	Bytes    int64      `json:"bytes"`
 	Oldest   *time.Time `json:"oldest"`
+	UnderWay int        `json:"under_way"` // released, and neither gone nor back
+	Waiting  int        `json:"waiting"`   // of these, those that wait for their turn
 }
 
 // Queue is what is held under one name.
@@ -107,7 +118,8 @@ type Queue struct {
 	// lately or a link is up.
 	Open      bool       `json:"open"`
 	OpenUntil *time.Time `json:"open_until"`       // null: shut, or as long as a link is up
-	UnderWay  int        `json:"under_way"`        // messages released and being tried
+	UnderWay  int        `json:"under_way"`        // messages released, and neither gone nor back
+	Waiting   int        `json:"waiting"`          // of these, those that wait for their turn
 	Failed    int        `json:"failed"`           // messages tried and put back
 	Released  *time.Time `json:"released"`         // the last release
 	Domains   []string   `json:"domains"`          // as in the configuration
@@ -120,6 +132,8 @@ type Released struct {
 	Queue    string `json:"queue"`
 	Messages int    `json:"messages"`
 	Bytes    int64  `json:"bytes"`
+	// Note says what was not found, when nothing was released.
+	Note string `json:"note,omitempty"`
 }
 
 // LinkEvent says that a link went up or down, by its name or by the name of
@@ -168,6 +182,7 @@ type CallEvent struct {
 	Line    Seconds  `json:"line_seconds"` // line time used so far
 	In      Progress `json:"in"`
 	Out     Progress `json:"out"`
+	Refused *Refused `json:"refused,omitempty"` // nil: nothing
 	// Result is set in the last event of a call, and only there.
 	Result *CallResult `json:"result,omitempty"`
 }
@@ -208,11 +223,21 @@ type CallResult struct {
 	Out        Progress  `json:"out"`
 	// Duplicates are messages that came, or went, a second time after the
 	// line was cut. They are counted in In and Out too.
-	Duplicates int     `json:"duplicates"`
-	Replies    []Reply `json:"replies"`
-	Error      string  `json:"error,omitempty"` // empty: all went well
-	Hint       string  `json:"hint,omitempty"`
-	Exit       int     `json:"exit"` // 0, 69, 75 or 78
+	Duplicates int      `json:"duplicates"`
+	Refused    *Refused `json:"refused,omitempty"` // nil: nothing
+	Replies    []Reply  `json:"replies"`
+	Error      string   `json:"error,omitempty"` // empty: all went well
+	Hint       string   `json:"hint,omitempty"`
+	Exit       int      `json:"exit"` // 0, 69, 75 or 78
+}
+
+// Refused is what the local mail server has refused of what came over a turned
+// connection (ATRN).
+type Refused struct {
+	Messages   int `json:"messages"`   // with all of their recipients
+	Recipients int `json:"recipients"` // of others
+	// Reply is its reply, with the code: the first of those that matter most.
+	Reply string `json:"reply"`
 }
 
 // Reply is a remote's answer to the request for one name.

@@ -90,7 +90,7 @@ func (w *world) startEtrnd(ctx context.Context, h *testbed.Host, o testbed.Postf
 	if err := secrets(); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
+	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd"); err != nil {
 		return err
 	}
 	if _, err := h.Run(ctx, "etrnctl", "setup", "postfix", "--apply"); err != nil {

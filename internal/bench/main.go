@@ -110,6 +110,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	capture := flags.String("capture", "", "directory for a packet capture of each run (needs tcpdump)")
 	runs := flags.Int("runs", 1, "make `N` runs of each case and take the one in the middle")
 	hub := flags.String("hub", "", "`SETTINGS` of main.cf for the hub beside etrnd, such as \"a=1 b=2\", to try out what etrnctl should set")
+	hubOnly := flags.String("hub-parts", "", "of the hub at a provider's size, measure only these `WORDS`, or \"none\": index drain milter")
+	noLinks := flags.Bool("no-links", false, "measure no links")
 	if err := flags.Parse(args); err != nil {
 		return 64
 	}
@@ -143,31 +145,42 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}
 		}
 	}
-	if len(cases) == 0 {
+	if *noLinks {
+		cases = nil
+	} else if len(cases) == 0 {
 		fmt.Fprintf(stderr, "bench: -only %q: no run is like that\n", *only)
 		return 64
 	}
-	if slices.ContainsFunc(cases, func(c testCase) bool { return c.how.key() == etrnd{}.key() }) {
+	hubWanted := wantedHub(*hubOnly)
+	if *only != "" && *hubOnly == "" {
+		hubWanted = func(string) bool { return false }
+	}
+	if slices.ContainsFunc(hubParts, func(p hubPart) bool { return hubWanted(p.key) }) || slices.ContainsFunc(cases, func(c testCase) bool { return c.how.key() == etrnd{}.key() }) {
 		if err := b.build(ctx); err != nil {
 			fmt.Fprintln(stderr, "bench:", err)
 			return 1
 		}
 		defer b.close()
 	}
+	rows, failed := b.measureHub(ctx, hubWanted)
 	results := b.all(ctx, cases)
-	failed := false
 	for _, r := range results {
 		failed = failed || r.Error != ""
 	}
 	if *asJSON {
 		enc := json.NewEncoder(stdout)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(report(ctx, *congestion, results)); err != nil {
+		r := report(ctx, *congestion, results)
+		r.Hub = rows
+		if err := enc.Encode(r); err != nil {
 			fmt.Fprintln(stderr, "bench:", err)
 			return 1
 		}
 	} else {
-		table(stdout, report(ctx, *congestion, results))
+		if len(results) > 0 {
+			table(stdout, report(ctx, *congestion, results))
+		}
+		hubTable(stdout, rows)
 	}
 	if failed {
 		return 1

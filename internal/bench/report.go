@@ -19,6 +19,7 @@ type Report struct {
 	Processors int      `json:"processors"`
 	Congestion string   `json:"congestion_control"`
 	Results    []Result `json:"results"`
+	Hub        []hubRow `json:"hub,omitempty"`
 }
 
 // report puts the results into the context that they need to be compared.

@@ -1,5 +1,5 @@
-// Package config reads etrnd.toml, the one configuration file of both daemons
-// and of etrnctl, into a validated Config.
+// Package config reads etrnd.toml, the configuration file of both daemons and of
+// etrnctl, and what it includes, into a validated Config.
 //
 // Reading is strict: an unknown key, a wrong type, a name that clashes or a
 // value that cannot work is an error, and all of them are reported at once
@@ -33,13 +33,17 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
 
+	// Include is the directory or pattern of the files that belong to the
+	// configuration beside File, from the root; empty: none.
+	Include string
+
 	MTA     MTA
 	Milter  Milter
 	Policy  Policy
 	ODMR    ODMR
 	Control Control
 
-	// Queues are the [[queue]] tables in the order of the file, followed by
+	// Queues are the [[queue]] tables in the order of the files, followed by
 	// the queue of every remote that pushes patterns of its own.
 	Queues  []queue.Queue
 	Links   []Link
@@ -61,6 +65,9 @@ type MTA struct {
 	// Split is the address and port of the loopback on which messages for
 	// several queues are taken apart; empty: they stay one.
 	Split string
+	// Submission is the port, or the address and port, on which the MTA takes
+	// mail from sites that log in with the users of ODMR; empty: none.
+	Submission string
 }
 
 // Milter is the part of etrn-milter.
@@ -161,6 +168,15 @@ const (
 	TLSOff      TLSMode = "off"
 )
 
+// PushLogin is where the credentials of a remote are used for what is pushed.
+type PushLogin uint8
+
+const (
+	PushLoginHost   PushLogin = iota // where the next hop is the remote's host
+	PushLoginAlways                  // with any next hop
+	PushLoginNever
+)
+
 // Remote is a server called through a link.
 type Remote struct {
 	Name string
@@ -181,6 +197,9 @@ type Remote struct {
 	// PushQueues names the queues that a call releases, or that the other
 	// side may ask for with PushWait.
 	PushQueues []string
+
+	// PushLogin says where User and TLSCert prove who we are when mail is pushed.
+	PushLogin PushLogin
 
 	// Senders are where the remote's mail comes from. Empty: from the
 	// addresses of Host, as they resolve at the time of the call.

@@ -158,7 +158,7 @@ func TestMinimal(t *testing.T) {
 	diff(t, "warnings", warnings, "")
 	diff(t, "hostname", c.Hostname, "hub.example.net")
 	diff(t, "log", []any{c.LogLevel, c.LogFormat}, []any{slog.LevelInfo, "text"})
-	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc/postfix", SMTP: "127.0.0.1:25", Transport: "transient", Reconcile: time.Minute})
+	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc/postfix", SMTP: "127.0.0.1:25", Transport: "transient", Reconcile: time.Minute, Submission: "587"})
 	diff(t, "milter", c.Milter, Milter{Listen: "unix:/var/spool/postfix/etrnd/milter.sock", Header: "X-ETRN-Queue", Report: "unix:/run/etrnd/report.sock"})
 	diff(t, "policy", c.Policy, Policy{Listen: "unix:/var/spool/postfix/etrnd/policy.sock"})
 	diff(t, "odmr", c.ODMR, ODMR{})
@@ -211,7 +211,7 @@ func TestSite(t *testing.T) {
 	}})
 	diff(t, "queues", c.Queues, []queue.Queue{{
 		Name: "hub", Remote: "hub", Domains: patternList(t, "*"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[hub.example.net]"},
-		Window: 5 * time.Minute, MinInterval: 5 * time.Second,
+		Relay: queue.RelayNone, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
 	}})
 	for iface, want := range map[string]bool{"ppp0": true, "wwan3": true, "ppp1": false, "eth0": false, "": false} {
 		if _, ok := c.LinkOf(iface); ok != want {
@@ -231,7 +231,8 @@ func TestEverything(t *testing.T) {
 		"whoever is on the path can read and answer in the remote's name; write tls = \"require\", with tls-ca or tls-name where they help\n")
 	dir := filepath.Join(filepath.Dir(filepath.Dir(c.File)), "tls")
 	diff(t, "log", []any{c.LogLevel, c.LogFormat}, []any{slog.LevelDebug, "json"})
-	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc", SMTP: "[::1]:2525", Transport: "held", Reconcile: 5 * time.Minute, Split: "[::1]:10367"})
+	diff(t, "include", c.Include, filepath.Join(filepath.Dir(c.File), "more.d/[a-z]*"))
+	diff(t, "mta", c.MTA, MTA{Type: "postfix", ConfigDir: "/etc", SMTP: "[::1]:2525", Transport: "held", Reconcile: 5 * time.Minute, Split: "[::1]:10367", Submission: "[2001:db8::1]:1587"})
 	diff(t, "milter", c.Milter, Milter{Listen: "127.0.0.1:8891", Header: "X-Held-For", Report: "unix:/run/etrnd/r.sock"})
 	diff(t, "policy", c.Policy, Policy{Listen: "unix:/run/etrnd/p.sock"})
 	diff(t, "odmr", c.ODMR, ODMR{
@@ -248,7 +249,7 @@ func TestEverything(t *testing.T) {
 			Name: "north", Link: "Sat", Host: "2001:db8::2", Port: 366, Protocol: ProtocolETRN, RouterType: PullPush,
 			Request:        []string{"site.example", "@site.example", "#Site"},
 			ConnectTimeout: 10 * time.Second, RequestTimeout: 20 * time.Second, Wait: 30 * time.Second, Idle: 2 * time.Second, Limit: 10 * time.Minute,
-			PushQueues: []string{"out", "north"}, Senders: prefixList(t, "2001:db8::/64"),
+			PushQueues: []string{"out", "north"}, PushLogin: PushLoginAlways, Senders: prefixList(t, "2001:db8::/64"),
 			TLS: TLSRequire, TLSCA: dir + "/hub.pem", TLSName: "hub.example.net", TLSCert: dir + "/hub.pem", TLSKey: dir + "/hub.key",
 			User: "site", PasswordFile: dir + "/password",
 		},
@@ -279,17 +280,18 @@ func TestEverything(t *testing.T) {
 		{
 			Name: "acme", Domains: patternList(t, "acme.example", ".acme.example", "sales@other.example"), Deliver: queue.Deliver{Protocol: "lmtp", NextHop: "unix:/run/lmtp.sock"},
 			Clients: prefixList(t, "192.0.2.7/32", "198.51.100.0/24", "203.0.113.5/32"), Users: []string{"acme", "acme@hub.example.net"},
-			Certificates: []string{"a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90"}, MinInterval: time.Minute,
+			Certificates: []string{"a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90"}, Relay: queue.RelayAll, MinInterval: time.Minute,
 		},
-		{Name: "out", Domains: patternList(t, "*"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[relay.example.net]"}, Window: 5 * time.Minute, MinInterval: 5 * time.Second},
+		{Name: "out", Domains: patternList(t, "*"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[relay.example.net]"}, Relay: queue.RelayNone, Window: 5 * time.Minute, MinInterval: 5 * time.Second},
+		{Name: "gamma", Domains: patternList(t, "gamma.example"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[mail.gamma.example]"}, Users: []string{"gamma"}, Window: 5 * time.Minute, MinInterval: 5 * time.Second},
 		{
 			Name: "north", Remote: "north", Domains: patternList(t, "north.example"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[mail.north.example]:587"},
-			Window: 5 * time.Minute, MinInterval: 5 * time.Second,
+			Relay: queue.RelayNone, Window: 5 * time.Minute, MinInterval: 5 * time.Second,
 		},
 		{
 			// A push-wait remote may ask for what is held for it.
 			Name: "south", Remote: "south", Domains: patternList(t, "south.example"), Deliver: queue.Deliver{Protocol: "smtp", NextHop: "[192.0.2.9]"},
-			Clients: prefixList(t, "192.0.2.9/32", "192.0.2.10/32"), Window: 5 * time.Minute, MinInterval: 5 * time.Second,
+			Relay: queue.RelayNone, Clients: prefixList(t, "192.0.2.9/32", "192.0.2.10/32"), Window: 5 * time.Minute, MinInterval: 5 * time.Second,
 		},
 	})
 }
@@ -352,7 +354,9 @@ func TestWarnings(t *testing.T) {
 		name, file, want string
 	}{
 		{"a queue that nobody may ask for", "[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\"]\ndeliver = \"smtp:acme.example\"\n", "etrnd.toml:2: queue \"acme\": nobody may ask"},
-		{"a queue that everybody may ask for", "[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\"]\ndeliver = \"smtp:acme.example\"\nclients = [\n\"::/0\"]\n", "etrnd.toml:7: queue \"acme\": clients: \"::/0\" lets in every address"},
+		{"a queue that everybody may ask for", "[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\"]\ndeliver = \"smtp:acme.example\"\nrelay = false\nclients = [\n\"::/0\"]\n", "etrnd.toml:8: queue \"acme\": clients: \"::/0\" lets in every address"},
+		{"a network of more than a site", "[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\"]\ndeliver = \"smtp:acme.example\"\nclients = [\n\"192.0.2.0/24\",\n\"198.51.0.0/16\"]\n", "etrnd.toml:8: queue \"acme\": clients: \"198.51.0.0/16\" may ask, but is too large (over /24)"},
+		{"a network of strangers", "[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\"]\ndeliver = \"smtp:acme.example\"\nclients = [\"2000::/3\"]\n", "etrnd.toml:6: queue \"acme\": clients: \"2000::/3\" may ask, but is too large to be let"},
 		{"a link without remotes", link, "etrnd.toml:2: link \"isp\": no remote is called"},
 		{"hang-up without interfaces", "[[link]]\nname = \"isp\"\nhang-up = [\"true\"]\n" + remote + "push = [\"*\"]\n", "etrnd.toml:4: link \"isp\": hang-up: without interfaces"},
 		{"dial without hang-up", link + "dial = [\"true\"]\n" + remote + "push = [\"*\"]\n", "etrnd.toml:5: link \"isp\": dial: without hang-up"},
@@ -482,7 +486,7 @@ func TestLoad(t *testing.T) {
 		name, path, want string
 	}{
 		{"not there", filepath.Join(dir, "missing"), "no such file"},
-		{"a directory", dir, "not a regular file"},
+		{"a directory", dir, "is a directory; name the file in it: --config " + filepath.Join(dir, "etrnd.toml")},
 		{"a FIFO, which would block for ever", fifo, "not a regular file"},
 		{"longer than any configuration", write("long", strings.Repeat("#", maxFile+1)), "longer than"},
 		{"UTF-16", write("utf16", "h\x00o\x00s\x00t\x00"), "UTF-16"},

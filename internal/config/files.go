@@ -38,10 +38,17 @@ func (r *reader) path(t *table, key string) string {
 
 // readable reads a file and objects when it cannot. It returns nil then.
 func (r *reader) readable(t *table, key, path string) []byte {
-	data, err := readFile(path, maxReferred)
+	data, err := readFileBy(r.open, path, maxReferred)
+	if errors.Is(err, ErrUnseen) {
+		t.warn(key, "run etrnctl check as root", "%s cannot be read by you, so what is in it was not checked", foreign.Quote(path))
+		return nil
+	}
 	if err != nil {
 		hint := ""
+		var mend interface{ Hint() string }
 		switch {
+		case errors.As(err, &mend):
+			hint = mend.Hint()
 		case errors.Is(err, fs.ErrPermission):
 			hint = fmt.Sprintf("this was tried as user id %d; etrnd must be able to read it", os.Geteuid())
 		case errors.Is(err, fs.ErrNotExist) && key == "users":
@@ -112,11 +119,17 @@ func (r *reader) keyPair(t *table) (cert, key string) {
 	switch now := r.now(); {
 	case now.After(leaf.NotAfter):
 		t.warn("tls-cert", "renew it", "the certificate in %s expired on %s", foreign.Quote(cert), leaf.NotAfter.UTC().Format(time.DateOnly))
+	case now.Add(soon).After(leaf.NotAfter):
+		t.warn("tls-cert", "renew it, and reload etrnd", "the certificate in %s expires on %s", foreign.Quote(cert), leaf.NotAfter.UTC().Format(time.DateOnly))
 	case now.Before(leaf.NotBefore):
 		t.warn("tls-cert", "check the clock of this machine", "the certificate in %s is not valid before %s", foreign.Quote(cert), leaf.NotBefore.UTC().Format(time.DateOnly))
 	}
 	return cert, key
 }
+
+// soon is how long before its end a certificate is complained about: what renews
+// those of 90 days by itself has done it by then.
+const soon = 21 * 24 * time.Hour
 
 // firstCertificate parses the first certificate of a PEM file: the one that
 // the key has to fit.

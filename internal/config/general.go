@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -33,7 +34,7 @@ func (r *reader) general(t *table, c *Config) {
 		if msg := hostnameFault(s); msg != "" {
 			t.fail("hostname", hint, "%s %s", foreign.Quote(s), msg)
 		}
-		c.Hostname = strings.TrimSuffix(s, ".")
+		c.Hostname = esmtp.ASCII(strings.TrimSuffix(s, "."))
 		return
 	}
 	name, err := r.hostname()
@@ -100,6 +101,7 @@ func (r *reader) mta(t *table, c *Config) {
 		}
 	}
 	c.MTA.Split = r.split(t, c.MTA.SMTP)
+	c.MTA.Submission = r.submission(t, c.MTA.SMTP)
 }
 
 // split reads the port that Postfix opens for itself. Whoever reaches it can

@@ -52,6 +52,7 @@ var keys = []key{
 	{table: "", name: "hostname", kind: str, defWords: "the host name of the machine"},
 	{table: "", name: "log-level", kind: str, def: `"info"`, values: []string{"debug", "info", "warning", "error"}},
 	{table: "", name: "log-format", kind: str, def: `"text"`, values: []string{"text", "json"}},
+	{table: "", name: "include", kind: str, defWords: "no other file"},
 
 	{table: "mta", name: "type", kind: str, def: `"postfix"`, values: []string{"postfix"}},
 	{table: "mta", name: "config-dir", kind: str, def: `"/etc/postfix"`},
@@ -59,6 +60,7 @@ var keys = []key{
 	{table: "mta", name: "transport", kind: str, def: `"transient"`},
 	{table: "mta", name: "reconcile", kind: duration, def: `"1m"`, min: sec, max: day},
 	{table: "mta", name: "split", kind: str, def: `""`},
+	{table: "mta", name: "submission", kind: str, def: `"587"`},
 
 	{table: "milter", name: "listen", kind: str, def: `"unix:/var/spool/postfix/etrnd/milter.sock"`},
 	{table: "milter", name: "header", kind: str, def: `"X-ETRN-Queue"`},
@@ -85,6 +87,7 @@ var keys = []key{
 	{table: "queue", name: "clients", kind: list},
 	{table: "queue", name: "users", kind: list},
 	{table: "queue", name: "certificates", kind: list},
+	{table: "queue", name: "relay", kind: boolean, defWords: "true for all but large networks"},
 	{table: "queue", name: "window", kind: duration, def: `"5m"`, min: 0, max: day},
 	{table: "queue", name: "min-interval", kind: duration, def: `"5s"`, min: 0, max: day},
 
@@ -109,6 +112,7 @@ var keys = []key{
 	{table: "remote", name: "limit", kind: duration, def: `"1h"`, min: sec, max: 7 * day},
 	{table: "remote", name: "push", kind: list},
 	{table: "remote", name: "deliver", kind: str, defWords: `"smtp:[HOST]", with the name or address in host`},
+	{table: "remote", name: "push-login", kind: boolean, defWords: "true where deliver leads to host"},
 	{table: "remote", name: "senders", kind: list, defWords: "the addresses of host"},
 	{table: "remote", name: "tls", kind: str, def: `"auto"`, values: []string{"auto", "require", "insecure", "off"}},
 	{table: "remote", name: "tls-ca", kind: str, defWords: "the certificates of the system"},

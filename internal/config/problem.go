@@ -58,10 +58,18 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// inOrder sorts problems by line; those of one line stay in the order in
-// which they were found.
-func inOrder(ps []Problem) []Problem {
-	slices.SortStableFunc(ps, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+// inOrder sorts problems by file, that of the name first before the others, and
+// by line; those of one line stay in the order in which they were found.
+func inOrder(first string, ps []Problem) []Problem {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		if a.File != b.File && (a.File == first || b.File == first) {
+			if a.File == first {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
 	return ps
 }
 

@@ -24,6 +24,7 @@ func (r *reader) queue(t *table, c *Config) {
 	if q.Deliver.Turn && len(c.ODMR.Listen) == 0 {
 		t.fail("deliver", `add an [odmr] table, or write deliver = "smtp:[host]"`, "\"turn\" needs the listener of [odmr], where the site asks for its mail")
 	}
+	r.relay(t, &q)
 	for _, it := range t.strs("users") {
 		if strings.ContainsAny(it.s, " :") {
 			t.failAt(it.line, "users", "write the name as it stands in the users file", "%s is not a valid user name: it contains a space or a colon", foreign.Quote(it.s))

@@ -16,11 +16,13 @@ import (
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
-// reader turns one file into a Config and collects what is wrong with it.
+// reader turns a file, with those that it includes, into a Config and collects what is wrong with it.
 type reader struct {
 	file    string
 	dir     string // of file: where relative file names start
 	noFiles bool
+	owner   *int64                              // of file, when it has been looked at
+	open    func(path string) (*os.File, error) // of files that are referred to
 
 	hostname    func() (string, error)
 	groupExists func(name string) bool
@@ -56,6 +58,7 @@ func newReader(name string) *reader {
 	r := &reader{
 		file:     name,
 		dir:      filepath.Dir(name),
+		open:     os.Open,
 		hostname: os.Hostname,
 		groupExists: func(name string) bool {
 			_, err := user.LookupGroup(name)
@@ -79,13 +82,14 @@ func newReader(name string) *reader {
 // read goes through the whole file, whatever it finds on the way. The Config
 // is of use only when no errors were collected.
 func (r *reader) read(data []byte) *Config {
-	root := r.parse(data)
+	root := r.parse(r.file, data)
 	if root == nil {
 		return nil
 	}
 	root.checkKeys()
-
 	c := &Config{File: r.file}
+	tops := append([]*table{root}, r.included(root, c, len(data))...)
+
 	r.general(root, c)
 	r.mta(root.one("mta"), c)
 	r.milter(root.one("milter"), c)
@@ -97,16 +101,22 @@ func (r *reader) read(data []byte) *Config {
 
 	// Links before the remotes that are called over them, queues before the
 	// remotes that push them.
-	queues, links := root.many("queue"), root.many("link")
+	var queues, links, remotes []*table
+	for _, top := range tops {
+		queues = append(queues, top.many("queue")...)
+		links = append(links, top.many("link")...)
+		remotes = append(remotes, top.many("remote")...)
+	}
 	for _, t := range queues {
 		r.queue(t, c)
 	}
 	for _, t := range links {
 		r.link(t, c)
 	}
-	for _, t := range root.many("remote") {
+	for _, t := range remotes {
 		r.remote(t, c)
 	}
+	r.relayNot(c)
 	r.unused(c, queues, links)
 
 	if len(r.errs) > 0 {
@@ -121,9 +131,9 @@ func (r *reader) read(data []byte) *Config {
 }
 
 // parse makes a file its top table, or objects to it as a whole.
-func (r *reader) parse(data []byte) *table {
+func (r *reader) parse(file string, data []byte) *table {
 	object := func(line int, hint, msg string) *table {
-		r.errs = append(r.errs, Problem{File: r.file, Line: line, Msg: msg, Hint: hint})
+		r.errs = append(r.errs, Problem{File: file, Line: line, Msg: msg, Hint: hint})
 		return nil
 	}
 	if len(data) > maxFile {
@@ -135,7 +145,7 @@ func (r *reader) parse(data []byte) *table {
 	}
 	vals, err := decode(data)
 	if err == nil {
-		return &table{r: r, file: r.file, vals: vals, at: at}
+		return &table{r: r, file: file, vals: vals, at: at}
 	}
 	// The grammar is broken from here on: whatever else could be said would be
 	// guesswork.

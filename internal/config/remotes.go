@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -36,10 +37,12 @@ func (r *reader) remote(t *table, c *Config) {
 		if rem.Host, rem.Port, msg = remoteHost(s, port); msg != "" {
 			t.fail("host", `write "hub.example.net", "hub.example.net:366" or "[2001:db8::1]:366"`, "%s %s", foreign.Quote(s), msg)
 		}
+		rem.Host = esmtp.ASCII(rem.Host) // as it is looked up
 	}
 	r.requests(t, &rem)
 	r.remoteTLS(t, &rem)
 	r.credentials(t, &rem)
+	pushLogin(t, &rem)
 	r.push(t, c, &rem)
 	if a := address(rem.Host); a.IsValid() && len(rem.Senders) == 0 {
 		// An address that mail may come from is known without the DNS.
@@ -264,7 +267,7 @@ func (r *reader) remoteTLS(t *table, rem *Remote) {
 	rem.TLSCA = r.authorities(t)
 	rem.TLSCert, rem.TLSKey = r.keyPair(t)
 	if name, ok := t.text("tls-name"); ok {
-		rem.TLSName = name
+		rem.TLSName = esmtp.ASCII(name)
 		if nameFault(name) != "" {
 			t.fail("tls-name", "write the name that stands in the certificate", "expected a host name, got %s", foreign.Quote(name))
 		}

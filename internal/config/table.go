@@ -200,7 +200,12 @@ func (t *table) text(key string) (s string, ok bool) {
 		return s, true
 	}
 	hint := ""
-	if n := nearest(s, values); n != "" && len(values) > 1 {
+	n := nearest(s, values)
+	// What is cut short is meant, if only one word begins so: "warn".
+	if begins := slices.DeleteFunc(slices.Clone(values), func(w string) bool { return !strings.HasPrefix(w, strings.ToLower(s)) }); len(begins) == 1 && len(s) >= 3 {
+		n = begins[0]
+	}
+	if n != "" && len(values) > 1 {
 		hint = "did you mean " + foreign.Quote(n) + "?"
 	}
 	t.fail(key, hint, "expected %s, got %s", enumerate(quoted(values), "or"), foreign.Quote(s))

@@ -131,14 +131,6 @@ func (p Program) options(args []string, stdout, stderr io.Writer) (o options, ex
 	return o, api.ExitOK, false
 }
 
-func newLog(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
-}
-
 // serve runs the service and tells systemd how it is. Reloads begin once the
 // service is ready, and systemd hears that it stops before it drains.
 func serve(ctx context.Context, s Service, hup <-chan os.Signal, sockets *listen.Sockets, log *slog.Logger) error {

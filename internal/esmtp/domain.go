@@ -78,6 +78,19 @@ func Domain(s string) (string, error) {
 	return d, nil
 }
 
+// ASCII is a name that is written into a command, looked up in the DNS or compared
+// with one in a certificate: the labels that are not ASCII become A-labels, and
+// what is ASCII, or no domain, stays as it is.
+func ASCII(name string) string {
+	if !strings.ContainsFunc(name, func(r rune) bool { return r >= 0x80 }) {
+		return name
+	}
+	if d, err := Domain(name); err == nil {
+		return d
+	}
+	return name
+}
+
 func isAddress(s string) bool {
 	_, err := netip.ParseAddr(s)
 	return err == nil

@@ -13,6 +13,15 @@ import (
 // bytes, a header line and a table.
 const MaxQueueName = 63
 
+// ASCII is a name, or a domain of ATRN, as it is answered and logged: a domain with
+// U-labels, of which RFC 1985 knows nothing, with A-labels.
+func ASCII(name string) string {
+	if rest, below := strings.CutPrefix(name, "@"); below {
+		return "@" + esmtp.ASCII(rest)
+	}
+	return esmtp.ASCII(name)
+}
+
 // CheckName checks the parameter of ETRN: a domain name, "@" and a domain name,
 // or "#" and a queue name (RFC 1985, section 5.2). The error is for the peer.
 func CheckName(name string) error {

@@ -179,7 +179,7 @@ func stockSite(ctx context.Context, t *testing.T, h *testbed.Host) {
 func daemons(ctx context.Context, t *testing.T, h *testbed.Host, config string) *scenario.Daemons {
 	t.Helper()
 	must(t, h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644))
-	_, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd")
+	_, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd")
 	must(t, err)
 	_, err = h.Run(ctx, "etrnctl", "setup", "postfix", "--apply")
 	must(t, err)

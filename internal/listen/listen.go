@@ -127,6 +127,10 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 			return nil, err
 		}
 	}
+	path, err := Target(path)
+	if err != nil {
+		return nil, err
+	}
 	if err := clearStale(ctx, path); err != nil {
 		return nil, err
 	}
@@ -141,7 +145,12 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 		return err
 	}}
 	ln, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (make the directory %s; for those of the package: systemd-tmpfiles --create, and /run/etrnd is made by etrnd.service)", err, filepath.Dir(path))
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return nil, fmt.Errorf("%w (this process, of user id %d, may not make files in %s; for the directories of the package: systemd-tmpfiles --create; etrnctl check as root says more)", err, os.Geteuid(), filepath.Dir(path))
+	case err != nil:
 		return nil, err
 	}
 	if gid >= 0 {
@@ -157,6 +166,33 @@ func listenUnix(ctx context.Context, path string, o Options) (net.Listener, erro
 		}
 	}
 	return ln, nil
+}
+
+// maxLinks bounds the links that lead to a socket.
+const maxLinks = 8
+
+// Target is where the symbolic links at a socket's path lead, whether there is
+// anything or not: bind(2) follows none. So a socket can lie in a directory of
+// its own, in which its process alone may write, and be known by the path that
+// everybody has always used. That path may be longer than a socket's can be.
+func Target(path string) (string, error) {
+	at := path
+	for range maxLinks {
+		to, err := os.Readlink(at)
+		switch {
+		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist):
+			if len(at) > MaxUnixPath {
+				return "", fmt.Errorf("the link at %q leads to %q: a socket's path has at most %d bytes, this one has %d", path, foreign.Clip(at, 200), MaxUnixPath, len(at))
+			}
+			return at, nil
+		case err != nil:
+			return "", err
+		case !filepath.IsAbs(to):
+			to = filepath.Join(filepath.Dir(at), to)
+		}
+		at = filepath.Clean(to)
+	}
+	return "", fmt.Errorf("%q: %w", path, syscall.ELOOP)
 }
 
 // clearStale removes a socket that nobody listens on.

@@ -186,6 +186,48 @@ func TestUnixStale(t *testing.T) {
 	receive(t, conns)
 }
 
+// A link stays, and the socket is where it leads, also when nothing is there yet
+// and when a killed process has left one there.
+func TestUnixLink(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "own"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link, at := filepath.Join(dir, "s"), filepath.Join(dir, "own", "s")
+	for from, to := range map[string]string{link: "middle", filepath.Join(dir, "middle"): "own/s"} {
+		if err := os.Symlink(to, from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		ln := open(t, "unix:"+link, Options{Mode: 0o666})
+		conns := accepting(t, ln)
+		c, err := net.Dial("unix", link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		receive(t, conns)
+		ln.(*resilient).Listener.(*net.UnixListener).SetUnlinkOnClose(false)
+		ln.Close()
+	}
+	for path, want := range map[string]os.FileMode{link: os.ModeSymlink, at: os.ModeSocket} {
+		if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != want {
+			t.Errorf("%s is %v, %v; want %v", path, fi.Mode(), err, want)
+		}
+	}
+
+	for from, to := range map[string]string{"loop": "loop", "long": strings.Repeat("x", MaxUnixPath+1)} {
+		if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
+			t.Fatal(err)
+		}
+		if ln, err := Listen(t.Context(), "unix:"+filepath.Join(dir, from), Options{}); err == nil {
+			ln.Close()
+			t.Errorf("a link that leads to %s is taken", to)
+		}
+	}
+}
+
 func TestUnixKeepsFiles(t *testing.T) {
 	dir := t.TempDir()
 	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
@@ -404,4 +446,13 @@ func childActivation() int {
 	a.Close()
 	b.Close()
 	return 0
+}
+
+// Who starts a daemon by hand before its directory is there hears what makes it.
+func TestUnixNoDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	_, err := Listen(t.Context(), "unix:"+filepath.Join(dir, "s"), Options{})
+	if err == nil || !strings.Contains(err.Error(), "systemd-tmpfiles --create") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("Listen: %v", err)
+	}
 }

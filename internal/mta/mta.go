@@ -16,6 +16,7 @@ package mta
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -26,8 +27,18 @@ import (
 // message is gone only when two listings in a row, or a listing and another
 // sign, say so.
 type MTA interface {
-	// List returns every message that the server has, each id once.
-	List(ctx context.Context) ([]Message, error)
+	// List calls each for every message that the server has, as its listing is
+	// read, so that nobody has to keep all of it. A message that moves meanwhile
+	// may come twice; the later one is the newer. Recipients are the caller's
+	// only until each returns. After an error the listing is not complete.
+	List(ctx context.Context, each func(Message)) error
+
+	// Stamp is a cheap sign of what has gone on in the queue, without a listing.
+	Stamp(ctx context.Context) Stamp
+
+	// ActiveLimit is how many messages the server delivers, or means to deliver
+	// next, at one time. What is beyond that waits for a place, whosoever it is.
+	ActiveLimit(ctx context.Context) (int, error)
 
 	// Release makes the server try now: all that it has noted as deferred
 	// for whole recipient domains, and single messages by id. It returns
@@ -48,9 +59,53 @@ type MTA interface {
 	// an address extension (user+folder@...), or "".
 	RecipientDelimiter(ctx context.Context) (string, error)
 
-	// Refresh forgets what IsLocal and RecipientDelimiter remember of the
-	// server's configuration.
+	// Lifetime is how long the server keeps a message that waits for its
+	// release, or cannot be delivered, before it returns it to its sender.
+	Lifetime(ctx context.Context) (time.Duration, error)
+
+	// Refresh forgets what IsLocal, RecipientDelimiter, Stamp and ActiveLimit
+	// remember of the server's configuration.
 	Refresh()
+}
+
+// Stamp tells whether anything has gone on in a server's queue between two
+// moments. The zero Stamp tells nothing.
+type Stamp struct {
+	Entered uint64 // differs when a message has entered the queue, or came off hold
+	Moved   uint64 // differs when one has moved in it, as for an attempt to deliver
+	// Settled says that a while had passed since either: what came next was bound
+	// to leave another stamp.
+	Settled struct{ Entered, Moved bool }
+}
+
+// NothingEntered reports that no message has entered the queue between the
+// moment of s and that of later. False says nothing.
+func (s Stamp) NothingEntered(later Stamp) bool {
+	return s.Settled.Entered && s.Entered != 0 && s.Entered == later.Entered
+}
+
+// NothingMoved reports the same, and that none has moved in it.
+func (s Stamp) NothingMoved(later Stamp) bool {
+	return s.NothingEntered(later) && s.Settled.Moved && s.Moved == later.Moved
+}
+
+// All is a whole listing, each id once, for those who look once and at little.
+func All(ctx context.Context, m MTA) ([]Message, error) {
+	var list []Message
+	at := map[string]int{}
+	err := m.List(ctx, func(msg Message) {
+		msg.Recipients = slices.Clone(msg.Recipients)
+		if i, ok := at[msg.ID]; ok {
+			list[i] = msg
+			return
+		}
+		at[msg.ID] = len(list)
+		list = append(list, msg)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
 }
 
 // Message is a message in the server's queue.

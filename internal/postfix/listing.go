@@ -16,26 +16,16 @@ import (
 
 // List asks showq(8) through postqueue -j. While Postfix is stopped it still
 // works for root, who reads the queue directory; for others it is mta.ErrDown.
-func (p *Instance) List(ctx context.Context) ([]mta.Message, error) {
+//
+// A message that moves while the queues are read shows up twice. They are read
+// in the order in which a message moves, so the later one is the newer.
+func (p *Instance) List(ctx context.Context, each func(mta.Message)) error {
 	args, err := p.configArgs(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var list []mta.Message
-	at := make(map[string]int)
 	var badLines int
 	var firstBad error
-	each := func(m mta.Message) {
-		// A message that moves while the queues are read shows up twice. They
-		// are read in the order in which a message moves, so the later one is
-		// the newer.
-		if i, ok := at[m.ID]; ok {
-			list[i] = m
-			return
-		}
-		at[m.ID] = len(list)
-		list = append(list, m)
-	}
 	bad := func(err error) {
 		if badLines++; firstBad == nil {
 			firstBad = err
@@ -43,12 +33,12 @@ func (p *Instance) List(ctx context.Context) ([]mta.Message, error) {
 	}
 	err = p.run(ctx, func(out io.Reader) error { return parseListing(out, each, bad) }, nil, "postqueue", append(args, "-j")...)
 	if err != nil {
-		return nil, fmt.Errorf("list the mail queue: %w", err)
+		return fmt.Errorf("list the mail queue: %w", err)
 	}
 	if badLines > 0 {
 		p.o.Logger.WarnContext(ctx, "queue listing has lines that are no messages", "lines", badLines, "error", firstBad)
 	}
-	return list, nil
+	return nil
 }
 
 const (
@@ -90,6 +80,7 @@ func parseListing(r io.Reader, each func(mta.Message), bad func(error)) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var line []byte
 	var total int64
+	var rcpts []mta.Recipient
 	for n := 1; ; n++ {
 		var long bool
 		var err error
@@ -103,7 +94,14 @@ func parseListing(r io.Reader, each func(mta.Message), bad func(error)) error {
 		case long:
 			bad(fmt.Errorf("line %d is longer than %d bytes", n, maxListingLine))
 		case len(line) > 0:
-			if m, perr := parseMessage(line); perr != nil {
+			if cap(rcpts) > 1000 {
+				rcpts = nil // of a message to very many
+			}
+			m, ok := quick(line, rcpts[:0])
+			if ok {
+				rcpts = m.Recipients
+				each(m)
+			} else if m, perr := parseMessage(line); perr != nil {
 				bad(fmt.Errorf("line %d: %w", n, perr))
 			} else {
 				each(m)
@@ -170,7 +168,7 @@ func parseMessage(line []byte) (mta.Message, error) {
 	for _, r := range l.Recipients {
 		reason := r.Reason
 		switch {
-		case reason == deferredTransport:
+		case reason == deferredTransport || forNobody(reason):
 			reason = mta.ReasonHeld
 		case len(reason) > maxReason:
 			reason = strings.ToValidUTF8(reason[:maxReason], "")

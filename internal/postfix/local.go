@@ -2,6 +2,7 @@ package postfix
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
@@ -29,8 +31,12 @@ type facts struct {
 	delimiter string
 	lists     [][]string // mydestination, virtual_alias_domains, virtual_mailbox_domains
 	addresses map[netip.Addr]bool
+	all       bool // inet_interfaces has all addresses of the machine; see ours
+	asked     bool // those are in addresses
 	local     map[string]bool
 	sources   map[string]bool // files that lists name and that have been asked
+	active    int             // qmgr_message_active_limit
+	queueDir  string          // empty: its subdirectories tell nothing
 }
 
 // IsLocal looks a domain up in mydestination, virtual_alias_domains and
@@ -49,7 +55,10 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	if lit, ok := strings.CutPrefix(domain, "["); ok {
 		lit = strings.TrimPrefix(strings.TrimSuffix(lit, "]"), "ipv6:")
 		addr, err := netip.ParseAddr(lit)
-		return err == nil && f.addresses[addr.Unmap()], nil
+		if err != nil {
+			return false, nil
+		}
+		return p.ours(f, addr.Unmap())
 	}
 	p.mu.Lock()
 	is, ok := f.local[domain]
@@ -72,6 +81,93 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 	}
 	f.local[domain] = is
 	return is, nil
+}
+
+// Locals returns those of many domains that IsLocal would find to be local, and
+// asks each table once for all of them.
+func (p *Instance) Locals(ctx context.Context, domains []string) (map[string]bool, error) {
+	f, err := p.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	local := map[string]bool{}
+	open := make([]string, 0, len(domains))
+	for _, d := range domains {
+		if TableKey(d) {
+			open = append(open, strings.ToLower(d))
+		}
+	}
+	for _, list := range f.lists {
+		said := map[string]bool{}
+		if err := p.matchAll(ctx, f, list, open, said, 0); err != nil {
+			return nil, fmt.Errorf("which domains are local: %w", err)
+		}
+		for d, is := range said {
+			if is {
+				local[d] = true
+			}
+		}
+		open = slices.DeleteFunc(open, func(d string) bool { return local[d] })
+	}
+	return local, nil
+}
+
+// matchAll is matchList for many domains: said has those that an entry
+// matches, with what it says of them.
+func (p *Instance) matchAll(ctx context.Context, f *facts, list, domains []string, said map[string]bool, depth int) error {
+	if depth > maxListDepth {
+		return fmt.Errorf("files name files more than %d deep", maxListDepth)
+	}
+	wanted := make(map[string]bool, len(domains))
+	for _, d := range domains {
+		wanted[d] = true
+	}
+	for _, entry := range list {
+		is := true
+		for strings.HasPrefix(entry, "!") {
+			is, entry = !is, entry[1:]
+		}
+		hits := map[string]bool{}
+		switch {
+		case strings.HasPrefix(entry, "/"):
+			p.note(f, entry)
+			inner, err := readList(entry)
+			if err != nil {
+				return err
+			}
+			if err := p.matchAll(ctx, f, inner, domains, hits, depth+1); err != nil {
+				return err
+			}
+		case strings.Contains(entry, ":"):
+			p.note(f, tableFiles(entry)...)
+			var keys []string
+			for _, d := range domains {
+				if _, ok := said[d]; !ok {
+					keys = append(keys, d)
+				}
+			}
+			if len(keys) == 0 {
+				continue
+			}
+			found, err := p.Lookup(ctx, entry, keys)
+			if err != nil {
+				return fmt.Errorf("look into %s: %w", entry, err)
+			}
+			for d := range found {
+				hits[d] = true
+			}
+		default:
+			if d := strings.ToLower(entry); wanted[d] {
+				hits[d] = true
+			}
+		}
+		for d, hit := range hits {
+			if _, ok := said[d]; hit && !ok {
+				said[d] = is
+			}
+		}
+	}
+	return nil
 }
 
 // RecipientDelimiter returns the setting recipient_delimiter.
@@ -121,12 +217,14 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 	if f != nil {
 		return f, nil
 	}
-	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces"}
+	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces",
+		"qmgr_message_active_limit", "queue_directory", "hash_queue_names"}
 	v, err := p.Settings(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
 	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}, sources: map[string]bool{}}
+	f.active, f.queueDir = flow(v)
 	for _, name := range names[1:4] {
 		f.lists = append(f.lists, conffile.Words(v[name]))
 	}
@@ -135,18 +233,10 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 		case err == nil:
 			f.addresses[addr.Unmap()] = true
 		case w == "all":
-			addrs, err := net.InterfaceAddrs()
-			if err != nil {
-				return nil, fmt.Errorf("inet_interfaces = all: %w", err)
-			}
-			for _, a := range addrs {
-				if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-					f.addresses[prefix.Addr().Unmap()] = true
-				}
-			}
+			f.all = true
+			loopback(f.addresses)
 		case w == "loopback-only" || w == "localhost":
-			f.addresses[netip.AddrFrom4([4]byte{127, 0, 0, 1})] = true
-			f.addresses[netip.IPv6Loopback()] = true
+			loopback(f.addresses)
 		}
 	}
 	p.mu.Lock()
@@ -155,6 +245,34 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 		p.facts = f
 	}
 	return p.facts, nil
+}
+
+func loopback(set map[netip.Addr]bool) {
+	set[netip.AddrFrom4([4]byte{127, 0, 0, 1})] = true
+	set[netip.IPv6Loopback()] = true
+}
+
+// ours reports whether an address is one of those that Postfix takes for its own.
+// The machine is asked for its addresses only when it must be: whoever asks about
+// domains needs no right to see them. In a sandbox without netlink, or with a
+// network of its own, as the milter's is, no more than the loopback and what
+// inet_interfaces and proxy_interfaces name can be known.
+func (p *Instance) ours(f *facts, addr netip.Addr) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f.all && !f.asked && !f.addresses[addr] {
+		addrs, err := net.InterfaceAddrs()
+		if err != nil && !errors.Is(err, syscall.EAFNOSUPPORT) {
+			return false, fmt.Errorf("inet_interfaces = all: %w", err)
+		}
+		for _, a := range addrs {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+				f.addresses[prefix.Addr().Unmap()] = true
+			}
+		}
+		f.asked = true
+	}
+	return f.addresses[addr], nil
 }
 
 // matchList is Postfix's match on a list of names: the first entry that

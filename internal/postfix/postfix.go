@@ -9,8 +9,8 @@
 // commands.
 //
 // What the package does not do: it keeps no state about the queue, it starts
-// nothing by itself, it writes no file, and it never deletes, holds (in the
-// sense of postsuper -h) or rewrites a message.
+// nothing by itself, it writes no file, and it never deletes or rewrites a
+// message. It puts one on hold (postsuper -h) only when an operator says so.
 package postfix
 
 import (
@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/mta"
@@ -41,7 +42,10 @@ type Options struct {
 	// CommandTimeout bounds every single command; 0 is one minute. The
 	// context may cut it shorter.
 	CommandTimeout time.Duration
-	Logger         *slog.Logger
+	// Credential is as whom the commands run; nil is this process's own. Only
+	// root can choose.
+	Credential *syscall.Credential
+	Logger     *slog.Logger
 }
 
 // Instance is one Postfix of the machine, 3.4 or later (postqueue -j is of
@@ -55,6 +59,7 @@ type Instance struct {
 	confArgs []string // "-c DIR", or empty for that directory
 	resolved bool     // confArgs
 	facts    *facts
+	downAt   string // the socket on which Postfix will answer, while it is down
 }
 
 var _ mta.MTA = (*Instance)(nil)
@@ -80,6 +85,14 @@ func (p *Instance) At(dir string) *Instance {
 	q.o.ConfigDir = dir
 	q.confArgs, q.resolved = []string{"-c", dir}, true
 	return q
+}
+
+// As is the same Postfix with its commands run as somebody else: what the daemon
+// can do is found out by doing it as the daemon's user.
+func (p *Instance) As(who *syscall.Credential) *Instance {
+	o := p.o
+	o.Credential = who
+	return New(o)
 }
 
 // ConfigDir is the directory with main.cf.

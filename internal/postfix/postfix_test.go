@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/postfixtest"
@@ -228,7 +229,7 @@ func TestStopped(t *testing.T) {
 		run(t, ctx, "postfix", "stop")
 		// Root reads the queue files; a release has nobody to go to, and is
 		// given up after the first of many.
-		if q, err := pf.List(ctx); err != nil || len(q) != 1 || q[0].ID != id {
+		if q, err := mta.All(ctx, pf); err != nil || len(q) != 1 || q[0].ID != id {
 			t.Errorf("listing: %+v, %v", q, err)
 		}
 		ids := slices.Repeat([]string{id}, 5000)
@@ -239,7 +240,7 @@ func TestStopped(t *testing.T) {
 			t.Errorf("running: %v, %v", running, err)
 		}
 		// A set-up needs no running Postfix, and does not start it.
-		pl, err := setup.NewUndo(ctx, pf)
+		pl, err := setup.NewUndo(ctx, pf, setup.Requirements{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +266,7 @@ func TestCommandHangs(t *testing.T) {
 	if err := pf.Release(t.Context(), []string{"a.example"}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("release: %v", err)
 	}
-	if _, err := pf.List(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := mta.All(t.Context(), pf); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("list: %v", err)
 	}
 }
@@ -280,7 +281,7 @@ func TestOrdinaryUser(t *testing.T) {
 	pf, ctx := postfix.New(postfix.Options{}), t.Context()
 	switch os.Getenv(ordinaryEnv) {
 	case "allowed":
-		if q, err := pf.List(ctx); err != nil || len(q) != 1 {
+		if q, err := mta.All(ctx, pf); err != nil || len(q) != 1 {
 			t.Errorf("list: %+v, %v", q, err)
 		}
 		if err := pf.Release(ctx, []string{"acme.example"}, []string{"0123456789A"}); err != nil {
@@ -295,7 +296,7 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		return
 	case "refused":
-		if _, err := pf.List(ctx); !errors.Is(err, mta.ErrPermission) {
+		if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrPermission) {
 			t.Errorf("list: %v", err)
 		}
 		if err := pf.Release(ctx, []string{"acme.example"}, nil); !errors.Is(err, mta.ErrPermission) || errors.Is(err, mta.ErrDown) {
@@ -306,8 +307,15 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		return
 	case "down":
-		if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) {
+		if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrDown) {
 			t.Errorf("list: %v", err)
+		}
+		// From then on it is noticed without a command, which would put a fatal
+		// error into the mail log each time.
+		for range 3 {
+			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) || !strings.Contains(err.Error(), "nobody answers") {
+				t.Errorf("list again: %v", err)
+			}
 		}
 		return
 	}
@@ -330,5 +338,67 @@ func TestOrdinaryUser(t *testing.T) {
 		as("allowed", "--groups=postdrop")
 		run(t, ctx, "postfix", "stop")
 		as("down", "--groups=postdrop")
+		// Who saw it go sees it come back.
+		nobody, err := account.Lookup("nobody", "postdrop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pf = pf.As(nobody.Credential())
+		for range 2 {
+			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) {
+				t.Errorf("list: %v", err)
+			}
+		}
+		run(t, ctx, "postfix", "start")
+		if q, err := pf.List(ctx); err != nil || len(q) != 1 {
+			t.Errorf("list: %+v, %v", q, err)
+		}
+	})
+}
+
+// The times of the queue's directories tell of what comes in, and of what moves;
+// and nothing is told where they cannot.
+func TestStamp(t *testing.T) {
+	main := seldom(map[string]string{"qmgr_message_active_limit": "1234"})
+	postfixtest.Inside(t, testbed.PostfixOptions{Main: main}, func(t *testing.T, ctx context.Context) {
+		pf := held(t, ctx)
+		if n, err := pf.ActiveLimit(ctx); err != nil || n != 1234 {
+			t.Errorf("ActiveLimit: %d, %v", n, err)
+		}
+		settled := func() mta.Stamp {
+			t.Helper()
+			var s mta.Stamp
+			if err := testbed.Until(ctx, "the stamp to settle", func() (bool, error) {
+				s = pf.Stamp(ctx)
+				return s.Settled.Entered && s.Settled.Moved, nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		before := settled()
+		if later := pf.Stamp(ctx); !before.NothingMoved(later) || !before.NothingEntered(later) {
+			t.Errorf("nothing has happened: %+v, %+v", before, later)
+		}
+		id := postfixtest.Send(t, "a@acme.example")
+		postfixtest.Settled(t, ctx, pf, "the message to be held", func(q postfixtest.Queue) bool { return postfixtest.Held(q[id], 1) })
+		if later := pf.Stamp(ctx); before.NothingEntered(later) || before.Entered == later.Entered {
+			t.Error("a message that came in does not show")
+		}
+		before = settled()
+		run(t, ctx, "postsuper", "-h", id)
+		if later := pf.Stamp(ctx); before.NothingEntered(later) {
+			t.Error("that a message is on hold does not show")
+		}
+		before = settled()
+		run(t, ctx, "postsuper", "-H", id)
+		if later := pf.Stamp(ctx); before.NothingEntered(later) {
+			t.Error("that a message is off hold does not show")
+		}
+		run(t, ctx, "postconf", "-e", "hash_queue_names = deferred, defer, incoming")
+		pf.Refresh()
+		if s := pf.Stamp(ctx); s != (mta.Stamp{}) {
+			t.Errorf("with a directory that is hashed: %+v", s)
+		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/foreign"
@@ -21,11 +22,15 @@ const maxOutput = 4 << 20
 
 // output runs a command and returns what it wrote.
 func (p *Instance) output(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
+	return p.outputUpTo(ctx, maxOutput, stdin, name, args...)
+}
+
+func (p *Instance) outputUpTo(ctx context.Context, limit int64, stdin io.Reader, name string, args ...string) (string, error) {
 	var b strings.Builder
 	err := p.run(ctx, func(r io.Reader) error {
-		n, err := io.Copy(&b, io.LimitReader(r, maxOutput+1))
-		if err == nil && n > maxOutput {
-			err = fmt.Errorf("more than %d bytes of output", maxOutput)
+		n, err := io.Copy(&b, io.LimitReader(r, limit+1))
+		if err == nil && n > limit {
+			err = fmt.Errorf("more than %d bytes of output", limit)
 		}
 		return err
 	}, stdin, name, args...)
@@ -40,11 +45,20 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	if err != nil {
 		return err
 	}
+	if name == "postqueue" {
+		if err := p.stillDown(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	// A plain environment: MAIL_CONFIG would choose another instance, and a
 	// locale other messages.
 	cmd.Env = []string{"PATH=" + searchPath, "LC_ALL=C"}
 	cmd.WaitDelay = 5 * time.Second
+	if p.o.Credential != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.o.Credential}
+		cmd.Dir = "/" // which everybody may enter
+	}
 	cmd.Stdin = stdin
 	stderr := &head{max: 4 << 10}
 	cmd.Stderr = stderr
@@ -83,6 +97,7 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	case strings.Contains(text, "ermission denied"):
 		return fmt.Errorf("%s: %w: %q (with NoNewPrivileges the group postdrop is needed)", name, mta.ErrPermission, foreign.Clip(said, 300))
 	case strings.Contains(text, "mail system is down"):
+		p.wentDown(context.WithoutCancel(ctx))
 		return fmt.Errorf("%s: %w: %q", name, mta.ErrDown, foreign.Clip(said, 300))
 	case strings.Contains(text, "Flush service is not configured"):
 		return fmt.Errorf("%s: %w: %q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, foreign.Clip(said, 300))

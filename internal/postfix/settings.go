@@ -57,17 +57,11 @@ func (p *Instance) Lookup(ctx context.Context, table string, keys []string) (map
 	if err != nil {
 		return nil, err
 	}
-	out, err := p.output(ctx, strings.NewReader(strings.Join(keys, "\n")+"\n"), "postmap", append(args, "-q", "-", table)...)
+	out, err := p.outputUpTo(ctx, maxTable, strings.NewReader(strings.Join(keys, "\n")+"\n"), "postmap", append(args, "-q", "-", table)...)
 	if err != nil && !saidNothing(err) {
 		return nil, err
 	}
-	found := map[string]string{}
-	for line := range strings.Lines(out) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
-			found[key] = value
-		}
-	}
-	return found, nil
+	return keysAndValues(out), nil
 }
 
 // TableKey reports whether a name can be a key of a table, on a command line

@@ -31,7 +31,16 @@ func TestLocalFrom(t *testing.T) {
 				t.Errorf("%s is local: %v, want %v", domain, got, want)
 			}
 		}
-		for _, want := range []string{"domain=broken.example", "domain=slow.example"} {
+		// One line a minute, whatever fails.
+		for range 1000 {
+			local("broken.example")
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(failureEvery)
+		local("broken.example")
+		for _, want := range []string{"domain=broken.example", "before=1001"} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("not in the log: %s\n%s", want, &log)
 			}

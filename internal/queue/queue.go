@@ -34,6 +34,9 @@ type Queue struct {
 	Users        []string
 	Certificates []string // SHA-256 of a certificate or its key: lower-case hex, no colons
 
+	// Relay says which of them may also send mail through the MTA.
+	Relay Relay
+
 	// Window is how long after a request new mail goes out at once.
 	Window time.Duration
 	// MinInterval is the least time between two equal requests; one that
@@ -169,6 +172,19 @@ func (p Pattern) Any() bool { return p.kind == any }
 // Address reports whether the pattern is a single address.
 func (p Pattern) Address() bool { return p.kind == address }
 
+// Touches reports whether the pattern has anything to do with a domain, or, with
+// andBelow, with it and all below it. "*" has with all.
+func (p Pattern) Touches(domain string, andBelow bool) bool {
+	under := func(name, above string) bool { return strings.HasSuffix(name, "."+above) }
+	switch {
+	case p.kind == any, p.domain != "" && domain == "":
+		return true
+	case p.kind == below:
+		return under(domain, p.domain) || andBelow && (p.domain == domain || under(p.domain, domain))
+	}
+	return p.domain == domain || andBelow && under(p.domain, domain)
+}
+
 // cutAddress splits at the last "@": a quoted local part may hold others.
 func cutAddress(s string) (local, domain string, ok bool) {
 	i := strings.LastIndexByte(s, '@')
@@ -188,6 +204,7 @@ type Set struct {
 	addr   map[string]int
 	any    int // index of the queue of "*", or -1
 	env    Env
+	relay  relayRights
 
 	// Queues that own a part of a domain, in order and perhaps twice: single
 	// addresses in it, and names below it.
@@ -210,6 +227,7 @@ type Env struct {
 func NewSet(queues []Queue) (*Set, error) {
 	s := &Set{queues: slices.Clone(queues), byName: map[string]int{}, exact: map[string]int{}, below: map[string]int{}, addr: map[string]int{}, any: -1, inside: map[string][]int{}, under: map[string][]int{}}
 	var clashes []string
+	s.relay = relayRightsOf(s.queues)
 	for i, q := range s.queues {
 		name := strings.ToLower(q.Name)
 		if _, ok := s.byName[name]; ok {

@@ -74,6 +74,15 @@ func TestMatchIDN(t *testing.T) {
 			t.Errorf("Match(%q) = %q", rcpt, got)
 		}
 	}
+	// A name to ask for is the same in each of its forms.
+	for _, name := range []string{"b\u00fccher.example", "B\u00dcCHER.example", "bu\u0308cher.example"} {
+		if got, want := s.Resolve(name), s.Resolve("xn--bcher-kva.example"); len(got) != 1 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q asks for %v, and the A-label for %v", name, got, want)
+		}
+		if got, want := s.ResolveStripped(name), s.ResolveStripped("xn--bcher-kva.example"); len(got) != 1 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q asks for %v on Postfix's port, and the A-label for %v", name, got, want)
+		}
+	}
 }
 
 func TestResolve(t *testing.T) {

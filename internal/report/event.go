@@ -92,7 +92,10 @@ type Event struct {
 	Time time.Time `json:"time"`
 
 	Version int `json:"version,omitempty"` // of hello
-	Count   int `json:"count,omitempty"`   // of lost: messages
+	// Config, of hello, is a digest of what the milter runs by; empty: it does not
+	// say.
+	Config string `json:"config,omitempty"`
+	Count  int    `json:"count,omitempty"` // of lost: messages
 
 	// Session names an SMTP session; no two, of any reporter, have the same.
 	Session string `json:"session,omitempty"`
@@ -121,6 +124,12 @@ type Event struct {
 	// Digest is the same for two messages with the same Message-ID header and
 	// the same recipients, in hex; empty when there is no Message-ID.
 	Digest string `json:"digest,omitempty"`
+	// Letter is the same for two messages with the same Message-ID header,
+	// whoever they are for: an MTA sends a message to many recipients in parts.
+	// Empty when there is no Message-ID. To is how many recipients this part
+	// has.
+	Letter string `json:"letter,omitempty"`
+	To     int    `json:"to,omitempty"`
 
 	// Reporter names the stream that an event came in by. The server sets it.
 	Reporter string `json:"-"`
@@ -166,12 +175,12 @@ func (e *Event) check() error {
 		return errors.New("it has no kind")
 	case e.Kind == Gone:
 		return errors.New(`kind "gone" is not for the wire`)
-	case e.Count < 0 || e.Size < 0:
+	case e.Count < 0 || e.Size < 0 || e.To < 0:
 		return errors.New("a number in it is negative")
 	case len(e.Recipients) > MaxRecipients:
 		return fmt.Errorf("%d recipients, at most %d", len(e.Recipients), MaxRecipients)
 	}
-	for _, s := range []string{e.Session, e.QueueID, e.Digest, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()} {
+	for _, s := range []string{e.Session, e.QueueID, e.Digest, e.Letter, e.Config, string(e.Priority), e.Client.Zone(), e.Local.Addr().Zone()} {
 		if err := checkWord(s, maxName); err != nil {
 			return err
 		}
@@ -205,7 +214,7 @@ func checkWord(s string, n int) error {
 // format makes an event a line that every Server takes: it cuts what is
 // too long and leaves out what no Server would accept.
 func (e Event) format() []byte {
-	e.Session, e.QueueID, e.Digest = word(e.Session), word(e.QueueID), word(e.Digest)
+	e.Session, e.QueueID, e.Digest, e.Letter = word(e.Session), word(e.QueueID), word(e.Digest), word(e.Letter)
 	if len(e.Recipients) > 0 {
 		kept := make([]string, 0, min(len(e.Recipients), MaxRecipients))
 		for _, r := range e.Recipients {

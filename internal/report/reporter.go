@@ -31,7 +31,9 @@ type ReporterOptions struct {
 	MaxEvents, MaxBytes int
 	// MaxSessions bounds the sessions that are followed: 20000 unless set.
 	MaxSessions int
-	Logger      *slog.Logger
+	// Config is a digest of what the milter runs by at the time; nil is none.
+	Config func() string
+	Logger *slog.Logger
 }
 
 // Reporter sends events to the daemon. Report never waits for it: what does
@@ -89,6 +91,15 @@ func (r *Reporter) Report(e Event) {
 	if len(r.waiting) > r.o.MaxEvents || r.bytes > r.o.MaxBytes {
 		r.overflow()
 	}
+	r.signal()
+}
+
+// Renew says hello again, with a picture of the sessions: what the milter runs by
+// has changed.
+func (r *Reporter) Renew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.voidPicture()
 	r.signal()
 }
 
@@ -315,7 +326,11 @@ func (r *Reporter) next() (batch []byte, messages int) {
 // takePicture is written in one go: the sessions must be those of one moment.
 func (r *Reporter) takePicture() (batch []byte, messages int) {
 	now := time.Now()
-	batch = Event{Kind: Hello, Time: now, Version: Version}.format()
+	hello := Event{Kind: Hello, Time: now, Version: Version}
+	if r.o.Config != nil {
+		hello.Config = r.o.Config()
+	}
+	batch = hello.format()
 	if r.lost > 0 {
 		batch = append(batch, Event{Kind: Lost, Time: now, Count: r.lost}.format()...)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,6 +51,7 @@ wait = "4s"
 type evil struct {
 	*World
 	turned chan *peer
+	turns  atomic.Int32 // how often it still says 250 to ATRN; then it has no mail
 	calls  int
 }
 
@@ -73,11 +75,17 @@ func worldEvil(t *testing.T) (context.Context, *evil) {
 	must(t, w.SiteMTA.Reload(ctx))
 	must(t, w.Line.Up(ctx))
 	e := &evil{World: w, turned: make(chan *peer, 1)}
-	provider(t, w, 2601, answers("250-ATRN\r\n", "250 OK", "", func(c net.Conn, in *bufio.Reader) {
-		p := &peer{t: t, conn: c, in: in}
-		e.turned <- p
-		<-t.Context().Done()
-	}))
+	provider(t, w, 2601, func(c net.Conn, in *bufio.Reader) {
+		atrn := "453 You have no mail"
+		if e.turns.Add(-1) >= 0 {
+			atrn = "250 OK"
+		}
+		answers("250-ATRN\r\n", atrn, "", func(c net.Conn, in *bufio.Reader) {
+			p := &peer{t: t, conn: c, in: in}
+			e.turned <- p
+			<-t.Context().Done()
+		})(c, in)
+	})
 	return ctx, e
 }
 
@@ -91,9 +99,17 @@ func (e *evil) call(ctx context.Context, t *testing.T) *peer {
 // callTo is call by way of one of the two remotes.
 func (e *evil) callTo(ctx context.Context, t *testing.T, remote string) *peer {
 	t.Helper()
+	e.turns.Store(1)
 	_, err := e.Site.Ctl(ctx, "call", remote)
 	must(t, err)
 	e.calls++
+	return e.next(t)
+}
+
+// next is the provider's side of the next turned connection, once the site has
+// greeted.
+func (e *evil) next(t *testing.T) *peer {
+	t.Helper()
 	select {
 	case p := <-e.turned:
 		p.t = t
@@ -677,6 +693,30 @@ func TestATRNDuplicate(t *testing.T) {
 			t.Errorf("call %d: %+v", i+1, r)
 		}
 	}
+}
+
+// A provider that sends one message over each turned connection, as Exim does over
+// TLS, is asked until it has no more.
+func TestOneMessageATurn(t *testing.T) {
+	t.Parallel()
+	ctx, e := worldEvil(t)
+	p := e.call(ctx, t)
+	const n = 3
+	e.turns.Store(n - 1)
+	for i := range n {
+		if i > 0 {
+			p = e.next(t)
+		}
+		body := message(fmt.Sprintf("turn%d", i), "x\r\n")
+		p.ask("EHLO hub.example.net", "250")
+		p.send(fmt.Sprintf("MAIL FROM:<x@online.example>\r\nRCPT TO:<a@acme.example>\r\nBDAT %d LAST\r\n%s", len(body), body))
+		p.expect("250", "250", "250")
+		p.ask("QUIT", "221")
+	}
+	if r := e.end(ctx, t); r.Exit != 0 || r.In.Messages != n || r.In.Expected != n || r.Duplicates != 0 {
+		t.Errorf("result of the call: %+v", r)
+	}
+	delivered(ctx, t, e.SiteHost, []string{"turn0", "turn1", "turn2"})
 }
 
 // TLS that was started before the turn stays on, and auto takes ATRN where the

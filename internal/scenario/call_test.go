@@ -197,7 +197,7 @@ hang-up = ["poff", "isp"]
 		talk func(net.Conn, *bufio.Reader)
 	}{
 		{"without-etrn", 2501, api.ExitUnavailable, []string{"ETRN", "2501"}, smtpTalk(map[string]string{"EHLO": "250 hub.example.net", "ETRN": "502 5.5.1 Command not implemented"})},
-		{"busy", 2502, api.ExitOK, nil, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "458 Unable to queue messages"})},
+		{"busy", 2502, api.ExitTempFail, []string{"took no request", "458"}, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "458 Unable to queue messages"})},
 		{"refuses", 2503, api.ExitUnavailable, []string{"459", "list this host"}, smtpTalk(map[string]string{"EHLO": "250-hub.example.net\r\n250 ETRN", "ETRN": "459 Node not allowed: go away"})},
 		{"hangs", 2504, api.ExitTempFail, []string{"quiet", "request-timeout"}, func(c net.Conn, in *bufio.Reader) { in.ReadString(0) }},
 		{"closes", 2505, api.ExitTempFail, []string{"closed"}, func(net.Conn, *bufio.Reader) {}},

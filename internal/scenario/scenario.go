@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -51,7 +52,7 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
+	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd"); err != nil {
 		return nil, err
 	}
 	for path, text := range files {
@@ -84,7 +85,7 @@ func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config stri
 
 // StartEtrnd starts etrnd and waits until it answers etrnctl.
 func (d *Daemons) StartEtrnd(ctx context.Context) error {
-	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter"}, Capabilities: []uintptr{unix.CAP_NET_BIND_SERVICE}, Env: []string{"GORACE=halt_on_error=0"}})
+	p, err := d.Host.Start(ctx, testbed.StartOptions{Args: []string{"/usr/local/sbin/etrnd"}, User: "etrnd", Groups: []string{"postdrop", "etrn-milter", "etrnd-sockets"}, Capabilities: []uintptr{unix.CAP_NET_BIND_SERVICE}, Env: []string{"GORACE=halt_on_error=0"}})
 	if err != nil {
 		return err
 	}
@@ -184,6 +185,8 @@ type Options struct {
 	HubFiles, SiteFiles map[string]string
 	// HubUsers are users of the hub and their passwords, made by etrnctl.
 	HubUsers map[string]string
+	// HubMain and SiteMain are further settings of their Postfix.
+	HubMain, SiteMain map[string]string
 }
 
 // World is the hub, the site, the line between them, the host on the site's
@@ -301,9 +304,9 @@ func (w *World) wire(ctx context.Context, shape testbed.Shape) (err error) {
 }
 
 func (w *World) startHub(ctx context.Context, o Options) (err error) {
-	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: map[string]string{
-		"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine,
-	}})
+	main := map[string]string{"mynetworks": "127.0.0.0/8, 198.51.100.0/24, " + siteLine}
+	maps.Copy(main, o.HubMain)
+	w.HubMTA, err = w.HubHost.Postfix(ctx, testbed.PostfixOptions{Main: main})
 	if err != nil {
 		return err
 	}
@@ -312,8 +315,10 @@ func (w *World) startHub(ctx context.Context, o Options) (err error) {
 }
 
 func (w *World) startSite(ctx context.Context, o Options) (err error) {
+	main := map[string]string{"mynetworks": "127.0.0.0/8, 203.0.113.0/24"}
+	maps.Copy(main, o.SiteMain)
 	w.SiteMTA, err = w.SiteHost.Postfix(ctx, testbed.PostfixOptions{
-		Main:  map[string]string{"mynetworks": "127.0.0.0/8, 203.0.113.0/24"},
+		Main:  main,
 		Final: []string{"acme.example"},
 	})
 	if err != nil {

@@ -46,7 +46,8 @@ func descriptor(conn net.Conn, f func(fd int)) bool {
 // connection from its mail. RFC 1122, section 4.2.3.5, wants 100 seconds for
 // hosts in general. Less frees the line sooner; but at 2,400 bit/s ten kilobytes
 // that are queued before a segment take half a minute, and a connection that was
-// given up too early costs all of its message again.
+// given up too early costs all of its message again. It is for a line without
+// a round trip: see Grace.
 const Dead = 75 * time.Second
 
 // Policy is how often a silent peer is asked for a sign of life: first after
@@ -64,16 +65,18 @@ var (
 )
 
 // Watch makes the kernel notice a peer that is gone, whoever reads or writes.
+// What is taken for dead is so later on a line whose round trip is long.
 func Watch(conn net.Conn, p Policy) {
+	dead := Grace(conn, Dead)
 	descriptor(conn, func(fd int) {
 		// None of these is worth a connection; a socket that is no TCP has none.
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(Dead.Milliseconds()))
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(dead.Milliseconds()))
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(p.Idle.Seconds()))
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(p.Interval.Seconds()))
 		// With a user timeout Linux does not count the questions (tcp(7)); the
 		// count is for where there is none.
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, int((Dead-p.Idle)/p.Interval))
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, int((dead-p.Idle)/p.Interval))
 	})
 }
 

@@ -68,6 +68,7 @@ account() { # name id home
 account etrnd 64366 /var/lib/etrnd
 account etrn-milter 64367 /nonexistent
 account vmail 64368 /var/mail
+grep -q '^etrnd-sockets:' /etc/group || echo 'etrnd-sockets:x:64369:' >>/etc/group
 
 mkdir -p /var/lib /var/spool /var/log /var/cache /run/lock \
 	/etc/ppp/ip-up.d /etc/ppp/ip-down.d
@@ -89,9 +90,12 @@ install -d -m 2710 -o postfix -g postdrop public
 cd /
 install -d -m 755 /etc/etrnd
 install -d -m 755 -o etrnd -g etrnd /run/etrnd /var/lib/etrnd
-# Both daemons put a socket here and Postfix, in its chroot, connects to them.
-# Sticky, so that neither daemon can take the other's socket away.
-install -d -m 1775 -o etrnd -g etrn-milter /var/spool/postfix/etrnd
+# As the package's tmpfiles make them.
+install -d -m 1771 -g etrnd-sockets /var/spool/postfix/etrnd
+install -d -m 710 -o etrn-milter -g postfix /var/spool/postfix/etrn-milter
+ln -sfn ../etrn-milter/milter.sock /var/spool/postfix/etrnd/milter.sock
+chgrp etrnd /etc/etrnd
+chmod g+s /etc/etrnd
 
 echo ready
 exec >/dev/null 2>&1

@@ -20,6 +20,7 @@ import (
 
 	"github.com/xdg-go/stringprep"
 
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/etrnd/etrnd/internal/foreign"
 )
@@ -357,10 +358,25 @@ func (f *File) Bytes() []byte {
 	return b.Bytes()
 }
 
+// ReadFrom reads a users file that somebody else opens, such as one who may.
+func ReadFrom(open func(path string) (*os.File, error), path string) (*File, error) {
+	data, _, err := readBy(open, path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
 // read reads a regular file of a bounded size.
 func read(path string) ([]byte, fs.FileMode, error) {
 	// O_NONBLOCK: a named pipe in place of the file must not hold up the daemon.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	return readBy(func(path string) (*os.File, error) {
+		return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	}, path)
+}
+
+func readBy(open func(string) (*os.File, error), path string) ([]byte, fs.FileMode, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, 0, fmt.Errorf("users file: %w", err)
 	}
@@ -415,6 +431,9 @@ func Edit(path string, edit func(*File) error) error {
 	o := atomicfile.Options{Mode: 0o640}
 	if info, err := dir.Stat(); err == nil && os.Geteuid() == 0 {
 		o.GID = int(info.Sys().(*syscall.Stat_t).Gid)
+		if etrnd, err := account.Lookup(account.Etrnd); o.GID == 0 && err == nil {
+			o.GID = etrnd.GID // a directory that nobody has given to it
+		}
 	}
 	was, _, err := read(path)
 	switch {

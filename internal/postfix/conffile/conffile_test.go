@@ -47,6 +47,34 @@ func TestAddAndRemove(t *testing.T) {
 	}
 }
 
+func TestAddBefore(t *testing.T) {
+	cases := map[string]struct {
+		in   string
+		i    int
+		want string
+	}{
+		"commas":       {"l = a, b, c\n", 2, "l = a, b, check x:y, c\n"},
+		"spaces":       {"l = a b\n", 1, "l = a check x:y b\n"},
+		"lines":        {"l =\n    a,\n    b\n", 1, "l =\n    a,\n    check x:y,\n    b\n"},
+		"comment":      {"l = a,\n# why b\n  b\n", 1, "l = a, check x:y,\n# why b\n  b\n"},
+		"in front":     {"l = a, b\n", 0, "l = check x:y, a, b\n"},
+		"at the end":   {"l = a, b\n", 2, "l = a, b, check x:y\n"},
+		"not in there": {"m = a\n", 1, "m = a\nl = check x:y\n"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			f := File{c.in}
+			f.AddBefore("l", "check x:y", c.i)
+			if f.Text != c.want {
+				t.Fatalf("got\n%s\nwant\n%s", f.Text, c.want)
+			}
+			if !f.Remove("l", "check x:y") || c.in[0] == 'l' && f.Text != c.in {
+				t.Errorf("remove: got\n%s\nwant what it was:\n%s", f.Text, c.in)
+			}
+		})
+	}
+}
+
 func TestRemoveAmongEdits(t *testing.T) {
 	cases := map[string]struct{ in, want string }{
 		// What somebody has put around an element stays.
@@ -66,6 +94,25 @@ func TestRemoveAmongEdits(t *testing.T) {
 				t.Errorf("got\n%q, want\n%q", f.Text, c.want)
 			}
 		})
+	}
+}
+
+// Many at once are taken as one after the other would be.
+func TestRemoveAll(t *testing.T) {
+	for _, text := range []string{
+		"l = a, x, b, y, z, c\n", "l = x y z\n", "l =\n    x,\n    a,\n# why y\n    y,\n    z\nm = 1\n", "l = a\n# about x\n  x\n  y\n",
+		"l = x,\n# about y\n  y,\n  b z", "l = a b\n", "m = x\n", "l = x, x, y, { y, z }, z\n", "l = permit_x, check y:z, x, reject\n",
+	} {
+		elements := []string{"x", "y", "z", "check y:z"}
+		one := File{text}
+		for _, e := range []string{"check y:z", "x", "y", "z"} {
+			one.Remove("l", e)
+		}
+		all := File{text}
+		all.RemoveAll("l", elements)
+		if all.Text != one.Text {
+			t.Errorf("%q became\n%q, want\n%q", text, all.Text, one.Text)
+		}
 	}
 }
 

@@ -89,11 +89,11 @@ func (f *File) Add(name, element string, front bool) {
 		return
 	}
 	sep := ", "
-	between := ""
-	for i := 1; i < len(tokens); i++ {
-		between += f.Text[tokens[i-1].end:tokens[i].start]
+	commas := false
+	for i := 1; i < len(tokens) && !commas; i++ {
+		commas = strings.Contains(f.Text[tokens[i-1].end:tokens[i].start], ",")
 	}
-	if len(tokens) > 1 && !strings.Contains(between, ",") {
+	if len(tokens) > 1 && !commas {
 		sep = " "
 	}
 	edge := tokens[len(tokens)-1]
@@ -111,6 +111,27 @@ func (f *File) Add(name, element string, front bool) {
 		return
 	}
 	f.Text = f.Text[:edge.end] + sep + element + f.Text[edge.end:]
+}
+
+// AddBefore puts an element into a list that the file has, before its word at i
+// (as List counts), laid out as that word is.
+func (f *File) AddBefore(name, element string, i int) {
+	_, v, ok := f.param(name)
+	tokens := f.tokens(v)
+	switch {
+	case !ok || i >= len(tokens):
+		f.Add(name, element, false)
+		return
+	case i <= 0:
+		f.Add(name, element, true)
+		return
+	}
+	at := tokens[i-1].end
+	gap := f.Text[at:tokens[i].start]
+	if strings.Contains(gap, "#") {
+		gap = ", "
+	}
+	f.Text = f.Text[:at] + gap + element + f.Text[at:]
 }
 
 // Remove takes an element out of a list and reports whether it was there. It
@@ -135,6 +156,46 @@ func (f *File) Remove(name, element string) bool {
 	}
 	f.Text = f.Text[:cut.start] + f.Text[cut.end:]
 	return true
+}
+
+// RemoveAll is Remove for many elements at once: of each the first is taken.
+func (f *File) RemoveAll(name string, elements []string) {
+	wanted := map[string]int{}
+	for _, e := range elements {
+		if w := Words(e); len(w) == 1 {
+			wanted[w[0]]++
+		} else {
+			f.Remove(name, e)
+		}
+	}
+	_, v, ok := f.param(name)
+	if !ok || len(wanted) == 0 {
+		return
+	}
+	tokens := f.tokens(v)
+	var out strings.Builder
+	at, kept := v.start, 0
+	gap := "" // what stands before the next token
+	for i, t := range tokens {
+		gap += f.Text[at:t.start]
+		at = t.end
+		word := Fold(f.Text[t.start:t.end])
+		if wanted[word] == 0 {
+			out.WriteString(gap)
+			out.WriteString(f.Text[t.start:t.end])
+			gap = ""
+			kept++
+			continue
+		}
+		wanted[word]--
+		switch last := i == len(tokens)-1; {
+		case kept > 0 && !strings.Contains(gap, "#"):
+			gap = ""
+		case !last && !f.comment(at, tokens[i+1].start):
+			at = tokens[i+1].start
+		}
+	}
+	f.Text = f.Text[:v.start] + out.String() + gap + f.Text[at:]
 }
 
 // comment reports whether a comment stands in text[from:to], between tokens.

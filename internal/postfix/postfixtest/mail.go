@@ -86,7 +86,7 @@ func Released(t *testing.T, ctx context.Context, m mta.MTA, domains, ids []strin
 		if err := m.Release(ctx, domains, ids); err != nil {
 			return false, err
 		}
-		list, err := m.List(ctx)
+		list, err := mta.All(ctx, m)
 		if err != nil {
 			return false, err
 		}

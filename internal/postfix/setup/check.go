@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
-	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/etrnd/etrnd/internal/account"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
@@ -30,9 +26,10 @@ type findings []Finding
 func (l *findings) good(what string)      { *l = append(*l, Finding{OK: true, What: what}) }
 func (l *findings) bad(what, hint string) { *l = append(*l, Finding{What: what, Hint: hint}) }
 
-// Check looks at everything that holding and releasing depend on, as the user
-// that runs it: the commands, the queue, the set-up, the sockets. It changes
-// nothing.
+// Check looks at everything that holding and releasing depend on: the commands,
+// the queue, the set-up, the sockets. As root it tries what the daemons and
+// Postfix do as their users, with the rights that they have and root's left out;
+// any other user sees what he can. It changes nothing.
 func Check(ctx context.Context, pf *postfix.Instance, req Requirements) []Finding {
 	var found findings
 	v, err := pf.Settings(ctx, "mail_version", "mail_owner", "setgid_group")
@@ -47,19 +44,23 @@ func Check(ctx context.Context, pf *postfix.Instance, req Requirements) []Findin
 	}
 	found.queue(ctx, pf, v["setgid_group"])
 	found.files(ctx, pf, req)
-	for _, path := range flushHooks("/") {
-		found.bad(path+" makes Postfix try all of its mail when a network interface comes up, what is held included", "take the queue run (sendmail -q, postqueue -f, postfix flush) out of it; the rest of the script may be needed")
-	}
-	found.socket("the milter", req.Milter, v["mail_owner"])
-	found.socket("the policy service", req.Policy, v["mail_owner"])
+	found.hooks("/")
+	found.sockets(ctx, req, v["mail_owner"])
 	return found
 }
 
-// queue looks whether the mail queue can be listed.
+// queue looks whether the mail queue can be listed. For root postqueue reads it
+// itself when Postfix is down; for etrnd it does not.
 func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string) {
-	msgs, err := pf.List(ctx)
+	if os.Geteuid() == 0 {
+		if etrnd, err := account.Daemon(); err == nil {
+			pf = pf.As(etrnd.Credential())
+		}
+	}
+	messages := 0
+	err := pf.List(ctx, func(mta.Message) { messages++ })
 	if err == nil {
-		l.good(fmt.Sprintf("the mail queue can be listed (%d messages)", len(msgs)))
+		l.good(fmt.Sprintf("the mail queue can be listed (%d messages)", messages))
 		return
 	}
 	hint := "see what \"postqueue -j\" says as this user"
@@ -93,26 +94,6 @@ func (l *findings) files(ctx context.Context, pf *postfix.Instance, req Requirem
 	}
 }
 
-// socket looks whether Postfix's daemons get at a socket of ours.
-func (l *findings) socket(whose, listen, owner string) {
-	if listen == "" {
-		return
-	}
-	path, ok := strings.CutPrefix(listen, "unix:")
-	if !ok {
-		if _, _, err := net.SplitHostPort(listen); err != nil {
-			l.bad(fmt.Sprintf("the address of %s: %v", whose, err), "write \"unix:/path\" or \"host:port\"")
-		}
-		return
-	}
-	what := "the directory of the socket of " + whose
-	if err := reachable(filepath.Dir(path), owner); err != nil {
-		l.bad(fmt.Sprintf("%s: %v", what, err), "make the directory, readable for the user "+owner+" (tmpfiles.d)")
-		return
-	}
-	l.good(what)
-}
-
 // versionOK is for 3.4 and later; what cannot be read is not held against
 // anyone.
 func versionOK(version string) bool {
@@ -124,48 +105,4 @@ func versionOK(version string) bool {
 	}
 	b, err := strconv.Atoi(strings.TrimFunc(minor, func(r rune) bool { return r < '0' || r > '9' }))
 	return a > 3 || a == 3 && (err != nil || b >= 4)
-}
-
-// reachable reports why a user cannot pass through a directory, going by mode
-// bits alone.
-func reachable(dir, name string) error {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return err
-	}
-	gids, err := u.GroupIds()
-	if err != nil {
-		return err
-	}
-	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
-		fi, err := os.Stat(d)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil // cannot be seen from here; not known to be wrong
-		}
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			return fmt.Errorf("%s is not a directory", d)
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		need := fs.FileMode(0o001)
-		for _, g := range gids {
-			if g == strconv.FormatUint(uint64(st.Gid), 10) {
-				need = 0o010
-			}
-		}
-		if strconv.FormatUint(uint64(st.Uid), 10) == u.Uid {
-			need = 0o100
-		}
-		if fi.Mode().Perm()&need == 0 {
-			return fmt.Errorf("%s (mode %04o) keeps the user %s out", d, fi.Mode().Perm(), name)
-		}
-		if d == "/" || d == "." {
-			return nil
-		}
-	}
 }

@@ -2,62 +2,116 @@ package setup
 
 import (
 	"context"
-	"path/filepath"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/postfix"
-	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
-// conflicts looks for settings of the postmaster's that take held mail
-// elsewhere. It reads them as they are now, and relay_domains as it will be.
-func conflicts(ctx context.Context, pf *postfix.Instance, env *environment, want *desired, relayDomains string) (found warnings) {
-	ours := "texthash:" + filepath.Join(env.dir, ownDir, routeTable)
-	for _, table := range env.list("transport_maps") {
-		if table != ours && strings.Contains(table, ":") {
-			found = append(found, clashes(ctx, pf, table, want)...)
-		}
-	}
-	if want.fallback == "" {
-		return found
-	}
-	if s := env.settings["sender_dependent_default_transport_maps"]; s != "" {
-		found.warn("sender_dependent_default_transport_maps is %q: for the senders in it mail of the queue of \"*\" is not held", s)
-	}
-	var apart []string
-	for _, d := range conffile.Words(relayDomains) {
-		if !slices.ContainsFunc(want.routes, func(r route) bool { return strings.TrimPrefix(r.pattern, ".") == strings.TrimPrefix(d, ".") }) {
-			apart = append(apart, d)
-		}
-	}
-	if len(apart) > 0 {
-		found.warn("mail for relay_domains (%s) goes by relay_transport and is not held by the queue of \"*\": name these domains in the queue if they are to be held", strings.Join(apart, ", "))
-	}
-	return found
+// conflictFinder looks for settings of the postmaster's that lead mail past a
+// held queue, or keep it in one. What can be put right without taking anything
+// from him is no conflict (path.go, probe.go). docs/postfix.md has them all.
+type conflictFinder struct {
+	pf   *postfix.Instance
+	req  Requirements
+	env  *environment
+	want *desired
+	warnings
 }
 
-// clashes are entries of another transport table for what is held.
-func clashes(ctx context.Context, pf *postfix.Instance, table string, want *desired) (found warnings) {
-	var keys []string
-	for _, r := range want.routes {
-		keys = append(keys, r.pattern)
-	}
+// conflicts reads the settings as they are now, and those that the set-up
+// touches as they will be.
+func conflicts(ctx context.Context, pf *postfix.Instance, req Requirements, env *environment, want *desired, after map[string]string) warnings {
+	l := &conflictFinder{pf: pf, req: req, env: env, want: want}
+	l.routes(ctx)
+	l.rewriting(ctx)
+	l.milters(after)
+	l.restrictions()
+	l.lifetime()
+	l.siteTLS(ctx)
 	if want.fallback != "" {
-		keys = append(keys, "*")
+		l.fallback(ctx, after["relay_domains"])
 	}
-	entries, err := pf.Lookup(ctx, table, keys)
-	if err != nil {
-		found.warn("cannot look into %s for entries that clash: %v", table, err)
-		return found
+	return l.warnings
+}
+
+// ours reports whether a next hop is by a transport that holds mail.
+func (l *conflictFinder) ours(hop string) bool {
+	transport, _, _ := strings.Cut(hop, ":")
+	return slices.ContainsFunc(l.want.elements, func(e element) bool { return e.list == "defer_transports" && e.text == transport })
+}
+
+// someNames are few of many names, for a message.
+func someNames(names []string) string {
+	const few = 3
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) <= few {
+		return strings.Join(names, ", ")
 	}
-	for _, r := range want.routes {
-		if hop, ok := entries[r.pattern]; ok && hop != r.hop {
-			found.warn("%s sends %s to %q: the held route goes before it", table, r.pattern, hop)
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+}
+
+// Tables of other hosts are asked for so many domains only.
+const maxRemoteKeys = 200
+
+// lookup asks a table of the postmaster's for something that is made of each
+// held domain.
+func (l *conflictFinder) lookup(ctx context.Context, table string, key func(domain string) string) (entries map[string]string, domainOfKey map[string]string) {
+	domainOfKey = map[string]string{}
+	var keys []string
+	for _, r := range l.want.routes {
+		domain, below, address := domainOf(r.pattern)
+		if below || address {
+			continue
+		}
+		k := key(domain)
+		domainOfKey[k] = domain
+		keys = append(keys, k)
+		if len(keys) == maxRemoteKeys && remoteTable(table) {
+			break
 		}
 	}
-	if hop, ok := entries["*"]; ok {
-		found.warn("%s sends \"*\" to %q: that goes before default_transport, so the mail of the queue of \"*\" is not held; take that entry out", table, hop)
+	if len(keys) == 0 {
+		return nil, nil
 	}
-	return found
+	entries, err := l.pf.Lookup(ctx, table, keys)
+	if err != nil {
+		l.warn("cannot look into %s for what it does with held mail: %v", table, err)
+	}
+	return entries, domainOfKey
+}
+
+// remoteTable reports whether a table is asked over a connection.
+func remoteTable(table string) bool {
+	kind, _, _ := strings.Cut(table, ":")
+	return slices.Contains([]string{"ldap", "mysql", "pgsql", "mongodb", "memcache", "socketmap", "tcp", "nis", "nisplus", "proxy"}, kind)
+}
+
+// keyless reports whether a table answers by patterns and not by keys.
+func keyless(table string) bool {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(table, "proxy:"), ":")
+	return slices.Contains([]string{"regexp", "pcre", "static", "pipemap", "unionmap", "randmap", "ldap", "mysql", "pgsql", "sqlite", "socketmap", "tcp", "mongodb"}, kind)
+}
+
+// tables are those of a list, ours aside.
+func (l *conflictFinder) tables(setting string) (tables []string) {
+	for _, t := range l.env.list(setting) {
+		if strings.Contains(t, ":") && !ourTable(l.env.dir, t) {
+			tables = append(tables, t)
+		}
+	}
+	return tables
+}
+
+// ourTable reports whether an element of a list is a table of ours in a
+// configuration directory, or in any if that is empty.
+func ourTable(dir, element string) bool {
+	_, path, ok := strings.Cut(element, ":")
+	for _, name := range ownTables {
+		if ok && (path == ownPath(dir, name) || dir == "" && strings.HasSuffix(path, "/"+ownDir+"/"+name)) {
+			return true
+		}
+	}
+	return false
 }

@@ -34,19 +34,13 @@ func (d *derivation) reportToMilter() {
 		return
 	}
 	milter := milterElement(d.socket("the milter", d.req.Milter))
+	// Last, so that what another milter refuses is not reported as held.
 	for _, list := range milterLists {
-		d.need(list, milter)
+		d.needLast(list, milter)
 	}
 	for _, m := range macros {
 		for name := range strings.FieldsSeq(m.names) {
 			d.need(m.list, name)
-		}
-	}
-	for _, s := range d.env.master.Services() {
-		for _, a := range s.Args {
-			if v, ok := strings.CutPrefix(a, "smtpd_milters="); ok && s.Command == "smtpd" && !strings.Contains(v, "$smtpd_milters") {
-				d.warn("the entry %s/%s of master.cf sets smtpd_milters itself: the milter does not see its mail", s.Name, s.Type)
-			}
 		}
 	}
 }

@@ -2,6 +2,8 @@ package setup
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,9 +18,24 @@ func quiet(settings map[string]string) *environment {
 		s[name] = value
 	}
 	return &environment{
-		files: &files{dir: "/etc/postfix"}, old: &record{}, settings: s,
-		isLocal: func(_ context.Context, domain string) (bool, error) { return domain == "local.example", nil },
+		files: &files{dir: "/etc/postfix"}, old: &record{}, settings: s, kind: "hash",
+		locals: func(context.Context, []string) (map[string]bool, error) {
+			return map[string]bool{"local.example": true}, nil
+		},
 	}
+}
+
+// listedIn is what a list of main.cf has by way of its table, or by itself.
+func listedIn(d *desired, list, name string) string {
+	text := elements(d, list)
+	if text != "hash:$config_directory/etrnd/"+name {
+		return text
+	}
+	var keys []string
+	for _, l := range linesOf(d.tables[name].text) {
+		keys = append(keys, l.key)
+	}
+	return strings.Join(keys, ", ")
 }
 
 func elements(d *desired, list string) string {
@@ -113,8 +130,8 @@ func TestDeriveLists(t *testing.T) {
 	}{
 		"domain":          {nil, relay("ACME.example"), "acme.example", "acme.example", ""},
 		"below":           {nil, relay(".acme.example"), ".acme.example", ".acme.example, acme.example", ""},
-		"below, with it":  {nil, relay("acme.example", ".acme.example"), "acme.example, .acme.example", "acme.example, .acme.example, acme.example", ""},
-		"parents match":   {map[string]string{parents: "relay_domains, fast_flush_domains"}, relay(".acme.example", "acme.example"), "acme.example, acme.example", "acme.example, acme.example", ""},
+		"below, with it":  {nil, relay("acme.example", ".acme.example"), "acme.example, .acme.example", "acme.example, .acme.example", ""},
+		"parents match":   {map[string]string{parents: "relay_domains, fast_flush_domains"}, relay(".acme.example", "acme.example"), "acme.example", "acme.example", ""},
 		"too much":        {map[string]string{parents: "relay_domains"}, relay(".acme.example"), "acme.example", ".acme.example, acme.example", "accepted too, and not held"},
 		"not looked up":   {map[string]string{parents: "transport_maps"}, relay(".acme.example"), ".acme.example", ".acme.example, acme.example", "take it out of that setting"},
 		"address":         {nil, relay("chief@acme.example"), "", "acme.example", "left to you"},
@@ -129,16 +146,36 @@ func TestDeriveLists(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := elements(d, "relay_domains"); got != c.relay {
+			if got := listedIn(d, "relay_domains", relayTable); got != c.relay {
 				t.Errorf("relay_domains: %s, want %s", got, c.relay)
 			}
-			if got := elements(d, "fast_flush_domains"); got != c.flush {
+			if got := listedIn(d, "fast_flush_domains", flushTable); got != c.flush {
 				t.Errorf("fast_flush_domains: %s, want %s", got, c.flush)
 			}
 			if c.warning == "" && len(d.warnings) > 0 || c.warning != "" && (len(d.warnings) != 1 || !strings.Contains(d.warnings[0], c.warning)) {
 				t.Errorf("warnings are %q, want one with %q", d.warnings, c.warning)
 			}
 		})
+	}
+}
+
+// A domain beyond ASCII is in every table in each of its forms, once.
+func TestDeriveSpellings(t *testing.T) {
+	const hop = "smtp:[mail.bücher.example]:2525"
+	d, err := derive(t.Context(), Requirements{Routes: []Route{{".xn--bcher-kva.example", hop, true}, {"chef@xn--strae-oqa.example", hop, true}}}, quiet(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const to = "transient:[mail.xn--bcher-kva.example]:2525"
+	want := []line{{".xn--bcher-kva.example", to}, {".bücher.example", to}, {".bu\u0308cher.example", to}, {"chef@xn--strae-oqa.example", to}}
+	if got := linesOf(d.tables[routeTable].text); !slices.Equal(got, want) {
+		t.Errorf("routes:\n%q\nwant\n%q", got, want)
+	}
+	if got, want := listedIn(d, "relay_domains", relayTable), ".xn--bcher-kva.example, .bücher.example, .bu\u0308cher.example"; got != want {
+		t.Errorf("relay_domains: %s, want %s", got, want)
+	}
+	if got, want := listedIn(d, "fast_flush_domains", flushTable), ".xn--bcher-kva.example, xn--bcher-kva.example, .bücher.example, bücher.example, .bu\u0308cher.example, bu\u0308cher.example, xn--strae-oqa.example"; got != want {
+		t.Errorf("fast_flush_domains: %s, want %s", got, want)
 	}
 }
 
@@ -202,5 +239,48 @@ func TestDeriveFingerprints(t *testing.T) {
 				t.Errorf("values are %v, warnings %q", d.values, d.warnings)
 			}
 		})
+	}
+}
+
+// The difference of a table with very many lines is its beginning, and how much
+// there is.
+func TestLargeDifference(t *testing.T) {
+	var before, after strings.Builder
+	for i := range 30000 {
+		fmt.Fprintf(&before, "c%d.example held\n", i)
+		fmt.Fprintf(&after, "c%d.example held\n", i+1)
+	}
+	none, was, is := (*string)(nil), before.String(), after.String()
+	for name, c := range map[string]struct {
+		before, after *string
+		lines         int
+		want          string
+	}{
+		"new":           {none, &is, maxShown + 1, "# /t: 29943 more lines of difference, 29943 of them added and 0 taken out\n"},
+		"gone":          {&was, none, maxShown + 1, "# /t: 29943 more lines of difference, 0 of them added and 29943 taken out\n"},
+		"one customer":  {&was, &is, 17, "+c30000.example held\n"},
+		"index is lost": {&is, &is, 1, "# /t: its index is made anew\n"},
+	} {
+		got := change{path: "/t", before: c.before, after: c.after, kind: "hash"}.unified()
+		if n := strings.Count(got, "\n"); n > c.lines || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %d lines, want %q in\n%s", name, n, c.want, got)
+		}
+	}
+}
+
+// Postfix's own choice is ours, if its index can be made and read; else the best
+// there is.
+func TestKeyedKind(t *testing.T) {
+	for _, c := range []struct{ types, preferred, want string }{
+		{"btree cidr hash inline lmdb static texthash", "hash", "hash"}, // Debian 12 with postfix-lmdb
+		{"btree cidr hash inline lmdb static texthash", "lmdb", "lmdb"},
+		{"cdb cidr lmdb texthash", "hash", "lmdb"}, // a release without Berkeley DB
+		{"btree cdb hash texthash", "cdb", "hash"}, // whether one of these is right cannot be seen
+		{"cdb cidr texthash", "cdb", "texthash"},
+		{"static texthash", "", "texthash"},
+	} {
+		if got := keyedKind(strings.Fields(c.types), c.preferred); got != c.want {
+			t.Errorf("of %s, with %q preferred: %s, want %s", c.types, c.preferred, got, c.want)
+		}
 	}
 }

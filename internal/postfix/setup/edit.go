@@ -32,7 +32,7 @@ type editor struct {
 func edit(ctx context.Context, pf *postfix.Instance, env *environment, want *desired) (*edited, error) {
 	e := &editor{pf: pf, env: env, want: want}
 	e.main, e.master = env.main, env.master
-	e.record = &record{Version: recordVersion}
+	e.record = &record{Version: recordVersion, Passwords: want.passwords.files}
 	for _, name := range lists {
 		if err := e.list(ctx, name); err != nil {
 			return nil, err
@@ -58,19 +58,21 @@ func (e *editor) list(ctx context.Context, name string) error {
 	}
 	old := e.env.old.list(name)
 	now := listRecord{Name: name, Default: old.Default}
-	for _, o := range old.Elements {
-		if !slices.ContainsFunc(want, func(w element) bool { return same(w.text, o) }) {
-			e.main.Remove(name, o)
-		}
-	}
+	e.main.RemoveAll(name, slices.DeleteFunc(slices.Clone(old.Elements), func(o string) bool {
+		return slices.ContainsFunc(want, func(w element) bool { return same(w.text, o) })
+	}))
 	// effective is what the list is for Postfix before anything is added to
 	// it. That costs a command, and most often every element is simply there.
 	var effective []string
 	asked := false
 	for _, w := range want {
-		if conffile.Index(e.main.List(name), w.text) >= 0 {
+		if words := e.main.List(name); conffile.Index(words, w.text) >= 0 {
 			if slices.ContainsFunc(old.Elements, func(o string) bool { return same(o, w.text) }) {
 				now.Elements = append(now.Elements, w.text)
+				if w.last && words[len(words)-1] != conffile.Fold(w.text) {
+					e.main.Remove(name, w.text)
+					e.main.Add(name, w.text, false)
+				}
 			}
 			continue
 		}
@@ -89,13 +91,20 @@ func (e *editor) list(ctx context.Context, name string) error {
 		}
 		if !e.main.Has(name) {
 			value := e.env.defaults[name]
+			if w.gate {
+				value = strings.Join(effective, ", ") // one of several, by compatibility level
+			}
 			if strings.HasPrefix(value, "${{") && len(effective) == 0 {
 				value = "" // a default by compatibility level, which is nothing here
 			}
 			now.Default = &value
 			e.main.Set(name, value)
 		}
-		e.main.Add(name, w.text, w.front)
+		if w.gate {
+			e.main.AddBefore(name, w.text, gateOf(name, e.main.List(name), true))
+		} else {
+			e.main.Add(name, w.text, w.front)
+		}
 		now.Elements = append(now.Elements, w.text)
 	}
 	if len(now.Elements) == 0 {

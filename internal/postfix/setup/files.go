@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
@@ -17,8 +18,9 @@ const (
 	recordName = "state.json"
 )
 
-// ownTables are the lookup tables there.
-var ownTables = []string{routeTable, splitTable}
+// ownTables are the lookup tables there, in the order in which they are put in
+// place: what routes mail comes before what makes Postfix take it.
+var ownTables = []string{routeTable, statusTable, splitTable, aliasTable, catchAllTable, flushTable, relayTable, clientTable, networkTable, certificateTable, userTable, replyTable}
 
 const (
 	// maxConf bounds main.cf, master.cf and our tables.
@@ -32,17 +34,21 @@ type files struct {
 	dir          string
 	main, master conffile.File
 	tables       map[string]*string // by name; nil is one that is not there
+	passwords    *string            // of the pushes; nil is none
+	hidden       bool               // passwords are there, and not for this user to read
 	record       *record            // nil: there is no set-up
 	recordText   *string
+	readme       *string
 }
 
 func ownPath(dir, name string) string { return filepath.Join(dir, ownDir, name) }
 
 // paths are all files that a plan reads and writes.
 func paths(dir string) []string {
-	list := []string{filepath.Join(dir, "main.cf"), filepath.Join(dir, "master.cf"), ownPath(dir, recordName)}
+	list := []string{filepath.Join(dir, "main.cf"), filepath.Join(dir, "master.cf"), ownPath(dir, recordName), ownPath(dir, passwordTable)}
 	for _, name := range ownTables {
 		list = append(list, ownPath(dir, name))
+		list = append(list, indexPaths(ownPath(dir, name))...)
 	}
 	return list
 }
@@ -63,6 +69,14 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 			return nil, fmt.Errorf("read the set-up: %w", err)
 		}
 	}
+	if f.passwords, err = readIfThere(ownPath(dir, passwordTable), maxConf); errors.Is(err, fs.ErrPermission) {
+		f.hidden = true // it is root's
+	} else if err != nil {
+		return nil, fmt.Errorf("read the set-up: %w", err)
+	}
+	if f.readme, err = readIfThere(ownPath(dir, readmeName), maxConf); err != nil {
+		return nil, fmt.Errorf("read the set-up: %w", err)
+	}
 	if f.recordText, err = readIfThere(ownPath(dir, recordName), maxRecord); err != nil {
 		return nil, fmt.Errorf("read the set-up: %w", err)
 	}
@@ -72,6 +86,21 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 		}
 	}
 	return f, nil
+}
+
+// kind is what a table of ours is for Postfix by the record, or empty.
+func (f *files) kind(name string) string {
+	if f.record == nil {
+		return ""
+	}
+	for _, l := range f.record.Lists {
+		for _, e := range l.Elements {
+			if kind, ok := strings.CutSuffix(e, tableElement("", name)); ok {
+				return kind[strings.LastIndexByte(kind, ' ')+1:] // behind the name of a restriction
+			}
+		}
+	}
+	return ""
 }
 
 // readIfThere returns nil for a file that is not there.

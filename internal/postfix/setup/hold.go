@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
@@ -14,7 +15,7 @@ const routeTable = "transport"
 
 const routeTableHead = "# Mail that is held until it is asked for. Written by \"etrnctl setup postfix\"\n" +
 	"# from the queues of the configuration: what is changed here is lost with the\n" +
-	"# next set-up. Postfix reads this file when it is reloaded.\n"
+	"# next set-up.\n"
 
 // route is a line of the transport table.
 type route struct{ pattern, hop string }
@@ -25,22 +26,22 @@ func (d *derivation) hold() error {
 	if err != nil {
 		return err
 	}
+	if len(services) > 0 {
+		d.unhurried("retry")
+	}
 	for _, s := range services {
 		d.need("defer_transports", s.name)
-		d.entries = append(d.entries, s.entry())
+		d.entries = append(d.entries, s.entry(d.path(s)...))
 		d.setAll(s.settings())
+		d.unhurried(s.name)
 	}
 	if len(d.routes) > 0 {
-		var text strings.Builder
-		text.WriteString(routeTableHead)
+		lines := make([]line, 0, len(d.routes))
 		for _, r := range d.routes {
-			fmt.Fprintf(&text, "%-31s %s\n", r.pattern, r.hop)
+			lines = append(lines, line{r.pattern, r.hop})
 		}
-		// texthash needs no index file that could be older than its source,
-		// and no database library that the next release may drop. It is read
-		// when the resolver starts, and a reload restarts that. Our table is
-		// the first: for the same key it wins.
-		d.needFirst("transport_maps", d.table("texthash", routeTable, text.String()))
+		// Our table is the first: for the same key it wins.
+		d.needFirst("transport_maps", d.keyed(routeTable, routeTableHead, lines))
 	}
 	if d.fallback != "" {
 		// A "*" in a transport table would also take the mail that is to be
@@ -55,7 +56,8 @@ func (d *derivation) hold() error {
 // returns the services that they use.
 func (d *derivation) resolveRoutes() (services []heldService, err error) {
 	seen := map[string]string{}
-	for _, r := range d.req.Routes {
+	for i, r := range slices.Concat(d.req.Routes, d.req.Retained) {
+		retained := i >= len(d.req.Routes)
 		hop, service, err := d.resolve(r.Deliver)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", r.Pattern, err)
@@ -74,12 +76,14 @@ func (d *derivation) resolveRoutes() (services []heldService, err error) {
 		if !postfix.TableKey(key) || strings.ContainsAny(key, "#,$") || strings.Trim(key, ".@") == "" {
 			return nil, fmt.Errorf("%s cannot be a key of a transport table", foreign.Quote(r.Pattern))
 		}
-		switch other, ok := seen[key]; {
-		case !ok:
-			seen[key] = hop
-			d.routes = append(d.routes, route{key, hop})
-		case other != hop:
-			return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
+		for _, key := range spelled(key) {
+			switch other, ok := seen[key]; {
+			case !ok:
+				seen[key] = hop
+				d.routes = append(d.routes, route{key, hop})
+			case other != hop && !retained:
+				return nil, fmt.Errorf("%q has two next hops, %q and %q", r.Pattern, other, hop)
+			}
 		}
 	}
 	return services, nil
@@ -92,21 +96,45 @@ func (d *derivation) resolve(deliver string) (hop string, s heldService, err err
 	program, host, ok := strings.Cut(deliver, ":")
 	s = heldService{name: d.req.Transport, program: program}
 	switch {
+	case deliver == nobody:
+		s.name, s.program, s.nobody = s.name+nobodyService, "lmtp", true
+		return s.name + ":unix:" + postfix.NobodySocket, s, nil
 	case program == "turn" && strings.HasPrefix(host, "/") && postfix.TableKey(host):
 		s.name, s.program, s.turned = s.name+"-turn", "lmtp", true
 		return s.name + ":" + d.socket("turned mail", "unix:"+host), s, nil
 	case !ok || host == "" || program != "smtp" && program != "lmtp" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f }) || strings.ContainsAny(host, "$,"):
 		return "", s, fmt.Errorf("cannot deliver to %q: write for example \"smtp:[mail.acme.example]\" or \"lmtp:unix:/path\"", deliver)
+	case d.logins[deliver].name != "":
+		s = d.logins[deliver]
 	case program == "lmtp":
 		s.name += "-lmtp"
+	default:
+		s.options = d.keepRefused()
 	}
-	return s.name + ":" + host, s, nil
+	return s.name + ":" + asciiHop(host), s, nil
+}
+
+// asciiHop is a next hop with the names in it as they stand in the DNS.
+func asciiHop(hop string) string {
+	var b strings.Builder
+	for hop != "" {
+		i := strings.IndexAny(hop, "[]:,/")
+		if i < 0 {
+			i = len(hop)
+		}
+		b.WriteString(esmtp.ASCII(hop[:i]))
+		b.WriteString(hop[i:min(i+1, len(hop))])
+		hop = hop[min(i+1, len(hop)):]
+	}
+	return b.String()
 }
 
 // heldService is a transport of held mail, an entry of master.cf.
 type heldService struct {
 	name, program string
-	turned        bool // delivers to sockets of ours, see turnDeliveries
+	turned        bool   // delivers to sockets of ours, see turnDeliveries
+	nobody        bool   // delivers nothing, see retain
+	options       string // further ones of master.cf, one a line
 }
 
 // What Postfix has to be told of mail that goes over a connection that the
@@ -132,8 +160,16 @@ const (
 // entry is the text of the service in master.cf. It has no chroot: Debian's
 // own delivery agents differ in that by release, and a name server's files
 // need not be in the jail. The log shows which transport spoke.
-func (s heldService) entry() string {
+func (s heldService) entry(path ...string) string {
 	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
+	if s.options != "" {
+		options = append(options, strings.Split(s.options, "\n")...)
+	}
+	if s.nobody {
+		// A setting for all of LMTP must not find another way for it.
+		processes = "2"
+		options = append(options, "lmtp_fallback_relay=")
+	}
 	if s.turned {
 		// No limit for all queues together: with one, a slow site would hold
 		// up the others. Each connection is for one message: handing it on
@@ -142,7 +178,7 @@ func (s heldService) entry() string {
 		options = append(options, "lmtp_connection_cache_on_demand=no",
 			"lmtp_data_xfer_timeout="+turnPatience, "lmtp_data_done_timeout="+turnPatience)
 	}
-	return entry(fmt.Sprintf("%-9s unix  -       -       n       -       %-7s %s", s.name, processes, s.program), options...)
+	return entry(fmt.Sprintf("%-9s unix  -       -       n       -       %-7s %s", s.name, processes, s.program), append(options, path...)...)
 }
 
 // settings of main.cf that qmgr(8) has for the service.

@@ -33,16 +33,18 @@ type answer struct {
 	from   []string // files that the answer came from
 }
 
-// NewMonitor returns a Monitor of a Postfix. What that remembers is forgotten
-// whenever the files are looked at anew, so it should be the Monitor's own.
-func NewMonitor(pf *postfix.Instance) *Monitor {
+// NewMonitor returns a Monitor of the Postfix of a configuration. It asks for a
+// new one whenever the files are looked at anew, which remembers nothing.
+func NewMonitor(of func(*config.Config) *postfix.Instance) *Monitor {
 	return newMonitor(func(ctx context.Context, cfg *config.Config) (answer, error) {
-		pf.Refresh()
-		pl, err := NewPlan(ctx, pf, RequirementsOf(cfg))
+		pf := of(cfg)
+		req := RequirementsOf(cfg)
+		req.Unseen = true // the answer is to come from files alone
+		pl, err := NewPlan(ctx, pf, req)
 		if err != nil {
 			return answer{}, err
 		}
-		return answer{pl.Empty(), pl.Files(), append(paths(pl.dir), pf.Sources()...)}, nil
+		return answer{pl.Empty(), pl.Files(), slices.Concat(paths(pl.dir), pl.watch, pf.Sources())}, nil
 	})
 }
 

@@ -48,7 +48,7 @@ func apply(t *testing.T, ctx context.Context, pf *postfix.Instance, req Requirem
 
 func undo(t *testing.T, ctx context.Context, pf *postfix.Instance) *Plan {
 	t.Helper()
-	pl, err := NewUndo(ctx, pf)
+	pl, err := NewUndo(ctx, pf, Requirements{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func sameFiles(t *testing.T, mainText, masterText string) {
 	t.Helper()
 	for path, was := range map[string]string{mainCF: mainText, masterCF: masterText} {
 		if now := postfixtest.Read(t, path); now != was {
-			t.Errorf("%s after the undo:\n%s", path, change{path, &was, &now}.unified())
+			t.Errorf("%s after the undo:\n%s", path, change{path: path, before: &was, after: &now}.unified())
 		}
 	}
 }
@@ -188,7 +188,7 @@ func TestSetupAndUndo(t *testing.T) {
 		if postfixtest.Read(t, mainCF) != mainText {
 			t.Fatal("a plan changed main.cf")
 		}
-		if ok, files := inSync(t, ctx, pf, required); ok || len(files) != 3 {
+		if ok, files := inSync(t, ctx, pf, required); ok || len(files) != 5 {
 			t.Errorf("before it is applied: in sync %v, files %v", ok, files)
 		}
 		if err := pl.Apply(ctx); err != nil {
@@ -338,8 +338,8 @@ func TestSetupDelta(t *testing.T) {
 		if got := setting(t, ctx, pf, "defer_transports"); got != "transient" {
 			t.Errorf("defer_transports = %s", got)
 		}
-		if got := setting(t, ctx, pf, "fast_flush_domains"); !strings.HasSuffix(got, ", gamma") || strings.Contains(got, "beta") {
-			t.Errorf("fast_flush_domains = %s", got)
+		if got := postfixtest.Read(t, "/etc/postfix/etrnd/flush"); !strings.Contains(got, "\ngamma ") || strings.Contains(got, "beta") {
+			t.Errorf("the names that can be asked for: %s", got)
 		}
 		// A set-up that ended between the files and the reload is finished by
 		// the next one, although no file is left to change.
@@ -369,7 +369,7 @@ func TestSetupRefuses(t *testing.T) {
 
 		// Somebody was quicker: nothing is written.
 		other := held
-		other.Routes = []Route{{Pattern: "b.example", Deliver: "smtp:[192.0.2.1]", Relay: true}}
+		other.Routes = append(slices.Clone(held.Routes), Route{Pattern: "b.example", Deliver: "smtp:[192.0.2.1]", Relay: true})
 		pl, err := NewPlan(ctx, pf, other)
 		if err != nil {
 			t.Fatal(err)
@@ -454,7 +454,7 @@ func TestDiff(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if got := (change{"f", c.before, c.after}).unified(); got != c.want {
+			if got := (change{path: "f", before: c.before, after: c.after}).unified(); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})

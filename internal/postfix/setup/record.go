@@ -25,6 +25,10 @@ type record struct {
 	Lists   []listRecord      `json:"lists,omitempty"`
 	Values  []valueRecord     `json:"values,omitempty"`
 	Entries []string          `json:"entries,omitempty"` // of master.cf
+	// Passwords are the files that passwords of ours are copies of, with when
+	// they were last changed: who may not read them can see by it whether the
+	// copies are still good.
+	Passwords map[string]string `json:"passwords,omitempty"`
 }
 
 type listRecord struct {
@@ -92,9 +96,7 @@ func (r *record) undone(main, master conffile.File) (wasMain, wasMaster string, 
 		main.Text = r.Before["main.cf"]
 	} else {
 		for _, l := range r.Lists {
-			for _, e := range l.Elements {
-				main.Remove(l.Name, e)
-			}
+			main.RemoveAll(l.Name, l.Elements)
 			dropDefault(&main, l)
 		}
 		for _, v := range r.Values {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/atomicfile"
@@ -15,6 +16,19 @@ import (
 // see the file.
 func replaceFile(path, text string, changed time.Time) error {
 	return atomicfile.Write(path, []byte(text), atomicfile.Options{Mode: 0o644, ModTime: changed})
+}
+
+// ownerOf a file, or of what a symbolic link leads to.
+func ownerOf(path string) (uid, gid int, ok bool) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0, 0, false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
+	}
+	return int(st.Uid), int(st.Gid), true
 }
 
 // removeFile removes a file, or what a symbolic link leads to. One that is not

@@ -27,6 +27,25 @@ type Requirements struct {
 	// LMTP, turned mail and so on begin with it. Empty is DefaultTransport.
 	Transport string
 	Routes    []Route
+	// Retained are routes of mail that Postfix has already and that no queue
+	// is for: they are in the transport table, as far as no route of a queue
+	// goes before, and nothing makes Postfix take mail for them.
+	Retained []Route
+	// Held is what becomes of mail that Postfix has for what is in no queue any
+	// more; empty is HeldKeep. LetGo are keys of such mail that may go to where
+	// Postfix's other settings send it, whatever Held says.
+	Held  Held
+	LetGo []string
+	// Unseen leaves routes of such mail as they are without a look at
+	// Postfix's queue.
+	Unseen bool
+	// passing keeps a route for all that goes, until Postfix takes no more mail
+	// for it; lingering keeps those that passing has made.
+	// placed says that what is to be on hold has been put there.
+	passing, lingering, placed bool
+	// leaving says that all of this is what an undo has to leave.
+	leaving bool
+
 	// QueueNames are listed in fast_flush_domains, so that "ETRN #name" gets
 	// past Postfix's own check on its own port.
 	QueueNames []string
@@ -39,6 +58,13 @@ type Requirements struct {
 	// ClientCerts says that some queue is asked for with a TLS client
 	// certificate, which Postfix must then request and fingerprint.
 	ClientCerts bool
+	// Relay are those from whom mail for anywhere is taken.
+	Relay Relay
+	// Pushes says that some of the mail is pushed to a server that has to relay
+	// for this one.
+	Pushes bool
+	// Logins are how mail is pushed to next hops that want to know who we are.
+	Logins []Login
 }
 
 // DefaultTransport is the name of the transport that holds mail.
@@ -65,7 +91,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 	pushed := map[string]bool{}
 	for _, r := range cfg.Remotes {
 		for _, name := range r.PushQueues {
-			pushed[name] = true
+			pushed[name], req.Pushes = true, true
 		}
 	}
 	for _, q := range cfg.Queues {
@@ -79,6 +105,7 @@ func RequirementsOf(cfg *config.Config) Requirements {
 		}
 	}
 	slices.Sort(req.QueueNames)
+	req.Relay, req.Logins = relayOf(cfg), loginsOf(cfg)
 	return req
 }
 

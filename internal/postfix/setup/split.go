@@ -34,12 +34,81 @@ import (
 //
 // While the milter is away nothing is marked, and such a message is released
 // as a whole.
+//
+// The milter sees recipients as they come in, before Postfix writes others in
+// their places: a list of virtual_alias_maps may be of two queues. It could read
+// the aliases, but it is trusted with nothing. So smtpd itself asks them, as
+// access tables: a recipient that has an entry there, whatever it is, has the
+// message FILTERed the same way. That comes after the rewriting, so it is what
+// the aliases say that is taken apart, and the copies are not rewritten again.
+// No milter measures those: only lists that are short (maxAliasMembers) are taken
+// apart. What local(8) expands, and what is written on this host with aliases in
+// it, stays whole.
 
 // splitTable is the name of the table of milter_header_checks.
 const splitTable = "split"
 
 const splitTableHead = "# Written by \"etrnctl setup postfix\": messages for more than one held queue are\n" +
 	"# taken apart. Only headers that a milter adds are looked up here.\n"
+
+// aliasTable and catchAllTable are the names of the tables through which smtpd
+// asks the postmaster's.
+const (
+	aliasTable    = "aliases"
+	catchAllTable = "catch-all"
+)
+
+// rewriting are the settings that put other recipients in the place of those
+// that come in, or beside them.
+var rewriting = []string{"virtual_alias_maps", "recipient_bcc_maps", "canonical_maps", "recipient_canonical_maps"}
+
+// maxAliasMembers of an entry: what has more is not taken apart.
+const maxAliasMembers = 50
+
+const catchAllTableText = "# Written by \"etrnctl setup postfix\": \"@domain\" for an address, as tables of\n" +
+	"# aliases have it.\n" +
+	"/^.*(@[^@]+)$/ $1\n"
+
+func aliasTableText(filter string) string {
+	return "# Written by \"etrnctl setup postfix\": what tables of aliases say of a recipient;\n" +
+		"# a message to it is taken apart, unless it is a long list.\n" +
+		fmt.Sprintf("/(,[^,]+){%d}/ DUNNO\n", maxAliasMembers) +
+		"/./ " + filter + "\n"
+}
+
+// splitAliases has smtpd tell what the milter cannot see.
+func (d *derivation) splitAliases(filter string) {
+	const list = "smtpd_recipient_restrictions"
+	var ours, catchAll string
+	for _, setting := range rewriting {
+		for _, table := range d.env.list(setting) {
+			if !strings.Contains(table, ":") {
+				continue
+			}
+			if ours == "" {
+				ours = d.table("regexp", aliasTable, aliasTableText(filter))
+				catchAll = d.table("regexp", catchAllTable, catchAllTableText)
+			}
+			d.needFirst(list, "check_recipient_access pipemap:{"+table+", "+ours+"}")
+			d.needFirst(list, "check_recipient_access pipemap:{"+catchAll+", "+table+", "+ours+"}")
+		}
+	}
+	if ours == "" {
+		return
+	}
+	for _, s := range d.env.master.Services() {
+		if v, ok := ownOption(s, list); ok && s.Command == "smtpd" && outward(s) && !strings.Contains(v, "/"+ownDir+"/"+aliasTable) {
+			d.warn("the entry %s/%s of master.cf sets %s itself, so messages for several queues that it takes for an alias are not taken apart: leave it out there, or begin it as the one of main.cf begins", s.Name, s.Type, list)
+		}
+	}
+	if v := d.env.settings["always_bcc"]; v != "" {
+		for _, r := range d.routes {
+			if domain, _, address := domainOf(r.pattern); !address && strings.HasSuffix(strings.ToLower(v), "@"+domain) {
+				d.warn("always_bcc is %q, which is held: every message for a queue is for a second one then, and is not taken apart; let it be an address that is not held", v)
+			}
+		}
+	}
+}
 
 // splitEnds is what to know when the split is taken out: the way out of a
 // marked message is written in its queue file, and only a new one is without.
@@ -68,7 +137,9 @@ func (d *derivation) split() error {
 	if at.Addr().Is6() {
 		hop = fmt.Sprintf("[ipv6:%s]:%d", at.Addr(), at.Port())
 	}
-	d.needFirst("milter_header_checks", d.table("regexp", splitTable, splitTableHead+"/^"+mta.SplitHeader+":/ FILTER "+name+":"+hop+"\n"))
+	filter := "FILTER " + name + ":" + hop
+	d.needFirst("milter_header_checks", d.table("regexp", splitTable, splitTableHead+"/^"+mta.SplitHeader+":/ "+filter+"\n"))
+	d.splitAliases(filter)
 	d.values[name+"_destination_recipient_limit"] = "1"
 	d.entries = append(d.entries, splitEntries(name, d.req.Split, d.socket("the milter", d.req.Milter))...)
 
@@ -90,7 +161,7 @@ func splitEntries(name, port, milter string) []string {
 		entry(name+" unix -     -       n       -       -       smtp",
 			"syslog_name=postfix/$service_name", "smtp_send_xforward_command=yes",
 			"smtp_tls_security_level=none", "smtp_tls_policy_maps=", "smtp_sasl_auth_enable=no",
-			"smtp_bind_address=", "smtp_bind_address6=", "smtp_fallback_relay=", "smtp_generic_maps=",
+			"smtp_bind_address=", "smtp_bind_address6=", "smtp_fallback_relay=", "smtp_generic_maps=", "smtp_delivery_status_filter=",
 			"smtp_header_checks=", "smtp_mime_header_checks=", "smtp_nested_header_checks=", "smtp_body_checks=",
 			"smtp_line_length_limit=0"),
 		// What has been accepted once is not judged again: a refusal here

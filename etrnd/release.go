@@ -1,0 +1,116 @@
+package etrnd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/queue"
+)
+
+// lookBefore bounds the wait for a listing before a release says that there is
+// nothing.
+const lookBefore = 5 * time.Second
+
+// maxNamed is how many queues a hint names.
+const maxNamed = 20
+
+// Release lets go what an operator names: a queue, or what a site may ask for.
+func (b backend) Release(ctx context.Context, name string) ([]api.Released, error) {
+	set := b.d.hold.Queues()
+	sels := set.Resolve("#" + name)
+	byName := sels != nil
+	if !byName {
+		sels = set.Resolve(name)
+	}
+	unknown := api.Errorf(api.ExitUsage, "queues of the configuration: "+named(set), "no queue goes by the name %s", foreign.Quote(name))
+	if sels == nil {
+		for _, dom := range b.d.hold.Nobody(nobodyListed).Domains {
+			if strings.EqualFold(dom.Domain, strings.TrimPrefix(name, "@")) {
+				return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+dom.Domain+" --apply", "mail for %s is held for nobody: no queue has the domain", foreign.Quote(dom.Domain))
+			}
+		}
+		return nil, unknown
+	}
+	list := b.release(sels)
+	if held(list) {
+		return list, nil
+	}
+	look, cancel := context.WithTimeout(ctx, lookBefore)
+	defer cancel()
+	b.d.hold.Look(look)
+	if list = b.release(sels); held(list) || byName || strings.HasPrefix(name, "#") || !onlyByAny(set, sels) {
+		return list, nil
+	}
+	// A queue of "*" takes any name for a domain, a misspelt one too.
+	if etrn.CheckNode(strings.TrimPrefix(name, "@")) != nil {
+		return nil, unknown
+	}
+	for i := range list {
+		list[i].Note = fmt.Sprintf("no queue goes by the name %s, and nothing is held for such a domain; queues: %s", foreign.Quote(name), named(set))
+	}
+	return list, nil
+}
+
+func (b backend) release(sels []queue.Selection) (list []api.Released) {
+	for _, sel := range sels {
+		list = append(list, released(sel.Queue, b.d.hold.Release(sel)))
+	}
+	return list
+}
+
+func released(name string, st hold.Started) api.Released {
+	r := api.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
+	if st.Messages == 0 && st.UnderWay > 0 {
+		r.Note = fmt.Sprintf("%d under way already", st.UnderWay)
+	}
+	return r
+}
+
+// held reports whether there is anything to go, or under way.
+func held(list []api.Released) bool {
+	for _, r := range list {
+		if r.Messages > 0 || r.Note != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// onlyByAny reports whether nothing but "*" makes the selections what a name
+// stands for.
+func onlyByAny(set *queue.Set, sels []queue.Selection) bool {
+	for _, sel := range sels {
+		q, ok := set.ByName(sel.Queue)
+		if !ok {
+			continue
+		}
+		for _, p := range q.Domains {
+			if !p.Any() && p.Touches(sel.Domain, sel.Below) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// named are the queues of the configuration, the first of many.
+func named(set *queue.Set) string {
+	var names []string
+	for _, q := range set.Queues() {
+		if len(names) == maxNamed {
+			names = append(names, fmt.Sprintf("and %d more", len(set.Queues())-maxNamed))
+			break
+		}
+		names = append(names, q.Name)
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
