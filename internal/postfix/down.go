@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -53,4 +54,13 @@ func (p *Instance) setDown(socket string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.downAt = socket
+}
+
+// root reports whether commands run as root, for whom postqueue lists a queue
+// that nobody serves.
+func (p *Instance) root() bool {
+	if c := p.o.Credential; c != nil {
+		return c.Uid == 0
+	}
+	return os.Geteuid() == 0
 }

@@ -313,7 +313,7 @@ func TestOrdinaryUser(t *testing.T) {
 		// From then on it is noticed without a command, which would put a fatal
 		// error into the mail log each time.
 		for range 3 {
-			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) || !strings.Contains(err.Error(), "nobody answers") {
+			if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrDown) || !strings.Contains(err.Error(), "nobody answers") {
 				t.Errorf("list again: %v", err)
 			}
 		}
@@ -345,12 +345,12 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		pf = pf.As(nobody.Credential())
 		for range 2 {
-			if _, err := pf.List(ctx); !errors.Is(err, mta.ErrDown) {
+			if _, err := mta.All(ctx, pf); !errors.Is(err, mta.ErrDown) {
 				t.Errorf("list: %v", err)
 			}
 		}
 		run(t, ctx, "postfix", "start")
-		if q, err := pf.List(ctx); err != nil || len(q) != 1 {
+		if q, err := mta.All(ctx, pf); err != nil || len(q) != 1 {
 			t.Errorf("list: %+v, %v", q, err)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -45,7 +46,7 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	if err != nil {
 		return err
 	}
-	if name == "postqueue" {
+	if name == "postqueue" && !(slices.Contains(args, "-j") && p.root()) {
 		if err := p.stillDown(ctx); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

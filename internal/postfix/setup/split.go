@@ -79,21 +79,19 @@ func aliasTableText(filter string) string {
 // splitAliases has smtpd tell what the milter cannot see.
 func (d *derivation) splitAliases(filter string) {
 	const list = "smtpd_recipient_restrictions"
-	var ours, catchAll string
+	asked := false
 	for _, setting := range rewriting {
-		for _, table := range d.env.list(setting) {
-			if !strings.Contains(table, ":") {
-				continue
-			}
-			if ours == "" {
-				ours = d.table("regexp", aliasTable, aliasTableText(filter))
-				catchAll = d.table("regexp", catchAllTable, catchAllTableText)
-			}
-			d.needFirst(list, "check_recipient_access pipemap:{"+table+", "+ours+"}")
-			d.needFirst(list, "check_recipient_access pipemap:{"+catchAll+", "+table+", "+ours+"}")
+		if !strings.Contains(d.env.settings[setting], ":") {
+			continue
 		}
+		asked = true
+		ours := d.table("regexp", aliasTable, aliasTableText(filter))
+		catchAll := d.table("regexp", catchAllTable, catchAllTableText)
+		// By the name of the setting, and nothing if it is empty: a table that
+		// the postmaster takes away must not be one that smtpd cannot open.
+		d.needFirst(list, fmt.Sprintf("${%[1]s?{check_recipient_access pipemap:{unionmap:{$%[1]s}, %[2]s} check_recipient_access pipemap:{%[3]s, unionmap:{$%[1]s}, %[2]s}}}", setting, ours, catchAll))
 	}
-	if ours == "" {
+	if !asked {
 		return
 	}
 	for _, s := range d.env.master.Services() {

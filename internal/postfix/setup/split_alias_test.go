@@ -93,6 +93,14 @@ func TestSplitAliases(t *testing.T) {
 			t.Errorf("acme got %q, want %q", got, acme)
 		}
 
+		// The aliases go, and nobody has run the set-up since: mail is taken on.
+		const with, without = "virtual_alias_maps = texthash:/etc/postfix/virtual", "virtual_alias_maps ="
+		postfixtest.Edit(t, mainCF, with, without)
+		mainText = strings.Replace(mainText, with, without, 1)
+		run(t, ctx, "rm", "/etc/postfix/virtual")
+		run(t, ctx, "postfix", "reload")
+		postfixtest.Send(t, "list@acme.example")
+
 		req.Split = ""
 		apply(t, ctx, pf, req)
 		undo(t, ctx, pf)

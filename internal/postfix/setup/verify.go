@@ -24,6 +24,9 @@ func verify(ctx context.Context, pf *postfix.Instance, env *environment, want *d
 			return fmt.Errorf("the new main.cf cannot be read: %w", err)
 		}
 		for _, w := range want.elements {
+			if strings.HasPrefix(w.text, "${") {
+				continue // what it is depends on another setting
+			}
 			text := strings.ReplaceAll(w.text, "$config_directory", dir)
 			if _, ok := covered(w.list, text, conffile.Words(got[w.list]), env.settings["queue_directory"]); !ok {
 				return fmt.Errorf("%s would be %q, which lacks %q: this is a defect of the set-up, nothing has been changed", w.list, got[w.list], w.text)
