@@ -245,6 +245,8 @@ func (q *question) failed(r *config.Remote) conclusion {
 		exit, hint = api.ExitTempFail, r.Host+" may be overloaded or may not know this address: its log tells why"
 	case is(odmr.ErrTLS):
 		hint = tlsHint(q.err)
+	case is(odmr.ErrAuth) && unfit(q.err):
+		hint = "no login that both sides know is fit for this connection: a certificate that is trusted (tls-ca, tls-name) makes PLAIN fit, and SCRAM-SHA-256 always is; etrnctl probe shows what it offers"
 	case is(odmr.ErrAuth):
 		hint = "check user and password-file"
 	case is(odmr.ErrRefused):

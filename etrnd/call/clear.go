@@ -1,6 +1,7 @@
 package call
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
@@ -39,4 +40,10 @@ func tlsHint(err error) string {
 		return "check tls-ca and tls-name; etrnctl probe shows the certificate"
 	}
 	return what + ": " + hint
+}
+
+// unfit reports whether a login was not tried, as no mechanism was fit for it.
+func unfit(err error) bool {
+	e, ok := errors.AsType[*odmr.Error](err)
+	return ok && e.Op == "AUTH" && e.Code == 0
 }

@@ -24,6 +24,20 @@ func TestLoginIsAskedFor(t *testing.T) {
 	}
 }
 
+// A login that was not tried is not one of a wrong password.
+func TestNoFitLogin(t *testing.T) {
+	r := config.Remote{Name: "hub", Host: "hub.example.net", User: "acme"}
+	for _, c := range []struct {
+		op, want string
+		code     int
+	}{{"AUTH", "fit for this connection", 0}, {"AUTH PLAIN", "check user", 535}} {
+		q := question{err: &odmr.Error{Kind: odmr.ErrAuth, Op: c.op, Code: c.code, Err: errors.New("x")}}
+		if end := q.failed(&r); !strings.Contains(end.hint, c.want) {
+			t.Errorf("%+v: %+v", c, end)
+		}
+	}
+}
+
 // That nothing was encrypted is in the result, beside whatever else is.
 func TestClearHint(t *testing.T) {
 	cl := &call{}

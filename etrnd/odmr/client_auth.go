@@ -87,7 +87,11 @@ func (c *Client) mechanisms() ([]string, error) {
 	case len(fit) > 0:
 		return fit, nil
 	case len(held) > 0 && c.tls == nil:
-		return nil, fmt.Errorf("of what we may use the remote offers only %s, and without TLS that would show the password", strings.Join(held, ", "))
+		why := ""
+		if c.o.failed != nil {
+			why = "; TLS does not come about: " + explain(c.o.failed)
+		}
+		return nil, fmt.Errorf("of what we may use the remote offers only %s, and without TLS that would show the password%s", strings.Join(held, ", "), why)
 	case len(held) > 0:
 		return nil, fmt.Errorf("of what we may use the remote offers only %s, which shows it the password, but its certificate is not verified: %w", strings.Join(held, ", "), c.distrust)
 	}

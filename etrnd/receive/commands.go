@@ -17,6 +17,9 @@ const (
 	maxLine = 8192
 	// maxRefused is how many commands are refused before the connection ends.
 	maxRefused = 100
+	// maxRejected is how many addresses are refused here before the connection ends.
+	// A provider who has mail for somebody else may have a lot of it.
+	maxRejected = 10000
 	// maxWarned is how many refusals are logged, of ours and of the MTA's.
 	maxWarned = 100
 	// maxShown is how much of a foreign text the log shows, in bytes.
@@ -122,6 +125,15 @@ func (t *turn) refuse(line string, no refusal) error {
 	t.warned.log(t.log).Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.errors++; t.errors > maxRefused {
 		return fmt.Errorf("%w: more than %d commands refused", ErrAbuse, maxRefused)
+	}
+	return t.own(string(no))
+}
+
+// reject answers a command whose address is not passed on.
+func (t *turn) reject(what, line string, no refusal) error {
+	t.warned.log(t.log).Warn(what, "line", foreign.Clip(line, maxShown), "reply", string(no))
+	if t.rejected++; t.rejected > maxRejected {
+		return fmt.Errorf("%w: more than %d addresses refused", ErrAbuse, maxRejected)
 	}
 	return t.own(string(no))
 }
@@ -277,8 +289,7 @@ func (t *turn) mail(arg, line string) error {
 	text, from, no := mail(arg, t.offered)
 	if no != "" {
 		t.refuses(no.why(), func(c *Counts) { c.Refused++ })
-		t.warned.log(t.log).Warn("sender refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
-		return t.own(string(no))
+		return t.reject("sender refused", line, no)
 	}
 	if t.tx != nil && t.tx.b.isLost() {
 		if err := t.reset(true); err != nil {
@@ -303,8 +314,7 @@ func (t *turn) rcpt(arg, line string) error {
 	text, _, no := t.recipient(arg, t.offered, t.tx.utf8)
 	if no != "" {
 		t.refuses(no.why(), func(c *Counts) { c.Rejected++ })
-		t.warned.log(t.log).Warn("recipient refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
-		return t.own(string(no))
+		return t.reject("recipient refused", line, no)
 	}
 	t.tx.to++
 	return t.pass(text, &answer{rcpt: true})

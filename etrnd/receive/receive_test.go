@@ -143,6 +143,18 @@ func TestEnds(t *testing.T) {
 			}
 			h.expect("421 4.7.0")
 		}},
+		{"has nothing but mail for others", ErrAbuse, func(h *turned, _ *fakeMTA) {
+			h.send("MAIL FROM:<>\r\n")
+			h.expect("250")
+			for range maxRejected / 100 {
+				h.send(strings.Repeat("RCPT TO:<a@other.example>\r\n", 100))
+				for range 100 {
+					h.expect("450")
+				}
+			}
+			h.send("RCPT TO:<a@other.example>\r\n")
+			h.expect("421 4.7.0")
+		}},
 		{"a line without an end", ErrAbuse, func(h *turned, _ *fakeMTA) {
 			h.send(strings.Repeat("x", 110<<10))
 			h.expect("421 4.7.0")

@@ -47,11 +47,12 @@ type turn struct {
 	cause    error // the first thing that went wrong
 
 	// The reader's own:
-	hello   string // the last EHLO or HELO, as sent to the MTA
-	tx      *transaction
-	offered esmtp.Offers // by the MTA, of what is passed on
-	errors  int          // commands refused
-	warned  warnings     // refusals logged
+	hello    string // the last EHLO or HELO, as sent to the MTA
+	tx       *transaction
+	offered  esmtp.Offers // by the MTA, of what is passed on
+	errors   int          // commands refused
+	rejected int          // addresses refused
+	warned   warnings     // refusals logged
 
 	noted warnings // the replier's: refusals of the MTA logged
 }
