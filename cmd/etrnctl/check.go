@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ func (a *app) checkCommand() *cobra.Command {
 			default:
 				found = add(found, "warning", cfg.Warnings)
 				found = append(found, d.findUsers(a.configFile, cfg)...)
+				found = append(found, d.findSockets(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
 			}
@@ -135,6 +137,26 @@ func closed(file string, who account.User) finding {
 		mend = who.Mend(file) // it is a directory
 	}
 	return finding{Level: "error", File: file, Text: "permission denied", Hint: "the user " + who.Name + " cannot read it; run: " + mend}
+}
+
+// runtimeDir is made by the unit of etrnd, and gone while that does not run.
+const runtimeDir = "/run/etrnd"
+
+// findSockets looks whether etrnd can make the sockets that are not Postfix's.
+func (d *daemonUser) findSockets(file string, cfg *config.Config) []finding {
+	var found []finding
+	for _, s := range []struct{ key, listen string }{{"control: listen", cfg.Control.Listen}, {"milter: report", cfg.Milter.Report}} {
+		path, isUnix := strings.CutPrefix(s.listen, "unix:")
+		dir := filepath.Dir(path)
+		if !isUnix || dir == runtimeDir || d.err != nil || !d.etrnd.Known() {
+			continue
+		}
+		if err := d.etrnd.Writable(dir); err != nil {
+			text := fmt.Sprintf("the user %s cannot make a socket in %s: %v", d.etrnd.Name, dir, errors.Unwrap(err))
+			found = append(found, finding{Level: "error", File: file, Key: s.key, Text: text, Hint: "run: install -d -o etrnd -g etrnd -m 755 " + dir})
+		}
+	}
+	return found
 }
 
 // findUsers compares the users file with the users that queues name.
