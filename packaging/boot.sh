@@ -16,9 +16,15 @@ if [ -z "${BOOT_INSIDE:-}" ]; then
 fi
 
 mount --make-rprivate /
-mkdir -p "$dir/work" "$dir/root"
-mount -t overlay machine -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
-cd "$dir/root"
+# In memory: what is in the machine is gone with it, and an overlay cannot be
+# written to another overlay, which this machine's own files may lie on.
+mkdir "$dir/memory"
+mount -t tmpfs -o mode=755 memory "$dir/memory"
+cp -a "$dir/upper" "$dir/memory/upper"
+cd "$dir/memory"
+mkdir work root
+mount -t overlay machine -o lowerdir=/,upperdir=upper,workdir=work root
+cd root
 mount -t proc proc proc
 echo hub.example.net >/proc/sys/kernel/hostname
 # The settings of the kernel are not this machine's.
@@ -60,7 +66,10 @@ for unit in network-online.target proc-sys-fs-binfmt_misc.automount; do
 done
 ip link set lo up
 if [ -x usr/local/sbin/prepare ]; then
-	chroot . /usr/local/sbin/prepare
+	chroot . /usr/local/sbin/prepare || {
+		cat var/log/setup
+		exit 1
+	}
 fi
 mkdir -p old
 pivot_root . old

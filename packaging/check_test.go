@@ -46,6 +46,7 @@ func TestCheckTellsTheTruth(t *testing.T) {
 		{"the users file is broken", "cp -p /etc/etrnd/users /tmp/users; echo nonsense >>/etc/etrnd/users", "users:2: not NAME:SECRET", "cp -p /tmp/users /etc/etrnd/users"},
 		{"the file has changed", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i '1a [mta]\\nreconcile = \"2m\"' /etc/etrnd/etrnd.toml", "the configuration has changed since it read it", "cp -p /tmp/toml /etc/etrnd/etrnd.toml"},
 		{"a change takes a restart", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i '1a [mta]\\nreconcile = \"2m\"' /etc/etrnd/etrnd.toml; etrnctl reload", "a change of mta: reconcile is not in force before a restart", "cp -p /tmp/toml /etc/etrnd/etrnd.toml; systemctl restart etrnd"},
+		{"the control socket cannot be made", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; printf '[control]\\nlisten = \"unix:/srv/etrnd/control.sock\"\\n' >>/etc/etrnd/etrnd.toml", "control: listen: the user etrnd cannot make a socket in /srv/etrnd", "install -d -o etrnd -g etrnd -m 755 /srv/etrnd; etrnctl check | grep 'make a socket' && exit 1; cp -p /tmp/toml /etc/etrnd/etrnd.toml"},
 		{"the milter knows nothing of a queue", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; sed -i 's/\"acme.example\"/\"acme.example\", \"new.example\"/' /etc/etrnd/etrnd.toml; etrnctl setup postfix --apply; etrnctl reload", "the milter runs by another configuration than etrnd", "systemctl reload etrn-milter; cp -p /tmp/toml /etc/etrnd/etrnd.toml; etrnctl setup postfix --apply; systemctl reload etrnd; systemctl reload etrn-milter"},
 		{"a reload was refused", "cp -p /etc/etrnd/etrnd.toml /tmp/toml; echo colour=1 >>/etc/etrnd/etrnd.toml; etrnctl reload; cp -p /tmp/toml /etc/etrnd/etrnd.toml", "its last reload was refused", "etrnctl reload"},
 	} {
@@ -75,8 +76,14 @@ func TestCheckTellsTheTruth(t *testing.T) {
 		}
 	}
 
+	// The password file as the howto makes it.
+	m.must("echo secret | " + strings.TrimSpace(recipe(t, "install -m 640 /dev/stdin")) + " && sed -i '/^tls-ca/a user = \"turned\"\\npassword-file = \"/etc/etrnd/hub.password\"' /etc/etrnd/etrnd.toml && etrnctl reload")
+	if out := check(); strings.Contains(out, "warning:") || !strings.Contains(out, "is good") {
+		t.Errorf("with a password file:\n%s", out)
+	}
+
 	// Who may not look into a file is told nothing wrong about it.
-	m.must("useradd -M -N -g etrnd operator && install -o etrnd -m 600 /dev/stdin /etc/etrnd/password </etc/hostname && sed -i '/^tls-ca/a user = \"turned\"\\npassword-file = \"/etc/etrnd/password\"' /etc/etrnd/etrnd.toml && etrnctl reload")
+	m.must("useradd -M -N -g etrnd operator && install -o etrnd -m 600 /dev/stdin /etc/etrnd/password </etc/hostname && sed -i 's,/etc/etrnd/hub.password,/etc/etrnd/password,' /etc/etrnd/etrnd.toml && etrnctl reload")
 	out, err := m.run("setpriv --reuid=operator --regid=etrnd --clear-groups etrnctl check 2>&1")
 	if err != nil || !strings.Contains(out, "cannot be read by you") || strings.Contains(out, "permission denied") {
 		t.Errorf("as an operator: %v\n%s", err, out)

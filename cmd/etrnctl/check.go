@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -52,6 +53,7 @@ func (a *app) checkCommand() *cobra.Command {
 			default:
 				found = add(found, "warning", cfg.Warnings)
 				found = append(found, d.findUsers(a.configFile, cfg)...)
+				found = append(found, d.findSockets(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
 				found = append(found, a.checkClock(ctx, cfg)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
@@ -175,6 +177,26 @@ func denies(who account.User, paths []string) (denied []*account.Denied) {
 	}
 	_ = who.Do(look) // as nobody else, and there is nothing to say then
 	return denied
+}
+
+// runtimeDir is made by the unit of etrnd, and gone while that does not run.
+const runtimeDir = "/run/etrnd"
+
+// findSockets looks whether etrnd can make the sockets that are not Postfix's.
+func (d *daemonUser) findSockets(file string, cfg *config.Config) []finding {
+	var found []finding
+	for _, s := range []struct{ key, listen string }{{"control: listen", cfg.Control.Listen}, {"milter: report", cfg.Milter.Report}} {
+		path, isUnix := strings.CutPrefix(s.listen, "unix:")
+		dir := filepath.Dir(path)
+		if !isUnix || dir == runtimeDir || d.err != nil || !d.etrnd.Known() {
+			continue
+		}
+		if err := d.etrnd.Writable(dir); err != nil {
+			text := fmt.Sprintf("the user %s cannot make a socket in %s: %v", d.etrnd.Name, dir, errors.Unwrap(err))
+			found = append(found, finding{Level: "error", File: file, Key: s.key, Text: text, Hint: "run: install -d -o etrnd -g etrnd -m 755 " + dir})
+		}
+	}
+	return found
 }
 
 // findUsers compares the users file with the users that queues name.
