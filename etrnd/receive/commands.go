@@ -131,7 +131,7 @@ func (t *turn) refuse(line string, no refusal) error {
 
 // reject answers a command whose address is not passed on.
 func (t *turn) reject(what, line string, no refusal) error {
-	t.warned.log(t.log).Warn(what, "line", foreign.Clip(line, maxShown), "reply", string(no))
+	t.warned.log(t.log).Warn("address refused", "what", what, "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.rejected++; t.rejected > maxRejected {
 		return fmt.Errorf("%w: more than %d addresses refused", ErrAbuse, maxRejected)
 	}

@@ -101,11 +101,15 @@ type derivation struct {
 	logins map[string]heldService // the transport of a next hop that wants a login
 }
 
+func newDerivation(req Requirements, env *environment) *derivation {
+	return &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]table{}}}
+}
+
 func derive(ctx context.Context, req Requirements, env *environment) (*desired, error) {
 	if req.Transport == "" {
 		req.Transport = DefaultTransport
 	}
-	d := &derivation{req: req, env: env, desired: desired{values: map[string]string{}, tables: map[string]table{}}}
+	d := newDerivation(req, env)
 	if err := d.logIn(); err != nil {
 		return nil, err
 	}

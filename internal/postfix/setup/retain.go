@@ -57,7 +57,7 @@ func retain(ctx context.Context, pf *postfix.Instance, req Requirements, env *en
 	if len(old.keys) == 0 && !old.rest {
 		return l, unknown(req.LetGo, nil)
 	}
-	scratch := &derivation{req: req, env: env}
+	scratch := newDerivation(req, env)
 	if _, err := scratch.resolveRoutes(); err != nil {
 		return l, nil // derive says so
 	}
