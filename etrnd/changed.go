@@ -1,15 +1,18 @@
 package etrnd
 
 import (
+	"encoding/binary"
+	"hash/maphash"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 
 	"github.com/etrnd/etrnd/internal/config"
 )
 
-// fileState remembers what was found of the file the last time that somebody
-// asked, so that it is read again only after it was touched.
+// fileState remembers what was found of the files the last time that somebody
+// asked, so that they are read again only after one was touched.
 type fileState struct {
 	mu      sync.Mutex
 	cfg     *config.Config // that it was compared with
@@ -17,27 +20,42 @@ type fileState struct {
 	changed bool
 }
 
-// fileStamp is by what a change of the file is known.
-type fileStamp struct {
-	dev, inode           uint64
-	size, mtime, changed int64
-}
+// fileStamp is by what a change of the files is known: the times and places of
+// all.
+type fileStamp uint64
 
-func stamp(path string) (s fileStamp, ok bool) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(path, &st); err != nil {
-		return s, false
+var stampSeed = maphash.MakeSeed()
+
+// stamp looks at the main file, at all that it included when it was read, and at
+// the directory that further files would be in. A file that is gone has a stamp,
+// too.
+func stamp(path string, cfg *config.Config) (fileStamp, bool) {
+	var all []byte
+	look := func(path string) error {
+		var st syscall.Stat_t
+		err := syscall.Stat(path, &st)
+		for _, n := range []uint64{uint64(st.Dev), st.Ino, uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano())} {
+			all = binary.BigEndian.AppendUint64(all, n)
+		}
+		return err
 	}
-	return fileStamp{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, true
+	err := look(path)
+	if cfg.Include != "" {
+		_ = look(filepath.Dir(cfg.Include)) // where it is a pattern
+	}
+	for _, included := range cfg.Included() {
+		_ = look(included)
+	}
+	return fileStamp(maphash.Bytes(stampSeed, all)), err == nil
 }
 
-// fileChanged reports whether the configuration's file says something else than
+// fileChanged reports whether the configuration's files say something else than
 // what is in force, or cannot be used.
 func (d *Daemon) fileChanged(cfg *config.Config) bool {
 	f := &d.file
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, ok := stamp(d.o.ConfigFile)
+	now, ok := stamp(d.o.ConfigFile, cfg)
 	if ok && f.cfg == cfg && f.seen == now {
 		return f.changed
 	}
