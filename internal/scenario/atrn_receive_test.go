@@ -316,7 +316,8 @@ func TestATRNNoRelay(t *testing.T) {
 	p.expect("250")
 	p.ask("QUIT", "221")
 	r := e.end(ctx, t)
-	if r.Exit != 0 || r.In.Messages != 1 {
+	// What was refused here stays with the provider, and the call says so.
+	if r.Exit != 75 || r.In.Messages != 1 || r.Refused == nil {
 		t.Errorf("result of the call: %+v", r)
 	}
 	delivered(ctx, t, e.SiteHost, []string{"fine@hub.example.net"})
