@@ -35,7 +35,7 @@ func TestAroundMilter(t *testing.T) {
 		},
 	}
 	postfixtest.Inside(t, opts, func(t *testing.T, ctx context.Context) {
-		const socket = "/var/spool/postfix/etrnd/milter.sock"
+		const socket = "/var/spool/postfix/etrn-milter/milter.sock"
 		if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -221,6 +221,7 @@ func TestAround(t *testing.T) {
 		if got := elsewhere.Recipients(); len(got) > 0 {
 			t.Errorf("mail went elsewhere: %q", got)
 		}
+		run(t, ctx, "postsuper", "-d", "ALL") // what is held would keep a part of the set-up
 		undo(t, ctx, pf)
 		sameFiles(t, mainText, masterText)
 	})

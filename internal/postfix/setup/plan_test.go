@@ -426,17 +426,25 @@ func TestCheck(t *testing.T) {
 		if err := errors.Join(os.RemoveAll("/var/spool/postfix/etrnd"), os.MkdirAll("/run/locked", 0o700)); err != nil {
 			t.Fatal(err)
 		}
-		var all strings.Builder
-		for _, f := range Check(ctx, postfix.New(postfix.Options{}), req) {
-			if !f.OK {
-				all.WriteString(f.What + "\n")
+		found := func(wants ...string) {
+			t.Helper()
+			var all strings.Builder
+			for _, f := range Check(ctx, postfix.New(postfix.Options{}), req) {
+				if !f.OK {
+					all.WriteString(f.What + "\n")
+				}
+			}
+			for _, want := range wants {
+				if !strings.Contains(all.String(), want) {
+					t.Errorf("nothing of %q in\n%s", want, all.String())
+				}
 			}
 		}
-		for _, want := range []string{"not set up", "/var/spool/postfix/etrnd: no such file", "keeps the user postfix out", "is chrooted"} {
-			if !strings.Contains(all.String(), want) {
-				t.Errorf("nothing of %q in\n%s", want, all.String())
-			}
-		}
+		found("not set up", "is chrooted",
+			"/var/spool/postfix/etrnd: the user etrn-milter cannot make it there: no such file",
+			"/run/locked: the user etrnd cannot make it there: permission denied")
+		run(t, ctx, "chown", "etrnd", "/run/locked")
+		found("/run/locked: the user postfix, as which Postfix's daemons run, cannot enter it: permission denied")
 	})
 }
 

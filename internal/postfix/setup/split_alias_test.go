@@ -104,6 +104,7 @@ func TestSplitAliases(t *testing.T) {
 
 		req.Split = ""
 		apply(t, ctx, pf, req)
+		run(t, ctx, "postsuper", "-d", "ALL") // what is held would keep a part of the set-up
 		undo(t, ctx, pf)
 		sameFiles(t, mainText, masterText)
 	})

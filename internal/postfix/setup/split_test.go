@@ -68,7 +68,7 @@ func (m *markMany) EndOfMessage(mod gomilter.Modifier) (*gomilter.Response, erro
 func TestSplit(t *testing.T) {
 	postfixtest.Inside(t, testbed.PostfixOptions{Main: map[string]string{"minimal_backoff_time": "1s", "queue_run_delay": "1000s"}}, func(t *testing.T, ctx context.Context) {
 		mainText, masterText := postfixtest.Read(t, mainCF), postfixtest.Read(t, masterCF)
-		const where = "/var/spool/postfix/etrnd/milter.sock"
+		const where = "/var/spool/postfix/etrn-milter/milter.sock"
 		if err := os.MkdirAll(filepath.Dir(where), 0o755); err != nil {
 			t.Fatal(err)
 		}
