@@ -411,6 +411,9 @@ func (o *observed) refused() conclusion {
 	switch o.in.Why.Class {
 	case receive.Gate:
 		return conclusion{api.ExitUnavailable, text, receive.GateHint + "; what was refused stays held at " + o.remote.Host}
+	case receive.Own:
+		text = fmt.Sprintf("mail of %s that this site has not asked for was refused: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
+		return conclusion{api.ExitUnavailable, text, "if it is for this site, its domain belongs into request; what was refused stays held at " + o.remote.Host + ", and etrnd's log tells which"}
 	case receive.Temporary:
 		return conclusion{api.ExitTempFail, text, "what was refused stays held at " + o.remote.Host + " and comes with the next call; the log of the local mail server tells why"}
 	}

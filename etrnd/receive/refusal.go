@@ -15,6 +15,7 @@ type Class int
 const (
 	Nothing   Class = iota // was refused
 	Permanent              // the recipient or the message: it goes back to its sender
+	Own                    // the gate has refused it, as it is not for here: it stays with the provider
 	Temporary              // it stays with the provider, and comes again
 	// Gate is a refusal of this connection to the local MTA, whatever the mail:
 	// a list of clients or networks, a name that is not found, a domain that the
@@ -38,7 +39,7 @@ func (r refusal) why() Refusal {
 	if strings.HasPrefix(string(r), "5") {
 		return Refusal{Permanent, string(r)}
 	}
-	return Refusal{Temporary, string(r)}
+	return Refusal{Own, string(r)}
 }
 
 // graver is which of two refusals tells more: the first of the graver class.
