@@ -2,9 +2,7 @@ package etrnd
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
@@ -32,12 +30,11 @@ func (b backend) Status(ctx context.Context) api.Status {
 	s := api.Status{
 		Version: d.o.Version, PID: os.Getpid(), Hostname: cfg.Hostname,
 		Started: d.started, Uptime: api.Seconds(time.Since(d.started)),
-		Config:   api.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems},
+		Config:   api.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems, Restart: d.restart},
 		Listen:   d.listeners,
 		Warnings: []string{},
 	}
 	d.mu.Unlock()
-	s.Config.Restart = needRestart(d.running, cfg)
 	s.Config.Changed = d.fileChanged(cfg)
 	for _, w := range cfg.Warnings {
 		s.Warnings = append(s.Warnings, w.String())
@@ -63,11 +60,8 @@ func (b backend) Status(ctx context.Context) api.Status {
 	s.Nobody = d.nobody(ctx, nobodyShown)
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
-	switch ok, files, err := d.setup.InSync(ctx, cfg); {
-	case err != nil:
-		s.Warnings = append(s.Warnings, fmt.Sprintf("cannot tell whether Postfix is set up for this configuration: %v", err))
-	case !ok:
-		s.Warnings = append(s.Warnings, fmt.Sprintf("Postfix is not set up for this configuration (%s): etrnctl setup postfix shows what is missing", strings.Join(files, ", ")))
+	if w := d.setup.warning(ctx, cfg); w != "" {
+		s.Warnings = append(s.Warnings, w)
 	}
 	return s
 }

@@ -124,7 +124,7 @@ func (b *backend) Reload(context.Context) ([]string, error) {
 
 // serve runs a server on a socket that anybody may connect to, until the test
 // ends. stop ends it earlier and returns what Serve returned.
-func serve(t *testing.T, o Options) (socket string, stop func() error) {
+func serve(t testing.TB, o Options) (socket string, stop func() error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etrnd") // t.TempDir is private, and its path too long
 	if err != nil {
@@ -142,7 +142,7 @@ func serve(t *testing.T, o Options) (socket string, stop func() error) {
 	return socket, serveOn(t, o, ln)
 }
 
-func serveOn(t *testing.T, o Options, ln net.Listener) (stop func() error) {
+func serveOn(t testing.TB, o Options, ln net.Listener) (stop func() error) {
 	t.Helper()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
