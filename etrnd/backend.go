@@ -2,6 +2,7 @@ package etrnd
 
 import (
 	"context"
+	"iter"
 	"os"
 	"time"
 
@@ -66,21 +67,35 @@ func (b backend) Status(ctx context.Context) api.Status {
 	return s
 }
 
-func (b backend) Queues(context.Context) ([]api.Queue, error) {
-	set := b.d.hold.Queues()
-	list := []api.Queue{}
-	for _, st := range b.d.hold.States() {
-		q, ok := set.ByName(st.Queue)
-		if !ok {
-			continue
+func (b backend) Queues(context.Context) (iter.Seq[*api.Queue], error) {
+	return func(yield func(*api.Queue) bool) {
+		// All in the same place, see control.Backend.
+		var one struct {
+			q                       api.Queue
+			oldest, until, released time.Time
 		}
-		list = append(list, api.Queue{
-			Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(st.Oldest),
-			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(st.Released),
-			Domains: patterns(q.Domains), Deliver: q.Deliver.String(), Remote: q.Remote,
-		})
-	}
-	return list, nil
+		at := func(place *time.Time, t time.Time) *time.Time {
+			if *place = t; t.IsZero() {
+				return nil
+			}
+			return place
+		}
+		domains := []string{}
+		for q, st := range b.d.hold.States() {
+			domains = domains[:0]
+			for _, p := range q.Domains {
+				domains = append(domains, p.String())
+			}
+			one.q = api.Queue{
+				Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(&one.oldest, st.Oldest),
+				Open: st.Open, OpenUntil: at(&one.until, st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(&one.released, st.Released),
+				Domains: domains, Deliver: q.Deliver.String(), Remote: q.Remote,
+			}
+			if !yield(&one.q) {
+				return
+			}
+		}
+	}, nil
 }
 
 func (b backend) Nobody(ctx context.Context) (api.Nobody, error) {
