@@ -2,9 +2,8 @@ package etrnd
 
 import (
 	"context"
-	"fmt"
+	"iter"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/control"
@@ -32,12 +31,11 @@ func (b backend) Status(ctx context.Context) api.Status {
 	s := api.Status{
 		Version: d.o.Version, PID: os.Getpid(), Hostname: cfg.Hostname,
 		Started: d.started, Uptime: api.Seconds(time.Since(d.started)),
-		Config:   api.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems},
+		Config:   api.ConfigStatus{File: d.o.ConfigFile, Loaded: d.loaded, Rejected: at(d.rejected), Problems: d.problems, Restart: d.restart},
 		Listen:   d.listeners,
 		Warnings: []string{},
 	}
 	d.mu.Unlock()
-	s.Config.Restart = needRestart(d.running, cfg)
 	s.Config.Changed = d.fileChanged(cfg)
 	for _, w := range cfg.Warnings {
 		s.Warnings = append(s.Warnings, w.String())
@@ -63,30 +61,41 @@ func (b backend) Status(ctx context.Context) api.Status {
 	s.Nobody = d.nobody(ctx, nobodyShown)
 	s.Links = d.caller.Links()
 	s.Calls = d.caller.Calls()
-	switch ok, files, err := d.setup.InSync(ctx, cfg); {
-	case err != nil:
-		s.Warnings = append(s.Warnings, fmt.Sprintf("cannot tell whether Postfix is set up for this configuration: %v", err))
-	case !ok:
-		s.Warnings = append(s.Warnings, fmt.Sprintf("Postfix is not set up for this configuration (%s): etrnctl setup postfix shows what is missing", strings.Join(files, ", ")))
+	if w := d.setup.warning(ctx, cfg); w != "" {
+		s.Warnings = append(s.Warnings, w)
 	}
 	return s
 }
 
-func (b backend) Queues(context.Context) ([]api.Queue, error) {
-	set := b.d.hold.Queues()
-	list := []api.Queue{}
-	for _, st := range b.d.hold.States() {
-		q, ok := set.ByName(st.Queue)
-		if !ok {
-			continue
+func (b backend) Queues(context.Context) (iter.Seq[*api.Queue], error) {
+	return func(yield func(*api.Queue) bool) {
+		// All in the same place, see control.Backend.
+		var one struct {
+			q                       api.Queue
+			oldest, until, released time.Time
 		}
-		list = append(list, api.Queue{
-			Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(st.Oldest),
-			Open: st.Open, OpenUntil: at(st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(st.Released),
-			Domains: patterns(q.Domains), Deliver: q.Deliver.String(), Remote: q.Remote,
-		})
-	}
-	return list, nil
+		at := func(place *time.Time, t time.Time) *time.Time {
+			if *place = t; t.IsZero() {
+				return nil
+			}
+			return place
+		}
+		domains := []string{}
+		for q, st := range b.d.hold.States() {
+			domains = domains[:0]
+			for _, p := range q.Domains {
+				domains = append(domains, p.String())
+			}
+			one.q = api.Queue{
+				Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(&one.oldest, st.Oldest),
+				Open: st.Open, OpenUntil: at(&one.until, st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(&one.released, st.Released),
+				Domains: domains, Deliver: q.Deliver.String(), Remote: q.Remote,
+			}
+			if !yield(&one.q) {
+				return
+			}
+		}
+	}, nil
 }
 
 func (b backend) Nobody(ctx context.Context) (api.Nobody, error) {

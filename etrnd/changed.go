@@ -30,13 +30,17 @@ var stampSeed = maphash.MakeSeed()
 // the directory that further files would be in. A file that is gone has a stamp,
 // too.
 func stamp(path string, cfg *config.Config) (fileStamp, bool) {
-	var all []byte
+	var all maphash.Hash
+	all.SetSeed(stampSeed)
+	var one [5 * 8]byte
+	var st syscall.Stat_t
 	look := func(path string) error {
-		var st syscall.Stat_t
+		st = syscall.Stat_t{}
 		err := syscall.Stat(path, &st)
-		for _, n := range []uint64{uint64(st.Dev), st.Ino, uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano())} {
-			all = binary.BigEndian.AppendUint64(all, n)
+		for i, n := range [...]uint64{uint64(st.Dev), st.Ino, uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano())} {
+			binary.BigEndian.PutUint64(one[8*i:], n)
 		}
+		_, _ = all.Write(one[:])
 		return err
 	}
 	err := look(path)
@@ -46,7 +50,7 @@ func stamp(path string, cfg *config.Config) (fileStamp, bool) {
 	for _, included := range cfg.Included() {
 		_ = look(included)
 	}
-	return fileStamp(maphash.Bytes(stampSeed, all)), err == nil
+	return fileStamp(all.Sum64()), err == nil
 }
 
 // fileChanged reports whether the configuration's files say something else than

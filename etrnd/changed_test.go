@@ -1,9 +1,12 @@
 package etrnd
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/etrnd/etrnd/internal/config"
 )
 
 // What has been written and is not in force is seen, in the main file and in all
@@ -56,5 +59,35 @@ func TestFileChanged(t *testing.T) {
 			}
 			is("a customer less", true)
 		})
+	}
+}
+
+// BenchmarkFileChanged is what a status costs with a file for each of 10,000
+// customers, while none of them changes.
+func BenchmarkFileChanged(b *testing.B) {
+	dir := b.TempDir()
+	main := filepath.Join(dir, "etrnd.toml")
+	if err := os.Mkdir(filepath.Join(dir, "queues.d"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(main, []byte("hostname = \"hub.example.net\"\ninclude = \"queues.d\"\n[odmr]\nlisten = [\"127.0.0.1:366\"]\n"), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	for i := range 10000 {
+		text := fmt.Sprintf("[[queue]]\nname = \"c%05d\"\ndomains = [\"c%05d.example\"]\ndeliver = \"turn\"\nclients = [\"192.0.2.1\"]\n", i, i)
+		if err := os.WriteFile(filepath.Join(dir, "queues.d", fmt.Sprintf("c%05d.toml", i)), []byte(text), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	cfg, err := config.Load(main, config.WithoutFiles())
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := &Daemon{o: Options{ConfigFile: main}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if d.fileChanged(cfg) {
+			b.Fatal("nothing has changed")
+		}
 	}
 }

@@ -46,7 +46,7 @@ type Daemon struct {
 
 	mta     mta.MTA
 	mtaUser *mtaUser
-	setup   *setup.Monitor
+	setup   *setUp
 	hold    *hold.Manager
 	inbound *call.Inbound
 	caller  *call.Caller
@@ -65,8 +65,11 @@ type Daemon struct {
 	loaded    time.Time
 	rejected  time.Time // when a reload was last refused since loaded
 	problems  []string  // why
+	restart   []string  // keys of cfg that are not in force
 	listeners []api.Listener
 	milters   map[string]string // reporter -> digest of what it runs by
+	digested  *config.Config    // that digest is of
+	digest    string
 }
 
 // New makes a Daemon. It opens no socket.
@@ -76,9 +79,10 @@ func New(o Options) (*Daemon, error) {
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
 	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
-	d.setup = setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
+	monitor := setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
 		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
 	})
+	d.setup = newSetUp(monitor.InSync, o.Logger)
 	router := setup.NewRouter(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) (bool, bool) { return routed(router, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
@@ -131,6 +135,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer services.close()
+	defer d.setup.close()
 
 	group, gctx := errgroup.WithContext(ctx)
 	run := func(name string, f func(context.Context) error) {
@@ -191,12 +196,18 @@ func (d *Daemon) noteMilter(ev report.Event) {
 func (d *Daemon) milterDiffers(cfg *config.Config) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want := ""
+	if len(d.milters) == 0 {
+		return false
+	}
+	if d.digested != cfg {
+		// Of ten thousand queues it takes a while, and a configuration never changes.
+		d.mu.Unlock()
+		digest := cfg.MilterDigest()
+		d.mu.Lock()
+		d.digested, d.digest = cfg, digest
+	}
 	for _, digest := range d.milters {
-		if want == "" {
-			want = cfg.MilterDigest()
-		}
-		if digest != "" && digest != want {
+		if digest != "" && digest != d.digest {
 			return true
 		}
 	}

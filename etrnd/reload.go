@@ -26,7 +26,8 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	for _, w := range cfg.Warnings {
 		warnings = append(warnings, w.String())
 	}
-	for _, name := range needRestart(d.running, cfg) {
+	restart := needRestart(d.running, cfg)
+	for _, name := range restart {
 		warnings = append(warnings, name+" has changed: that takes a restart of etrnd")
 	}
 	use()
@@ -39,7 +40,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	d.caller.SetConfig(cfg)
 	d.control.SetGroup(cfg.Control.Group)
 	d.mu.Lock()
-	d.cfg, d.loaded, d.rejected, d.problems = cfg, time.Now(), time.Time{}, nil
+	d.cfg, d.loaded, d.rejected, d.problems, d.restart = cfg, time.Now(), time.Time{}, nil, restart
 	d.mu.Unlock()
 	if gone := before.Gone(cfg.Set()); len(gone) > 0 || d.hold.Nobody(0).Messages > 0 {
 		warnings = append(warnings, d.leftByReload(ctx, gone)...)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -70,8 +71,16 @@ func (d *daemon) ask(words ...string) {
 	d.asked = append(d.asked, strings.Join(words, " "))
 }
 
-func (d *daemon) Status(context.Context) api.Status           { return d.status }
-func (d *daemon) Queues(context.Context) ([]api.Queue, error) { return d.queues, d.err }
+func (d *daemon) Status(context.Context) api.Status { return d.status }
+func (d *daemon) Queues(context.Context) (iter.Seq[*api.Queue], error) {
+	return func(yield func(*api.Queue) bool) {
+		for i := range d.queues {
+			if !yield(&d.queues[i]) {
+				return
+			}
+		}
+	}, d.err
+}
 func (d *daemon) Nobody(context.Context) (api.Nobody, error)  { return d.nobody, d.err }
 func (d *daemon) Reload(context.Context) ([]string, error)    { return d.warnings, d.err }
 func (d *daemon) HangUp(_ context.Context, link string) error { d.ask("hang-up", link); return d.err }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strconv"
@@ -41,7 +42,15 @@ type table struct {
 	notes map[int]string // a line of its own below a row
 }
 
-func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) row(cells ...string) {
+	t.rows = append(t.rows, make([]string, 0, len(cells)+1))
+	for _, c := range cells {
+		t.cell(len(t.rows)-1, c)
+	}
+}
+
+// cell puts one more into a row that is there.
+func (t *table) cell(row int, c string) { t.rows[row] = append(t.rows[row], clean(c)) }
 
 // widths of the columns.
 func (t *table) widths() []int {
@@ -51,32 +60,39 @@ func (t *table) widths() []int {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(clean(c)))
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
 	return widths
 }
 
+// print writes all of it at once: there may be ten thousand rows.
 func (t *table) print(p *printer) {
 	widths := t.widths()
+	var all bytes.Buffer
 	for n, r := range t.rows {
-		var b strings.Builder
+		pad := 0 // spaces before what comes next
 		for i, c := range r {
-			c = clean(c)
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
 			if i > 0 {
-				b.WriteString("  ")
+				pad += 2
 			}
+			room := widths[i] - utf8.RuneCountInString(c)
 			if t.right[i] {
-				b.WriteString(pad + c)
-			} else {
-				b.WriteString(c + pad)
+				pad, room = pad+room, 0
 			}
+			if c != "" { // no spaces at the end of a line
+				fmt.Fprintf(&all, "%*s%s", pad, "", c)
+				pad = 0
+			}
+			pad += room
 		}
-		p.f("%s\n", strings.TrimRight(b.String(), " "))
+		all.WriteByte('\n')
 		if note, ok := t.notes[n]; ok {
-			p.f("    %s\n", note)
+			fmt.Fprintf(&all, "    %s\n", clean(note))
 		}
+	}
+	if p.err == nil {
+		_, p.err = p.w.Write(all.Bytes())
 	}
 }
 
@@ -270,9 +286,9 @@ func (a *app) renderQueues(qs []api.Queue) error {
 	for _, w := range t.widths() {
 		room -= w + 2
 	}
-	t.rows[0] = append(t.rows[0], "FOR")
+	t.cell(0, "FOR")
 	for i, q := range qs {
-		t.rows[i+1] = append(t.rows[i+1], fit(q.Domains, room))
+		t.cell(i+1, fit(q.Domains, room))
 	}
 	t.print(p)
 	return p.err

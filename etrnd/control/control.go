@@ -13,6 +13,7 @@ package control
 
 import (
 	"context"
+	"iter"
 
 	"github.com/etrnd/etrnd/internal/api"
 )
@@ -29,8 +30,9 @@ type Backend interface {
 	// out is said in the field concerned.
 	Status(ctx context.Context) api.Status
 
-	// Queues lists every queue in the order of the configuration.
-	Queues(ctx context.Context) ([]api.Queue, error)
+	// Queues yields every queue in the order of the configuration. What it
+	// yields may change with the next one: of ten thousand, nothing is kept.
+	Queues(ctx context.Context) (iter.Seq[*api.Queue], error)
 
 	// Nobody tells what is held for domains that are in no queue.
 	Nobody(ctx context.Context) (api.Nobody, error)

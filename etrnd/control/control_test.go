@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -66,11 +67,20 @@ func (b *backend) note(format string, args ...any) {
 
 func (b *backend) Status(context.Context) api.Status { return b.status }
 
-func (b *backend) Queues(ctx context.Context) ([]api.Queue, error) {
-	if b.queues == nil {
-		return []api.Queue{}, b.err
+// Queues yields all of them in one place, as a backend may.
+func (b *backend) Queues(ctx context.Context) (iter.Seq[*api.Queue], error) {
+	list, err := []api.Queue(nil), b.err
+	if b.queues != nil {
+		list, err = b.queues(ctx)
 	}
-	return b.queues(ctx)
+	return func(yield func(*api.Queue) bool) {
+		var one api.Queue
+		for _, one = range list {
+			if !yield(&one) {
+				return
+			}
+		}
+	}, err
 }
 
 func (b *backend) Nobody(context.Context) (api.Nobody, error) {
@@ -124,7 +134,7 @@ func (b *backend) Reload(context.Context) ([]string, error) {
 
 // serve runs a server on a socket that anybody may connect to, until the test
 // ends. stop ends it earlier and returns what Serve returned.
-func serve(t *testing.T, o Options) (socket string, stop func() error) {
+func serve(t testing.TB, o Options) (socket string, stop func() error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "etrnd") // t.TempDir is private, and its path too long
 	if err != nil {
@@ -142,7 +152,7 @@ func serve(t *testing.T, o Options) (socket string, stop func() error) {
 	return socket, serveOn(t, o, ln)
 }
 
-func serveOn(t *testing.T, o Options, ln net.Listener) (stop func() error) {
+func serveOn(t testing.TB, o Options, ln net.Listener) (stop func() error) {
 	t.Helper()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -909,3 +919,45 @@ func FuzzWatch(f *testing.F) {
 		}
 	})
 }
+
+// Ten thousand queues are an answer like any other; one that breaks off on the way
+// is none.
+func TestManyQueues(t *testing.T) {
+	const n = 10000
+	fail := false
+	at := time.Unix(1e9, 0).UTC()
+	b := &many{backend: &backend{}, queues: func(yield func(*api.Queue) bool) {
+		var q api.Queue
+		for i := range n {
+			if fail && i == n/2 {
+				panic("a fault")
+			}
+			q = api.Queue{Name: fmt.Sprintf("q%d", i), Messages: i, Oldest: &at, Domains: []string{"a.example", "<b>"}}
+			if !yield(&q) {
+				return
+			}
+		}
+	}}
+	socket, _ := serve(t, Options{Backend: b})
+	got, err := client(t, socket).Queues(t.Context())
+	if err != nil || len(got) != n {
+		t.Fatalf("%d queues, %v", len(got), err)
+	}
+	for i, q := range got {
+		if q.Name != fmt.Sprintf("q%d", i) || q.Messages != i || q.Oldest == nil || !q.Oldest.Equal(at) || len(q.Domains) != 2 {
+			t.Fatalf("queue %d is %+v", i, q)
+		}
+	}
+	fail = true
+	if got, err := client(t, socket).Queues(t.Context()); err == nil {
+		t.Errorf("half an answer was taken: %d queues", len(got))
+	}
+}
+
+// many is a backend whose queues are made one by one.
+type many struct {
+	*backend
+	queues iter.Seq[*api.Queue]
+}
+
+func (m *many) Queues(context.Context) (iter.Seq[*api.Queue], error) { return m.queues, nil }

@@ -1,11 +1,13 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -165,9 +167,15 @@ func (s *Server) handler(closing <-chan struct{}) http.Handler {
 	mux.Handle("GET /v1/status", get(s, func(r *http.Request) (api.Status, error) {
 		return b.Status(r.Context()), nil
 	}))
-	mux.Handle("GET /v1/queues", get(s, func(r *http.Request) ([]api.Queue, error) {
-		return b.Queues(r.Context())
-	}))
+	mux.HandleFunc("GET /v1/queues", func(w http.ResponseWriter, r *http.Request) {
+		s.begin(w)
+		all, err := b.Queues(r.Context())
+		if err != nil {
+			s.answer(w, nil, err)
+			return
+		}
+		writeList(s, w, all)
+	})
 	mux.Handle("GET /v1/nobody", get(s, func(r *http.Request) (api.Nobody, error) {
 		return b.Nobody(r.Context())
 	}))
@@ -355,6 +363,39 @@ func (s *Server) write(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // a client that is gone is no concern of ours
+}
+
+// listChunk is what of a list is written at a time, in bytes.
+const listChunk = 32 << 10
+
+// writeList answers with a JSON array whose elements it takes one by one, so that
+// the room that it needs does not grow with them.
+func writeList[T any](s *Server, rw http.ResponseWriter, all iter.Seq[*T]) {
+	rc := http.NewResponseController(rw)
+	var b bytes.Buffer
+	write := func() bool {
+		_ = rc.SetWriteDeadline(time.Now().Add(s.o.WriteTimeout))
+		_, err := b.WriteTo(rw)
+		return err == nil // else the client is gone, which is no concern of ours
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(&b)
+	next := byte('[')
+	for v := range all {
+		b.WriteByte(next)
+		next = ','
+		if err := e.Encode(v); err != nil { // a type of ours that cannot be marshalled
+			panic(err)
+		}
+		if b.Len() >= listChunk && !write() {
+			return
+		}
+	}
+	if next == '[' {
+		b.WriteByte(next)
+	}
+	b.WriteString("]\n")
+	write()
 }
 
 // watch streams events, one JSON object a line.

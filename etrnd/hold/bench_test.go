@@ -85,9 +85,14 @@ func BenchmarkStates(b *testing.B) {
 	for _, queues := range []int{100, 10000} {
 		b.Run(fmt.Sprintf("queues=%d", queues), func(b *testing.B) {
 			m, _ := full(b, 100000, queues)
+			b.ReportAllocs()
 			for b.Loop() {
-				if s := m.States(); len(s) != queues {
-					b.Fatal(len(s))
+				n := 0
+				for range m.States() {
+					n++
+				}
+				if n != queues {
+					b.Fatal(n)
 				}
 			}
 		})

@@ -237,7 +237,8 @@ func TestHungMTA(t *testing.T) {
 		if s := m.must(t, "acme"); s.Messages != held {
 			t.Errorf("State: %+v", s)
 		}
-		m.States()
+		for range m.States() {
+		}
 		m.Ask(t.Context(), owner, "acme.example")
 		m.Ask(t.Context(), owner, "#nosuch")
 		m.mta.add(msg("NEW", "deferred", mta.ReasonHeld, "a@acme.example"))

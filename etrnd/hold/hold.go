@@ -31,8 +31,10 @@ package hold
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -192,18 +194,34 @@ func (m *Manager) State(name string) (State, bool) {
 	return m.stateLocked(q.Name, time.Now()), true
 }
 
-// States returns what is known of every queue, in the order of the
-// configuration.
-func (m *Manager) States() []State {
+// statesChunk is how many queues are looked at before others get at the index.
+const statesChunk = 200
+
+// States yields every queue with what is known of it, in the order of the
+// configuration. It leaves no garbage: there may be ten thousand, and some
+// program that asks for them again and again.
+func (m *Manager) States() iter.Seq2[queue.Queue, State] {
+	return func(yield func(queue.Queue, State) bool) {
+		var states [statesChunk]State
+		queues := m.Queues().Queues()
+		for chunk := range slices.Chunk(queues, statesChunk) {
+			m.statesOf(chunk, &states)
+			for i, q := range chunk {
+				if !yield(q, states[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (m *Manager) statesOf(queues []queue.Queue, states *[statesChunk]State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	queues := m.set.Queues()
-	states := make([]State, len(queues))
 	for i := range queues {
 		states[i] = m.stateLocked(queues[i].Name, now)
 	}
-	return states
 }
 
 func (m *Manager) stateLocked(name string, now time.Time) State {

@@ -283,7 +283,8 @@ func TestQuestionsWhileListing(t *testing.T) {
 		func(i int) { m.flushNow() },
 		func(i int) {
 			m.State("acme")
-			m.States()
+			for range m.States() {
+			}
 			if i%100 == 0 {
 				m.SetQueues(testSet(t))
 			}

@@ -22,7 +22,11 @@ func Changes(a, b *Config, except ...string) (names []string) {
 			continue // no keys of the file
 		}
 		name := keyName(f)
+		if f.Type.Kind() == reflect.Slice {
+			name = strings.TrimSuffix(name, "s") // [[queue]] is Queues
+		}
 		switch {
+		case slices.Contains(except, name): // nor looked at: there may be ten thousand
 		case f.Type.Kind() == reflect.Struct:
 			table := name + ": "
 			for j := range f.Type.NumField() {
@@ -31,9 +35,6 @@ func Changes(a, b *Config, except ...string) (names []string) {
 				}
 			}
 		case !equal(was.Field(i), is.Field(i)):
-			if f.Type.Kind() == reflect.Slice {
-				name = strings.TrimSuffix(name, "s") // [[queue]] is Queues
-			}
 			names = append(names, name)
 		}
 	}

@@ -112,27 +112,6 @@ func readFileBy(open func(string) (*os.File, error), path string, max int64) ([]
 	return data, nil
 }
 
-// ControlListen is where the daemon that uses the configuration file at path
-// listens for etrnctl. It looks at nothing else, so that a command need not read
-// what is written of ten thousand customers.
-func ControlListen(path string) (string, error) {
-	data, err := readMain(path)
-	if err != nil {
-		return "", err
-	}
-	r := newReader(path)
-	r.noFiles = true
-	c := &Config{File: path}
-	if root := r.parse(path, data); root != nil {
-		root.checkKeys() // one may have been meant to be [control]
-		r.control(root.one("control"), c)
-	}
-	if len(r.errs) > 0 {
-		return "", &Error{Problems: inOrder(path, r.errs)}
-	}
-	return c.Control.Listen, nil
-}
-
 // Parse checks a configuration. Its name stands in messages, and relative
 // file names are taken from its directory.
 func Parse(name string, data []byte, opts ...Option) (*Config, error) {

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -21,6 +23,24 @@ func BenchmarkLoadOneFile(b *testing.B) {
 	for b.Loop() {
 		if _, err := Parse("etrnd.toml", text, WithoutFiles()); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkControlListen finds the socket in one file of 10,000 queues.
+func BenchmarkControlListen(b *testing.B) {
+	var text strings.Builder
+	text.WriteString("hostname = \"hub.example.net\"\n[control]\nlisten = \"unix:/run/x.sock\"\n")
+	for i := range 10000 {
+		fmt.Fprintf(&text, "[[queue]]\nname = \"c%05d\"\ndomains = [\"c%05d.example\"]\ndeliver = \"turn\"\nclients = [\"192.0.2.1\"]\n", i, i)
+	}
+	file := filepath.Join(b.TempDir(), "etrnd.toml")
+	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if listen, err := ControlListen(file); err != nil || listen != "unix:/run/x.sock" {
+			b.Fatal(listen, err)
 		}
 	}
 }

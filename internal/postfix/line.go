@@ -34,14 +34,10 @@ func quick(line []byte, before mta.Message) (m mta.Message, ok bool) {
 		s.take(`{"address": `)
 		r := mta.Recipient{Address: string(s.text())}
 		if s.has(`, "delay_reason": `) {
-			reason := s.text()
-			switch {
-			case string(reason) == deferredTransport:
+			if reason := s.text(); string(reason) == deferredTransport { // most are, and take no room
 				r.Reason = mta.ReasonHeld
-			case len(reason) > maxReason:
-				r.Reason = string(reason[:maxReason])
-			default:
-				r.Reason = string(reason)
+			} else {
+				r.Reason = reasonFor(string(reason))
 			}
 		}
 		s.take("}")

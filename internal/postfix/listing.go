@@ -166,16 +166,20 @@ func parseMessage(line []byte) (mta.Message, error) {
 		m.Recipients = make([]mta.Recipient, 0, len(l.Recipients))
 	}
 	for _, r := range l.Recipients {
-		reason := r.Reason
-		switch {
-		case reason == deferredTransport || forNobody(reason):
-			reason = mta.ReasonHeld
-		case len(reason) > maxReason:
-			reason = strings.ToValidUTF8(reason[:maxReason], "")
-		}
-		m.Recipients = append(m.Recipients, mta.Recipient{Address: r.Address, Reason: reason})
+		m.Recipients = append(m.Recipients, mta.Recipient{Address: r.Address, Reason: reasonFor(r.Reason)})
 	}
 	return m, nil
+}
+
+// reasonFor is why a recipient waits, by the reason that Postfix gives.
+func reasonFor(said string) string {
+	switch {
+	case said == deferredTransport || forNobody(said):
+		return mta.ReasonHeld
+	case len(said) > maxReason:
+		return strings.ToValidUTF8(said[:maxReason], "")
+	}
+	return said
 }
 
 // checkID refuses what Postfix would not take for a queue id either. An id

@@ -40,6 +40,11 @@ func TestParseListing(t *testing.T) {
 			"postqueue: warning: x\n{\"queue_id\":\"A1\"}\n{\"queue_id\":\"-f\"}\n{\"queue_id\":\"A2\",\"message_size\":-1}\n{\"queue_id\":\"A3\",\"arrival_time\":1e99}\n{\n\n{\"queue_id\":\"A4\"}",
 			[]mta.Message{{ID: "A1"}, {ID: "A4"}}, 5,
 		},
+		// An attempt that led to where mail for nobody waits has changed nothing.
+		"for nobody": {
+			`{"queue_name": "deferred", "queue_id": "A1", "arrival_time": 1, "message_size": 1, "forced_expire": false, "sender": "x", "recipients": [{"address": "a@gone.example", "delay_reason": "connect to hub.example[` + NobodySocket + `]: No such file or directory"}]}`,
+			[]mta.Message{{ID: "A1", Queue: "deferred", Arrived: time.Unix(1, 0), Size: 1, Sender: "x", Recipients: []mta.Recipient{{Address: "a@gone.example", Reason: mta.ReasonHeld}}}}, 0,
+		},
 		// Reasons hold text of remote servers and are cut between characters.
 		"long reason": {
 			`{"queue_id":"A1","recipients":[{"address":"a@b.example","delay_reason":"` + strings.Repeat("é", 300) + `"}]}`,
@@ -96,6 +101,7 @@ func FuzzListing(f *testing.F) {
 // nothing.
 func FuzzQuick(f *testing.F) {
 	for _, line := range []string{
+		`{"queue_name": "deferred", "queue_id": "A1", "arrival_time": 1, "message_size": 1, "forced_expire": false, "sender": "x", "recipients": [{"address": "a@gone.example", "delay_reason": "connect to x[` + NobodySocket + `]: No such file"}]}`,
 		`{"queue_name": "deferred", "queue_id": "981A998403C", "arrival_time": 1795437243, "message_size": 293, "forced_expire": false, "sender": "a@client.example", "recipients": [{"address": "a@acme.example", "delay_reason": "deferred transport"}, {"address": "b@beta.example"}]}`,
 		`{"queue_name": "active", "queue_id": "A", "arrival_time": 0, "message_size": 1, "sender": "", "recipients": []}`,
 		`{"queue_name": "hold", "queue_id": "A", "arrival_time": 01, "message_size": 1, "forced_expire": true, "sender": "", "recipients": [{"address": "x"}, ]}`,
