@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
@@ -35,6 +36,7 @@ type call struct {
 	pushed    time.Time       // when they were released
 	dialogued chan struct{}   // closed when the remote was asked, or will not be
 	questions []question      // that were put to the remote
+	client    *odmr.Client    // the connection of the last one, for the next; nil: it has to be a new one
 	doorstep  *doorstep       // what the local MTA says of mail that has not come yet; nil: it was not asked
 	door      receive.Refusal // what it has said
 	turned    *turned         // the last one; nil: none was
@@ -146,6 +148,7 @@ func (cl *call) recovered() {
 // over in full by then counts.
 func (cl *call) stopServing(cancel context.CancelFunc) {
 	cancel()
+	cl.leave()
 	cl.serving.Wait()
 	if cl.turned != nil {
 		in := cl.inCounts()

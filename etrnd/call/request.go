@@ -176,11 +176,14 @@ func (cl *call) greets(ctx context.Context, addr string) error {
 // ask has the dialogue with the remote.
 func (cl *call) ask(ctx context.Context, names []string) {
 	began, seen := time.Now(), cl.tally.Counts().Seen
-	q := cl.timely(ctx, names)
+	q, ok := cl.goOnAsking(ctx, names)
+	if !ok {
+		q = cl.timely(ctx, names)
+	}
 	q.cut = ctx.Err() != nil
-	q.took, q.seen = time.Since(began), seen
-	if q.atrn {
-		q.took = 0
+	q.seen = seen
+	if cl.client == nil && !q.atrn {
+		q.took = time.Since(began)
 	}
 	cl.questions = append(cl.questions, q)
 }
@@ -236,6 +239,48 @@ func (cl *call) bounded(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() { cancel(nil) }
 }
 
+// goOnAsking asks over the connection of the last question: a new one with its TLS
+// would cost a thin line half a minute. ok is false when the remote has closed it
+// meanwhile, or does not want it to be used again.
+func (cl *call) goOnAsking(ctx context.Context, names []string) (q question, ok bool) {
+	client := cl.client
+	if client == nil {
+		return question{}, false
+	}
+	cl.client = nil
+	bound, cancel := cl.bounded(ctx)
+	defer cancel()
+	cl.step(api.PhaseRequest, "the answer of "+cl.remote.Host+cl.clear(client))
+	q = cl.request(bound, client, names)
+	if q.err != nil && ctx.Err() == nil {
+		client.Close()
+		cl.log.Debug("the remote is asked over a new connection", "error", q.err)
+		return question{}, false
+	}
+	cl.client = client
+	return q, true
+}
+
+// request puts a question by ETRN.
+func (cl *call) request(ctx context.Context, client *odmr.Client, names []string) question {
+	q, began := question{before: cl.tally.Counts().sure()}, time.Now()
+	q.replies, q.err = client.Request(ctx, names)
+	q.took = time.Since(began)
+	for _, reply := range q.replies {
+		cl.log.Info("reply to ETRN", "name", reply.Name, "code", reply.Code, "text", reply.Text)
+	}
+	return q
+}
+
+// leave ends the connection that was kept for further questions. The line is about
+// to be hung up, and nothing depends on the answer.
+func (cl *call) leave() {
+	if cl.client != nil {
+		cl.client.Leave()
+		cl.client = nil
+	}
+}
+
 func (cl *call) dialogue(ctx context.Context, names []string) question {
 	r := &cl.remote
 	options, err := cl.options()
@@ -250,8 +295,10 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 	}
 	defer func() {
 		cl.measure()
-		// What is next need not wait for a good-bye.
-		cl.serving.Go(func() { client.Quit() })
+		if cl.client != client {
+			// What is next need not wait for a good-bye.
+			cl.serving.Go(func() { client.Quit() })
+		}
 	}()
 	cl.serving.Go(func() { cl.senders.resolve(ctx, cl.caller.network, r.Host) })
 	door := cl.atTheDoor(ctx)
@@ -267,10 +314,9 @@ func (cl *call) dialogue(ctx context.Context, names []string) question {
 		bound, cancel = cl.bounded(ctx)
 		defer cancel()
 	}
-	q := question{before: cl.tally.Counts().sure()}
-	q.replies, q.err = client.Request(bound, names)
-	for _, reply := range q.replies {
-		cl.log.Info("reply to ETRN", "name", reply.Name, "code", reply.Code, "text", reply.Text)
+	q := cl.request(bound, client, names)
+	if q.err == nil {
+		cl.client = client
 	}
 	return q
 }

@@ -252,6 +252,18 @@ func (c *Client) Quit() error {
 	return err
 }
 
+// Leave says QUIT and closes, without waiting for the reply.
+func (c *Client) Leave() error {
+	if c.turned {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), quitWait)
+	defer cancel()
+	err := c.send(ctx, "QUIT", "QUIT")
+	c.Close()
+	return err
+}
+
 // Close closes the connection without a word.
 func (c *Client) Close() error {
 	if c.turned {

@@ -1,0 +1,84 @@
+package call
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// What is asked again is asked over the connection of the question before: a new
+// one, with TLS and the login, would cost a thin line more than many a message. A
+// remote that has closed it, says so or is silent gets a new one.
+func TestAskedAgainOverTheSameConnection(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		after       func(c net.Conn) // what the remote does after the first answer; nil: it answers on
+		connections int32
+		within      time.Duration
+	}{
+		{"it is still there", nil, 1, 3 * sec},
+		{"closed by the remote", func(c net.Conn) {}, 2, 3 * sec},
+		{"closed with a word", func(c net.Conn) {
+			go c.Read(make([]byte, 100)) // as a buffer of the network would
+			fmt.Fprint(c, "421 too long idle\r\n")
+		}, 2, 3 * sec},
+		{"nothing is wanted twice", func(c net.Conn) {
+			c.Read(make([]byte, 100))
+			fmt.Fprint(c, "503 once is enough\r\n")
+		}, 2, 3 * sec},
+		{"gone without a word", func(c net.Conn) {
+			time.Sleep(time.Hour)
+		}, 2, 40 * sec},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PullOnly })), func(s *site) {
+				var connections, quits atomic.Int32
+				s.net.host("192.0.2.1:366", func(conn net.Conn) {
+					first := connections.Add(1) == 1
+					fmt.Fprint(conn, "220 hub.example\r\n")
+					buf, asked := make([]byte, 1000), 0
+					for {
+						n, err := conn.Read(buf)
+						if err != nil {
+							return
+						}
+						switch line := string(buf[:n]); {
+						case strings.HasPrefix(line, "EHLO"):
+							fmt.Fprint(conn, "250 hub.example\r\n")
+						case strings.HasPrefix(line, "QUIT"):
+							quits.Add(1)
+							return
+						case first && asked == 0:
+							asked++
+							fmt.Fprint(conn, "458 not now\r\n")
+							if c.after != nil {
+								c.after(conn)
+								return
+							}
+						default:
+							fmt.Fprint(conn, "251 OK, no messages waiting\r\n")
+						}
+					}
+				})
+				s.up()
+				r := s.result(0, "")
+				if n := connections.Load(); n != c.connections {
+					t.Errorf("%d connections, want %d", n, c.connections)
+				}
+				if r.Line > api.Seconds(c.within) {
+					t.Errorf("the line was used for %v", time.Duration(r.Line))
+				}
+				if quits.Load() != 1 {
+					t.Errorf("%d times QUIT", quits.Load())
+				}
+				time.Sleep(2 * time.Hour) // whoever plays the hub comes to an end
+			})
+		})
+	}
+}
