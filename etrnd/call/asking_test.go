@@ -298,6 +298,7 @@ func TestDoor(t *testing.T) {
 		{"shut for some domains", config.ProtocolATRN, true, door(shut, false, nil), 69, "refuses mail of hub for some domains", 1, true},
 		{"shut for this host itself, and the hub connects", config.ProtocolETRN, true, door(shut, true, nil), 0, "", 1, true},
 		{"no room", config.ProtocolETRN, true, door(receive.Refusal{}, false, errors.New("452 no space")), 75, "takes no mail now: 452 no space", 0, false},
+		{"no room, and the line is up", config.ProtocolETRN, false, door(receive.Refusal{}, false, errors.New("452 no space")), 75, "takes no mail now: 452 no space", 0, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, oneLink(atrnRemote(func(r *config.Remote) { r.Protocol = c.protocol })), func(s *site) {

@@ -2,10 +2,12 @@ package call
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/etrnd/etrnd/etrnd/odmr"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
 
@@ -54,4 +56,29 @@ func TestClearHint(t *testing.T) {
 	if got := tlsHint(errors.New("x")); !strings.Contains(got, "tls-ca") {
 		t.Errorf("%q", got)
 	}
+}
+
+// A call that goes on without TLS, which the remote offers, says so where people
+// look: while it asks, and in its result.
+func TestCallInTheClear(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.TLS = "auto" })), func(s *site) {
+		var asking []api.CallEvent
+		s.net.host("192.0.2.1:366", func(c net.Conn) {
+			smtp(c, "250-hub.example\r\n250 STARTTLS", func(line string) string {
+				if line == "STARTTLS" {
+					return "454 TLS not available"
+				}
+				asking = s.Calls()
+				return "251 OK, no messages waiting"
+			})
+		})
+		s.up()
+		r := s.result(0, "")
+		if !strings.Contains(r.Hint, "192.0.2.1 was spoken to without TLS, which failed") {
+			t.Errorf("the hint is %q", r.Hint)
+		}
+		if len(asking) != 1 || !strings.Contains(asking[0].Waiting, "not encrypted") {
+			t.Errorf("while it asks: %+v", asking)
+		}
+	})
 }

@@ -213,6 +213,11 @@ func (cl *call) lastMeter() *socket.Meter {
 	return cl.meter
 }
 
+// dialogueTime is how long a dialogue may take on a line of this pace.
+func dialogueTime(r *config.Remote, pace socket.Pace) time.Duration {
+	return r.ConnectTimeout + r.RequestTimeout + pace.Trips(dialogueTrips)
+}
+
 // bounded bounds a dialogue. A line with long round trips, as its connection
 // shows them, gets more time.
 func (cl *call) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -224,7 +229,7 @@ func (cl *call) bounded(ctx context.Context) (context.Context, context.CancelFun
 			if m := cl.lastMeter(); m != nil {
 				pace = m.Pace()
 			}
-			left := cl.remote.ConnectTimeout + cl.remote.RequestTimeout + pace.Trips(dialogueTrips) - time.Since(began)
+			left := dialogueTime(&cl.remote, pace) - time.Since(began)
 			if left <= 0 {
 				cancel(odmr.ErrTimeout)
 				return

@@ -11,6 +11,7 @@ import (
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 const (
@@ -379,6 +380,34 @@ func TestPatience(t *testing.T) {
 	o.remote.Wait = sec
 	if got := o.patience(); got != 10*sec {
 		t.Errorf("patience %v, want 10s: twice idle is longer than wait", got)
+	}
+}
+
+// A line of long round trips has more time for whatever takes some: the dialogue,
+// the first sign of mail, the part that follows, and the next request.
+func TestLongRoundTrips(t *testing.T) {
+	thin := socket.Pace{RTT: 2 * sec}
+	if got, want := dialogueTime(hub(config.PullOnly), thin), 30*sec+dialogueTrips*2*sec; got != want {
+		t.Errorf("a dialogue may take %v, want %v", got, want)
+	}
+	for _, c := range []struct {
+		name  string
+		q     question
+		in    Counts
+		quiet time.Duration
+		want  want
+	}{
+		{"nothing yet", etrn("253:1"), in(0, 0, 0), 24 * sec, want{waiting: "mail to come in; 0 of 1 message has come", look: sec}},
+		{"nothing for long", etrn("253:1"), in(0, 0, 0), 25 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"it has nearly settled", etrn("253:1"), in(1, 0, 0), settle + 7*sec, want{waiting: "the last message to settle", look: sec}},
+		{"it has settled", etrn("253:1"), in(1, 0, 0), settle + 8*sec, want{over: true}},
+		{"put off", etrn("458"), in(0, 0, 0), 5 * sec, want{waiting: "hub to take a request for n1 (458)", look: sec}},
+		{"put off for a while", etrn("458"), in(0, 0, 0), 6 * sec, want{ask: true, waiting: "hub to take a request for n1 (458)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := observed{remote: hub(config.PullOnly), questions: []question{c.q}, in: c.in, quiet: c.quiet, stale: c.quiet, pace: thin}
+			c.want.check(t, o.inbound())
+		})
 	}
 }
 

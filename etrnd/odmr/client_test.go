@@ -434,6 +434,58 @@ func TestRequestRoundTrips(t *testing.T) {
 	}
 }
 
+// Whoever is not known to take several ETRN at a time gets one after the other,
+// whatever he offers.
+func TestRequestOfOthers(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ahead := make(chan int, 1)
+	go func() {
+		defer close(ahead)
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in, n := bufio.NewReader(conn), 0
+		io.WriteString(conn, "220 mail.acme.example ESMTP Sendmail\r\n")
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			n = max(n, in.Buffered())
+			switch {
+			case strings.HasPrefix(line, "EHLO"):
+				io.WriteString(conn, "250-mail.acme.example\r\n250-PIPELINING\r\n250 ETRN\r\n")
+			case strings.HasPrefix(line, "QUIT"):
+				io.WriteString(conn, "221 bye\r\n")
+				ahead <- n
+				return
+			default:
+				io.WriteString(conn, "250 OK\r\n")
+			}
+		}
+	}()
+	c, err := Dial(t.Context(), ln.Addr().String(), ClientOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replies, err := c.Request(t.Context(), []string{"a.example", "b.example", "c.example", "d.example"})
+	if err != nil || len(replies) != 4 {
+		t.Errorf("%v, %v", replies, err)
+	}
+	if err := c.Quit(); err != nil {
+		t.Error(err)
+	}
+	if n := <-ahead; n != 0 {
+		t.Errorf("%d bytes came ahead of a reply", n)
+	}
+}
+
 // counting counts the writes of a connection.
 type counting struct {
 	net.Conn

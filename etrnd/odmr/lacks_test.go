@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -183,6 +184,10 @@ func TestTLSProblem(t *testing.T) {
 		if what, hint := TLSProblem(err); !strings.Contains(what, c.want) || hint == "" {
 			t.Errorf("%s: %v is explained as %q, %q", name, err, what, hint)
 		}
+	}
+	// crypto/x509 makes no such certificate.
+	if what, hint := TLSProblem(fmt.Errorf("verify: %w", x509.InsecureAlgorithmError(x509.MD5WithRSA))); !strings.Contains(what, "signed with MD5-RSA") || !strings.Contains(hint, "needs a new certificate") {
+		t.Errorf("MD5: %q, %q", what, hint)
 	}
 	if what, hint := TLSProblem(errors.New("x")); what != "" || hint != "" {
 		t.Errorf("no error of TLS: %q, %q", what, hint)

@@ -485,7 +485,7 @@ func TestLoad(t *testing.T) {
 	tests := []struct {
 		name, path, want string
 	}{
-		{"not there", filepath.Join(dir, "missing"), "no such file"},
+		{"not there", filepath.Join(dir, "missing"), "no such file or directory; write it (see etrnd.toml(5)), or name another with --config"},
 		{"a directory", dir, "is a directory; name the file in it: --config " + filepath.Join(dir, "etrnd.toml")},
 		{"a FIFO, which would block for ever", fifo, "not a regular file"},
 		{"longer than any configuration", write("long", strings.Repeat("#", maxFile+1)), "longer than"},
