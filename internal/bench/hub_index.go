@@ -196,7 +196,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 			return rows, err
 		}
 		slices.Sort(took)
-		row(q.what+", half of all within", took[len(took)/2].Seconds(), "s", "aim: 0.1")
+		row(q.what+", half of all within", median(took).Seconds(), "s", "aim: 0.1")
 		row(q.what+", the daemon's processor", (after-before).Seconds()/hubShown, "s", "")
 	}
 
@@ -231,7 +231,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", a.what, err)
 		}
-		row("ETRN, "+a.what+", half of all within", 1000*took[len(took)/2].Seconds(), "ms", "")
+		row("ETRN, "+a.what+", half of all within", 1000*median(took).Seconds(), "ms", "")
 		row("ETRN, "+a.what+", 99 of 100 within", 1000*took[len(took)*99/100].Seconds(), "ms", a.aim)
 		row("NOOP before each of them, 99 of 100 within", 1000*nothing[len(nothing)*99/100].Seconds(), "ms", "")
 	}
