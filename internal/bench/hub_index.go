@@ -107,6 +107,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 			return 0, err
 		}
 		err = testbed.Until(ctx, "the index to be whole", func() (bool, error) {
+			time.Sleep(200 * time.Millisecond) // the question takes some of the processor's time
 			s, err := client.Status(ctx)
 			return s.Queues.Messages == want && s.MTA.Reconciled != nil, err
 		})
