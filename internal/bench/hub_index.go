@@ -35,12 +35,13 @@ const (
 // their number.
 var (
 	hubMain = map[string]string{
-		"relay_domains":      "regexp:/etc/postfix/customers",
-		"transport_maps":     "regexp:/etc/postfix/customers",
-		"defer_transports":   "transient",
-		"fast_flush_domains": "regexp:/etc/postfix/customers",
-		"mynetworks":         "127.0.0.0/8",
-		"queue_run_delay":    "1h", // messages are put in place by hand
+		"relay_domains":            "regexp:/etc/postfix/customers",
+		"transport_maps":           "regexp:/etc/postfix/customers",
+		"defer_transports":         "transient",
+		"fast_flush_domains":       "regexp:/etc/postfix/customers",
+		"mynetworks":               "127.0.0.0/8",
+		"queue_run_delay":          "1h", // messages are put in place by hand
+		"smtpd_junk_command_limit": "1000",
 	}
 	hubMaster = []string{"transient unix - - n - - smtp"}
 	hubFiles  = map[string]string{"/etc/postfix/customers": "/c[0-9]{5}\\.example$/ transient:[127.0.0.1]:2525\n"}
