@@ -210,9 +210,10 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// TestMemory holds the index of a provider to what is promised for it.
+// TestMemory holds the index of a provider to what is promised for it: 300 bytes for
+// each message, with what is to be collected and not given back yet, which is a fifth.
 func TestMemory(t *testing.T) {
-	if n := perMessage(t, 10000); n > 300 {
+	if n := perMessage(t, 10000); n > 250 {
 		t.Errorf("%.0f bytes for each message", n)
 	}
 }

@@ -375,7 +375,7 @@ func (m *Manager) check(t *testing.T) {
 			}
 		}
 		seen := map[string]bool{}
-		for _, p := range msg.parts {
+		for _, p := range msg.parts() {
 			domains[p.domain.queue.name+" "+p.domain.name]++
 			name := p.domain.queue.name
 			if seen[name] {

@@ -136,8 +136,8 @@ func (m *Manager) takeDomainsLocked(now time.Time) (domains []string, due []*mes
 		if msg.place != deferred || msg.attempt.flushes > 0 {
 			continue // a flush by domain did not find it, or would not
 		}
-		for i := range msg.parts {
-			d := msg.parts[i].domain
+		for i := range msg.parts() {
+			d := msg.parts()[i].domain
 			l := loads[d.name]
 			if l == nil {
 				l = &load{}

@@ -162,11 +162,11 @@ func (ix *index) put(msg *message, groups []group, arrived, size int64, now time
 	default:
 		ix.remove(old)
 	}
-	was := msg.parts
+	was := slices.Clone(msg.parts())
 	msg.arrived, msg.size = arrived, size
-	msg.parts = make([]part, len(groups))
+	parts := msg.makeParts(len(groups))
 	for i, g := range groups {
-		msg.parts[i] = part{message: msg, domain: ix.domain(g), reason: g.reason, n: g.n}
+		parts[i] = part{message: msg, domain: ix.domain(g), reason: g.reason, n: g.n}
 	}
 	ix.messages[msg.id] = msg
 	ix.link(msg, now)
@@ -177,7 +177,7 @@ func (ix *index) put(msg *message, groups []group, arrived, size int64, now time
 func (ix *index) remove(msg *message) {
 	ix.unlink(msg)
 	delete(ix.messages, msg.id)
-	ix.prune(msg.parts)
+	ix.prune(msg.parts())
 }
 
 // has reports whether a message is still in the index: another may have come
@@ -187,8 +187,8 @@ func (ix *index) has(msg *message) bool { return ix.messages[msg.id] == msg }
 // link enters a message into all lists and sums.
 func (ix *index) link(msg *message, now time.Time) {
 	ix.links++
-	for i := range msg.parts {
-		p := &msg.parts[i]
+	for i := range msg.parts() {
+		p := &msg.parts()[i]
 		d, q := p.domain, p.domain.queue
 		p.inDomain = int32(len(d.parts))
 		d.parts = push(d.parts, p)
@@ -206,8 +206,8 @@ func (ix *index) link(msg *message, now time.Time) {
 
 // unlink takes it out of them.
 func (ix *index) unlink(msg *message) {
-	for i := range msg.parts {
-		p := &msg.parts[i]
+	for i := range msg.parts() {
+		p := &msg.parts()[i]
 		d, q := p.domain, p.domain.queue
 		last := d.parts[len(d.parts)-1]
 		d.parts[p.inDomain], last.inDomain = last, p.inDomain
@@ -266,8 +266,8 @@ func cut[E any](s []*E) []*E {
 // settle brings sums and time tables in line with a message whose place,
 // absence or attempt has changed.
 func (ix *index) settle(msg *message, now time.Time) {
-	for i := range msg.parts {
-		if p := &msg.parts[i]; p.first() {
+	for i := range msg.parts() {
+		if p := &msg.parts()[i]; p.first() {
 			p.domain.queue.classify(p, msg.classIn(p.domain.queue))
 		}
 	}
@@ -452,11 +452,12 @@ func (ix *index) rebuilt(now time.Time) index {
 		fresh.queues[name] = q
 	}
 	for _, msg := range ix.messages {
-		groups := make([]group, len(msg.parts))
-		for i, p := range msg.parts {
+		groups := make([]group, len(msg.parts()))
+		for i, p := range msg.parts() {
 			groups[i] = group{queue: p.domain.queue.name, domain: p.domain.name, reason: p.reason, n: p.n}
 		}
-		msg.parts, msg.tallied = nil, 0
+		msg.makeParts(0)
+		msg.tallied = 0
 		if a := msg.attempt; a != nil {
 			a.filed, a.ready, a.charged = time.Time{}, nil, nil
 		}

@@ -329,7 +329,7 @@ func TestManyRecipients(t *testing.T) {
 			rcpts = append(rcpts, fmt.Sprintf("r%d@d%d.acme.example", i, i%3), fmt.Sprintf("r%d@beta.example", i))
 		}
 		m.listing(msg("A", "deferred", mta.ReasonHeld, rcpts...))
-		if n := len(m.index.messages["A"].parts); n != 4 {
+		if n := len(m.index.messages["A"].parts()); n != 4 {
 			t.Errorf("%d parts", n)
 		}
 		for _, name := range []string{"#acme", "@acme.example", "d1.acme.example"} {

@@ -435,7 +435,7 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 // message was last sorted into them.
 func (m *Manager) replaceLocked(msg *message, groups []group, arrived, size int64, resorted bool, now time.Time) {
 	before := slices.Collect(msg.queues())
-	was := msg.parts
+	was := slices.Clone(msg.parts())
 	m.index.put(msg, groups, arrived, size, now)
 	if !msg.wanted() {
 		return

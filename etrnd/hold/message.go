@@ -19,7 +19,8 @@ type message struct {
 	// since is when the milter reported the message, until a listing shows it;
 	// from there on when the first listing that showed it had ended.
 	since   int64
-	parts   []part
+	one     [1]part  // the only part, as most messages have; see parts
+	more    *[]part  // all of them, if there are several
 	attempt *attempt // what a release has made of it; nil: nothing
 	listing uint16   // the number of the last listing that showed it
 	place   place
@@ -66,6 +67,31 @@ type part struct {
 // first reports whether the part is the first of its message in its queue,
 // and so stands for it there.
 func (p *part) first() bool { return p.inQueue >= 0 }
+
+// parts are all parts of a message, in the place where they are.
+func (msg *message) parts() []part {
+	switch {
+	case msg.more != nil:
+		return *msg.more
+	case msg.one[0].message == nil:
+		return nil
+	}
+	return msg.one[:]
+}
+
+// makeParts makes room for n parts, in place of those that there were.
+func (msg *message) makeParts(n int) []part {
+	msg.one, msg.more = [1]part{}, nil
+	if n == 1 {
+		return msg.one[:]
+	}
+	if n > 1 {
+		list := make([]part, n)
+		msg.more = &list
+		return list
+	}
+	return nil
+}
 
 // group is a part before the index has it.
 type group struct {
@@ -184,8 +210,8 @@ func (msg *message) queues() iter.Seq[*queueIndex] {
 // all are its queues, and that of the recipients who are in none.
 func (msg *message) all() iter.Seq[*queueIndex] {
 	return func(yield func(*queueIndex) bool) {
-		for i := range msg.parts {
-			if p := &msg.parts[i]; p.first() && !yield(p.domain.queue) {
+		for i := range msg.parts() {
+			if p := &msg.parts()[i]; p.first() && !yield(p.domain.queue) {
 				return
 			}
 		}
@@ -196,8 +222,8 @@ func (msg *message) all() iter.Seq[*queueIndex] {
 // in two queues.
 func (msg *message) domains() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for i := range msg.parts {
-			if !yield(msg.parts[i].domain.name) {
+		for i := range msg.parts() {
+			if !yield(msg.parts()[i].domain.name) {
 				return
 			}
 		}
@@ -206,7 +232,7 @@ func (msg *message) domains() iter.Seq[string] {
 
 // in reports whether the message has a recipient in a queue.
 func (msg *message) in(q *queueIndex) bool {
-	return slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.queue == q })
+	return slices.ContainsFunc(msg.parts(), func(p part) bool { return p.domain.queue == q })
 }
 
 // inheritsFrom reports whether recipients that were in a queue are in another
@@ -221,23 +247,23 @@ func (msg *message) inheritsFrom(was []part, q *queueIndex, resorted bool) bool 
 			return false
 		}
 		if !resorted {
-			return inNone(msg.parts, old.domain.name) && !inNone(was, old.domain.name)
+			return inNone(msg.parts(), old.domain.name) && !inNone(was, old.domain.name)
 		}
-		return slices.ContainsFunc(msg.parts, func(p part) bool { return p.domain.name == old.domain.name })
+		return slices.ContainsFunc(msg.parts(), func(p part) bool { return p.domain.name == old.domain.name })
 	})
 }
 
 // recipients is how many it has.
 func (msg *message) recipients() (n int) {
-	for i := range msg.parts {
-		n += int(msg.parts[i].n)
+	for i := range msg.parts() {
+		n += int(msg.parts()[i].n)
 	}
 	return n
 }
 
 // consistsOf reports whether the message has just these parts.
 func (msg *message) consistsOf(groups []group) bool {
-	return slices.EqualFunc(msg.parts, groups, func(p part, g group) bool {
+	return slices.EqualFunc(msg.parts(), groups, func(p part, g group) bool {
 		return p.n == g.n && p.reason == g.reason && p.domain.name == g.domain && p.domain.queue.name == g.queue
 	})
 }
@@ -246,9 +272,9 @@ func (msg *message) covered(sel queue.Selection) bool { return msg.firstCovered(
 
 // firstCovered is the first part that a selection means.
 func (msg *message) firstCovered(sel queue.Selection) *part {
-	for i := range msg.parts {
-		if d := msg.parts[i].domain; d.queue.name == sel.Queue && sel.CoversDomain(d.name) {
-			return &msg.parts[i]
+	for i := range msg.parts() {
+		if d := msg.parts()[i].domain; d.queue.name == sel.Queue && sel.CoversDomain(d.name) {
+			return &msg.parts()[i]
 		}
 	}
 	return nil
@@ -344,8 +370,8 @@ func (msg *message) judge(listed time.Time) {
 	a := msg.attempt
 	var left bool
 	var reason string
-	for i := range msg.parts {
-		p := &msg.parts[i]
+	for i := range msg.parts() {
+		p := &msg.parts()[i]
 		if !slices.Contains(a.want, p.domain.queue) {
 			continue
 		}

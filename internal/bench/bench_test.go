@@ -30,6 +30,18 @@ func TestWanted(t *testing.T) {
 	}
 }
 
+// The middle of four is between the two in the middle.
+func TestMedian(t *testing.T) {
+	for _, tt := range []struct {
+		of   []float64
+		want float64
+	}{{[]float64{1, 2, 4, 8}, 3}, {[]float64{1, 2, 4}, 2}, {[]float64{5}, 5}} {
+		if got := median(tt.of); got != tt.want {
+			t.Errorf("%v: %v", tt.of, got)
+		}
+	}
+}
+
 // Every load has as many messages as it says, and every link and load a
 // tuning.
 func TestLoads(t *testing.T) {

@@ -35,12 +35,13 @@ const (
 // their number.
 var (
 	hubMain = map[string]string{
-		"relay_domains":      "regexp:/etc/postfix/customers",
-		"transport_maps":     "regexp:/etc/postfix/customers",
-		"defer_transports":   "transient",
-		"fast_flush_domains": "regexp:/etc/postfix/customers",
-		"mynetworks":         "127.0.0.0/8",
-		"queue_run_delay":    "1h", // messages are put in place by hand
+		"relay_domains":            "regexp:/etc/postfix/customers",
+		"transport_maps":           "regexp:/etc/postfix/customers",
+		"defer_transports":         "transient",
+		"fast_flush_domains":       "regexp:/etc/postfix/customers",
+		"mynetworks":               "127.0.0.0/8",
+		"queue_run_delay":          "1h", // messages are put in place by hand
+		"smtpd_junk_command_limit": "1000",
 	}
 	hubMaster = []string{"transient unix - - n - - smtp"}
 	hubFiles  = map[string]string{"/etc/postfix/customers": "/c[0-9]{5}\\.example$/ transient:[127.0.0.1]:2525\n"}
@@ -107,8 +108,14 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 			return 0, err
 		}
 		err = testbed.Until(ctx, "the index to be whole", func() (bool, error) {
-			s, err := client.Status(ctx)
-			return s.Queues.Messages == want && s.MTA.Reconciled != nil, err
+			time.Sleep(200 * time.Millisecond) // the question takes some of the processor's time
+			// Not by a status, for which it is found out how Postfix is set up.
+			list, err := client.Queues(ctx)
+			n := 0
+			for _, q := range list {
+				n += q.Messages
+			}
+			return n == want, err
 		})
 		return time.Since(began), err
 	}
@@ -196,7 +203,7 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 			return rows, err
 		}
 		slices.Sort(took)
-		row(q.what+", half of all within", took[len(took)/2].Seconds(), "s", "aim: 0.1")
+		row(q.what+", half of all within", median(took).Seconds(), "s", "aim: 0.1")
 		row(q.what+", the daemon's processor", (after-before).Seconds()/hubShown, "s", "")
 	}
 
@@ -227,19 +234,21 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 		{"Postfix's own, 20 in a second", "127.0.0.1:25", "%s.example", "250 ", "", names[:hubApart], hubPause},
 		{"Postfix's own, one after the other", "127.0.0.1:25", "%s.example", "250 ", "", names[hubApart:][:hubAsked], 0},
 	} {
-		took, err := askMany(ctx, h, a.addr, a.name, a.want, a.names, a.pause)
+		took, nothing, err := askMany(ctx, h, a.addr, a.name, a.want, a.names, a.pause)
 		if err != nil {
 			return rows, fmt.Errorf("%s: %w", a.what, err)
 		}
-		row("ETRN, "+a.what+", half of all within", 1000*took[len(took)/2].Seconds(), "ms", "")
+		row("ETRN, "+a.what+", half of all within", 1000*median(took).Seconds(), "ms", "")
 		row("ETRN, "+a.what+", 99 of 100 within", 1000*took[len(took)*99/100].Seconds(), "ms", a.aim)
+		row("NOOP before each of them, 99 of 100 within", 1000*nothing[len(nothing)*99/100].Seconds(), "ms", "")
 	}
 	return rows, nil
 }
 
 // askMany asks for queues one after the other, with a pause in between, in sessions
-// of a hundred.
-func askMany(ctx context.Context, h *testbed.Host, addr, form, want string, names []int, pause time.Duration) (took []time.Duration, err error) {
+// of a hundred. Before each it says NOOP, which takes what the machine takes with
+// all that goes on at the time.
+func askMany(ctx context.Context, h *testbed.Host, addr, form, want string, names []int, pause time.Duration) (took, nothing []time.Duration, err error) {
 	for chunk := range slices.Chunk(names, 100) {
 		err := func() error {
 			c, err := h.Dial(ctx, "tcp", addr)
@@ -257,6 +266,11 @@ func askMany(ctx context.Context, h *testbed.Host, addr, form, want string, name
 			}
 			for _, n := range chunk {
 				began := time.Now()
+				if err := say(c, in, "NOOP", "250"); err != nil {
+					return err
+				}
+				nothing = append(nothing, time.Since(began))
+				began = time.Now()
 				if err := say(c, in, "ETRN "+fmt.Sprintf(form, hubName5(n)), want); err != nil {
 					return err
 				}
@@ -268,11 +282,12 @@ func askMany(ctx context.Context, h *testbed.Host, addr, form, want string, name
 			return nil
 		}()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	slices.Sort(took)
-	return took, nil
+	slices.Sort(nothing)
+	return took, nothing, nil
 }
 
 func say(c net.Conn, in *bufio.Reader, command, want string) error {

@@ -115,11 +115,21 @@ func hubMilter(ctx context.Context, b *bench) (rows []hubRow, err error) {
 		}
 		for i, c := range contenders {
 			slices.Sort(rates[i])
-			rows = append(rows, hubRow{What: fmt.Sprintf("mail that is %s, %s", mail.what, c.what), Value: rates[i][len(rates[i])/2], Unit: "messages/s"})
-			fmt.Fprintf(b.log, "bench: hub, milter: %s, %s: %.0f of %.0f\n", mail.what, c.what, rates[i][len(rates[i])/2], rates[i])
+			what := fmt.Sprintf("mail that is %s, %s", mail.what, c.what)
+			rows = append(rows,
+				hubRow{What: what + ", middle of the rounds", Value: median(rates[i]), Unit: "messages/s"},
+				hubRow{What: what + ", best of the rounds", Value: rates[i][len(rates[i])-1], Unit: "messages/s"})
+			fmt.Fprintf(b.log, "bench: hub, milter: %s: %.0f of %.0f\n", what, median(rates[i]), rates[i])
 		}
 	}
 	return rows, nil
+}
+
+// median is the middle of what is sorted: between the two middle ones of an even
+// number.
+func median[N time.Duration | float64](sorted []N) N {
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // source hands in messages.
