@@ -47,6 +47,7 @@ type call struct {
 	waiting time.Time // since when there is nothing to do but wait
 	asked   time.Time // when the remote was last asked while waiting
 	still   stillness
+	busy    busyTime
 	end     conclusion
 
 	mu    sync.Mutex // guards shown and meter
@@ -125,6 +126,7 @@ func (cl *call) run(ctx context.Context) {
 	defer cancel()
 	defer cl.recovered()
 	defer cl.caller.hold.Watch()()
+	defer cl.line.pins.watch()()
 	cl.tally = cl.caller.inbound.Tally(cl.senders.match, cl.remote.Wait)
 	defer cl.tally.Close()
 	defer cl.stopServing(cancel)

@@ -82,3 +82,58 @@ func TestAskedAgainOverTheSameConnection(t *testing.T) {
 		})
 	}
 }
+
+// Over a line of which nothing is known yet one message goes first, and shows how
+// many may. One that goes to a host that does not answer does not keep the others
+// for ever. When nobody looks any more, nothing is limited.
+func TestFirstMessageShowsTheLine(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		each          time.Duration // of the messages
+		size          int64
+		after         time.Duration
+		before, limit int // until then, and then
+	}{
+		{"2,400 bit/s", 44 * sec, 3000, 45 * sec, 2, 1},
+		{"2,400 bit/s, without TLS", 20 * sec, 3000, 21 * sec, 1, 1},
+		{"a modem", 3 * sec, 3000, 4 * sec, 1, 4},
+		{"a local network", 100 * ms, 3000, sec, 1, 0},
+		{"a long message over a fast line", 20 * sec, 5_000_000, 21 * sec, 1, 0},
+		{"a host that does not answer", 10 * time.Minute, 3000, 100 * sec, 8, 8},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly }))
+			cfg.Links[0].HangUp = nil
+			inBubble(t, cfg, func(s *site) {
+				s.hold.each, s.hold.size = c.each, c.size
+				s.hold.add("hub", 3)
+				s.up()
+				for s.hold.pinned("hub") == 0 {
+					time.Sleep(ms)
+				}
+				if got := s.hold.limit("hub"); got != 1 {
+					t.Errorf("%d messages at a time to begin with", got)
+				}
+				time.Sleep(min(c.each, c.after) - 10*ms)
+				if got := s.hold.limit("hub"); got != c.before {
+					t.Errorf("%d messages at a time until one has gone, want %d", got, c.before)
+				}
+				time.Sleep(c.after - min(c.each, c.after) + 20*ms)
+				if got := s.hold.limit("hub"); got != c.limit {
+					t.Errorf("%d messages at a time after %v, want %d", got, c.after, c.limit)
+				}
+			})
+		})
+	}
+	t.Run("nothing is held", func(t *testing.T) {
+		cfg := oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly }))
+		cfg.Links[0].HangUp = nil
+		inBubble(t, cfg, func(s *site) {
+			s.up()
+			s.result(0, "")
+			if got := s.hold.limit("hub"); got != 0 || s.hold.pinned("hub") == 0 {
+				t.Errorf("%d messages at a time when nobody looks, pinned %d times", got, s.hold.pinned("hub"))
+			}
+		})
+	})
+}
