@@ -124,8 +124,8 @@ func (q *question) refusedAgain() bool {
 // doorWasClosed tells whether the call ended because the local MTA did not
 // answer.
 func (cl *call) doorWasClosed() bool {
-	if len(cl.questions) == 0 {
-		return false
+	if cl.stopped || len(cl.questions) == 0 {
+		return cl.stopped
 	}
 	last := &cl.questions[len(cl.questions)-1]
 	_, closed := last.err.(listenerError)

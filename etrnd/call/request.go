@@ -23,6 +23,8 @@ const (
 	// mtaGrace is how long a local MTA may take to begin to listen while the line
 	// is up.
 	mtaGrace = 5 * time.Second
+	// mtaListen is how long one may take to take a connection.
+	mtaListen = time.Second
 	// mtaGreeting is how long one that takes the connection may be silent.
 	mtaGreeting = 15 * time.Second
 	// doorWait is how long the local MTA may take to say what it will take, when

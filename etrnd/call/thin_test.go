@@ -1,6 +1,7 @@
 package call
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -136,4 +137,54 @@ func TestFirstMessageShowsTheLine(t *testing.T) {
 			}
 		})
 	})
+}
+
+// The local mail server stops in the middle of a call: nothing comes or goes any
+// more, and the line is not kept for it. One that is restarted is waited for.
+func TestMTAStopsInTheMiddle(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		router config.RouterType
+		back   time.Duration // when it is there again
+		line   time.Duration
+		exit   int
+		says   string
+	}{
+		{"it stays away", config.PullPush, 0, 10*sec + mtaGrace, 75, "the local mail server is not running any more; 1 of 3 messages have come"},
+		{"it stays away, and nothing was to go", config.PullOnly, 0, 10*sec + mtaGrace, 75, "the local mail server is not running any more; 1 of 3 messages have come"},
+		{"it is restarted", config.PullOnly, 4 * sec, 20*sec + 500*ms, 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = c.router; r.Idle = 30 * sec })), func(s *site) {
+				s.hubSays("253 OK, 3 pending messages")
+				s.hold.add("hub", 2)
+				s.hold.each = 2 * time.Minute // they are under way all the time
+				s.up()
+				time.Sleep(5 * sec)
+				s.mail("M1")
+				time.Sleep(5 * sec)
+				stopped := time.Now()
+				s.net.host("127.0.0.1:25", nil)
+				s.hold.mu.Lock()
+				s.hold.listed = func() (time.Time, error) {
+					if c.back > 0 && time.Since(stopped) >= c.back {
+						return time.Now(), nil
+					}
+					return stopped, errors.New("postqueue fails")
+				}
+				s.hold.mu.Unlock()
+				if c.back > 0 {
+					time.Sleep(c.back)
+					s.net.host("127.0.0.1:25", greet)
+					time.Sleep(10*sec - c.back)
+					s.mail("M2")
+					s.mail("M3")
+				}
+				r := s.result(c.exit, c.says)
+				if took := time.Duration(r.Line); took < c.line || took > c.line+maxLook {
+					t.Errorf("the line was used for %v, want %v", took, c.line)
+				}
+			})
+		})
+	}
 }

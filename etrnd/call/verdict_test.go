@@ -529,6 +529,11 @@ func TestVerdict(t *testing.T) {
 		{"all came, unsent", observed{questions: nothing, push: failed}, "", want{over: true, ends: ends{75, "1 message could not be sent: lost", "next call"}}},
 		{"nothing came for wait, but mail still goes out", observed{questions: some, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
 
+		// The local MTA is not there any more.
+		{"it may be being restarted", observed{questions: some, push: going, stopped: mtaGrace - 1}, receives, want{waiting: "mail to come in; 0 of 1 message has come", look: sec}},
+		{"it has stopped", observed{questions: some, push: going, stopped: mtaGrace}, "", want{over: true, ends: ends{75, "the local mail server is not running any more; 0 of 1 message has come", "called again when it answers"}}},
+		{"refused before that: the first is told", observed{questions: refused, push: going, stopped: mtaGrace}, "", want{over: true, ends: refusal}},
+
 		// Ended from outside.
 		{"the link went down", observed{ended: errLinkDown, questions: some, in: in(0, 1, 1), push: going}, "", want{over: true, ends: ends{75, "the link went down", stays}}},
 		{"the link went down, though all was done", observed{ended: errLinkDown, questions: nothing, push: gone}, "", want{over: true, ends: ends{75, "the link went down", stays}}},
