@@ -197,6 +197,16 @@ func (cl *call) askAgain(ctx context.Context) {
 	if len(names) == 0 {
 		names = cl.remote.Request
 	}
+	// Mail may have stayed away since the local MTA is just being restarted, or has
+	// become full meanwhile.
+	if !cl.line.mtaListens(ctx) {
+		return
+	}
+	cl.knock(ctx)
+	if err := cl.atTheDoor(ctx).full(); err != nil {
+		cl.questions = append(cl.questions, question{err: err, seen: cl.tally.Counts().Seen, cut: ctx.Err() != nil})
+		return
+	}
 	cl.ask(ctx, names)
 }
 

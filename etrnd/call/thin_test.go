@@ -1,6 +1,7 @@
 package call
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
@@ -187,4 +189,30 @@ func TestMTAStopsInTheMiddle(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The local mail server runs full in the middle of a call. The remote tries in vain,
+// and the line is not kept for that when it has nothing else to do.
+func TestMTABecomesFull(t *testing.T) {
+	var full atomic.Bool
+	door := func(_ *site, o *Options) {
+		o.Door = func(context.Context, string, string, []string) (receive.Refusal, bool, error) {
+			if full.Load() {
+				return receive.Refusal{}, false, errors.New("452 no space")
+			}
+			return receive.Refusal{}, false, nil
+		}
+	}
+	inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PullOnly })), func(s *site) {
+		s.hubSays("253 OK, 3 pending messages", "253 OK, 2 pending messages")
+		s.up()
+		time.Sleep(3 * sec)
+		s.mail("M1")
+		full.Store(true)
+		r := s.result(75, "takes no mail now: 452 no space")
+		if r.In.Messages != 1 {
+			t.Errorf("result %+v", r)
+		}
+		s.took("the line", time.Duration(r.Line), 8*sec)
+	}, door)
 }

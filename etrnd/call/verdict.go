@@ -233,7 +233,7 @@ func (o *observed) inbound() verdict {
 		return o.overTurned()
 	}
 	a := o.answers()
-	if !a.made {
+	if !a.made || o.full() && o.in.Busy == 0 {
 		return verdict{over: true}
 	}
 	wait := o.remote.Wait
@@ -257,6 +257,13 @@ func (o *observed) inbound() verdict {
 	}
 	patience := o.patience()
 	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+}
+
+// full tells whether the local MTA took nothing when the remote was to be asked
+// again: what it is asked for would find that too.
+func (o *observed) full() bool {
+	_, full := o.questions[len(o.questions)-1].err.(fullError)
+	return full
 }
 
 // patience is how long inbound must be quiet before it is asked after, or taken

@@ -356,6 +356,10 @@ func TestInbound(t *testing.T) {
 		{"one of two put off: the other was counted, it is one queue", []question{etrn("253:1", "458")}, in(1, 0, 0), settle, want{over: true}},
 		{"put off, and mail comes", busy, in(1, 1, 1), sec, want{waiting: "1 message coming in; 1 message has come"}},
 
+		// The local MTA had no room when the remote was to be asked again.
+		{"no room", []question{etrn("253:2"), etrn().with(fullError{errors.New("452")})}, in(1, 0, 0), 0, want{over: true}},
+		{"no room, but the last one is still coming", []question{etrn("253:2"), etrn().with(fullError{errors.New("452")})}, in(1, 1, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
+
 		// Parts of a message to many.
 		{"one of one, but for many: is that all?", one, wide(in(1, 0, 0)), settle, want{ask: true, waiting: "the remote to say that this was all"}},
 		{"a second part", one, parts(in(1, 0, 0), 1), settle, want{ask: true, waiting: "the remote to say that this was all"}},
