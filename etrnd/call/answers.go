@@ -124,8 +124,8 @@ func (q *question) refusedAgain() bool {
 // doorWasClosed tells whether the call ended because the local MTA did not
 // answer.
 func (cl *call) doorWasClosed() bool {
-	if len(cl.questions) == 0 {
-		return false
+	if cl.stopped || len(cl.questions) == 0 {
+		return cl.stopped
 	}
 	last := &cl.questions[len(cl.questions)-1]
 	_, closed := last.err.(listenerError)
@@ -200,7 +200,7 @@ func (q *question) failed(r *config.Remote) conclusion {
 	case listenerError:
 		return conclusion{api.ExitTempFail, q.err.Error(), "is the local mail server running? nothing was requested, since its mail would have found the door closed; " + r.Name + " is called again when it answers, if the line is still up then"}
 	case fullError:
-		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing was requested, and the next call asks again"}
+		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing more was requested, and the next call asks again"}
 	case doorError:
 		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
 	}

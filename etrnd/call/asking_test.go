@@ -187,7 +187,7 @@ func TestLineBecomesThin(t *testing.T) {
 func TestPushBesideADialogue(t *testing.T) {
 	inBubble(t, oneLink(remote("hub", nil), remote("other", func(r *config.Remote) { r.RouterType = config.PushOnly })), func(s *site) {
 		s.net.host("192.0.2.1:366", slowly(5*sec, "250 hub.example\r\n", "251 OK, no messages waiting"))
-		s.hold.each = 10 * sec
+		s.hold.each, s.hold.size = 10*sec, 400_000
 		s.hold.add("other", 5)
 		s.up()
 		time.Sleep(sec)

@@ -47,6 +47,9 @@ type call struct {
 	waiting time.Time // since when there is nothing to do but wait
 	asked   time.Time // when the remote was last asked while waiting
 	still   stillness
+	busy    busyTime
+	gone    time.Time // since when the local MTA has not been there; zero: it is
+	stopped bool      // which has ended the call
 	end     conclusion
 
 	mu    sync.Mutex // guards shown and meter
@@ -125,6 +128,7 @@ func (cl *call) run(ctx context.Context) {
 	defer cancel()
 	defer cl.recovered()
 	defer cl.caller.hold.Watch()()
+	defer cl.line.pins.watch()()
 	cl.tally = cl.caller.inbound.Tally(cl.senders.match, cl.remote.Wait)
 	defer cl.tally.Close()
 	defer cl.stopServing(cancel)
@@ -201,7 +205,9 @@ func (cl *call) look(ctx context.Context) verdict {
 	o.quiet = time.Since(latest(cl.waiting, cl.asked, o.in.Active))
 	o.stale = time.Since(latest(cl.waiting, o.in.Active))
 	sent := cl.lookAtPush(&o)
+	o.stopped = cl.goneFor(ctx, o.push.err != "")
 	v := o.verdict()
+	cl.stopped = v.over && o.stopped >= mtaGrace
 	cl.show(func(s *shown) {
 		s.in = api.Progress{Messages: o.in.Messages, Bytes: o.in.Bytes, Expected: o.expected()}
 		if o.turned != nil && !v.over {
@@ -217,6 +223,19 @@ func (cl *call) look(ctx context.Context) verdict {
 		}
 	})
 	return v
+}
+
+// goneFor is for how long the local MTA has not been there. One that lists its
+// queue is there, and one that need not listen may be.
+func (cl *call) goneFor(ctx context.Context, unlisted bool) time.Duration {
+	if !unlisted || !cl.remote.RouterType.Pulls() || cl.line.mtaListens(ctx) {
+		cl.gone = time.Time{}
+		return 0
+	}
+	if cl.gone.IsZero() {
+		cl.gone = time.Now()
+	}
+	return time.Since(cl.gone)
 }
 
 func latest(times ...time.Time) (last time.Time) {

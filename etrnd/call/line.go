@@ -242,6 +242,9 @@ func (l *line) drain(ctx context.Context) {
 		if !l.pins.moving() {
 			return
 		}
+		if at, _, err := l.caller.hold.Listed(); err != nil && time.Since(at) >= mtaGrace && !l.mtaListens(ctx) {
+			return // there is no MTA that could send it
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -249,6 +252,18 @@ func (l *line) drain(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// mtaListens tells whether somebody takes connections where the local MTA does.
+func (l *line) mtaListens(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, mtaListen)
+	defer cancel()
+	conn, err := l.caller.network.DialContext(ctx, "tcp", l.caller.config().MTA.SMTP)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 // showAll says of all calls what is waited for.

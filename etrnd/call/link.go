@@ -22,6 +22,7 @@ type link struct {
 	iface string    // that is in use, if known
 	line  *line     // the present one, or the last; nil: none yet
 	pace  socket.Pace
+	guess bool // pace is of what has gone, and of no dialogue
 }
 
 func newLink(c *Caller, name string) *link {
@@ -43,10 +44,10 @@ func (ln *link) uses(iface string) bool {
 }
 
 // showPace notes how fast the link is.
-func (ln *link) showPace(p socket.Pace) {
+func (ln *link) showPace(p socket.Pace, guess bool) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	ln.pace = p
+	ln.pace, ln.guess = p, guess
 }
 
 // show describes the link.
@@ -175,7 +176,7 @@ func (ln *link) hangUp(ctx context.Context, cfg config.Link) *line {
 func (ln *link) startLocked(ctx context.Context, l *line, state api.LinkState, remotes []*config.Remote) {
 	before := ln.line
 	ln.line = l
-	l.pins.pace = ln.pace
+	l.pins.pace, l.pins.guess = ln.pace, ln.guess
 	l.shutdown, l.dials = ctx, state == api.LinkDialling
 	ctx, l.end = context.WithCancelCause(ctx)
 	for _, r := range remotes {

@@ -25,6 +25,9 @@ type pins struct {
 	asking int         // calls that have not asked their remotes yet
 	pace   socket.Pace // as this line has shown, or the one before
 	known  bool        // this one has
+	guess  bool        // pace is of what has gone, and of no dialogue
+	seen   int         // calls under way, which see what goes
+	first  int         // messages at a time while nothing is known; 0: one
 }
 
 // pin is a queue that is open.
@@ -51,11 +54,15 @@ func (p *pins) add(queues []string) {
 	}
 }
 
-// limitLocked has as many messages go at a time as fit.
+// limitLocked has as many messages go at a time as fit. Of a line of which nothing
+// is known the first message shows what it is like, as long as somebody looks.
 func (p *pins) limitLocked() {
 	n := p.pace.Connections()
-	if p.asking > 0 && !p.known {
+	switch {
+	case p.asking > 0 && !p.known:
 		n = 1
+	case p.pace == (socket.Pace{}) && p.seen > 0:
+		n = max(p.first, 1)
 	}
 	if n > 0 {
 		n = max(n/max(len(p.open), 1), 1)
@@ -104,23 +111,59 @@ func (p *pins) measured(pace socket.Pace) {
 	if p.known {
 		pace.Rate = max(pace.Rate, p.pace.Rate)
 	}
-	p.pace, p.known = pace, true
+	p.pace, p.known, p.guess = pace, true, false
 	p.limitLocked()
-	p.link.showPace(pace)
+	p.link.showPace(pace, false)
 }
 
-// carried notes what has gone over the line: where it carries more than it had
-// shown, more may go at a time.
-func (p *pins) carried(bytes int64, d time.Duration) {
+// watch notes that a call is under way. The function that it returns ends that.
+func (p *pins) watch() (unwatch func()) {
+	change := func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.seen += n
+		p.limitLocked()
+	}
+	change(1)
+	return sync.OnceFunc(func() { change(-1) })
+}
+
+const (
+	// firstPatience is how long the first message over a line of which nothing is
+	// known may take before another goes beside it: it may be its destination that
+	// is slow. It doubles.
+	firstPatience = 30 * time.Second
+	// perMessage is what a message takes of a line beside its own bytes, when it
+	// has a connection with a TLS handshake of its own.
+	perMessage = 10_000
+)
+
+// carried notes what has gone over the line while something was under way for d:
+// where it carries more than it had shown, more may go at a time.
+func (p *pins) carried(sent hold.Left, d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if d < time.Second || p.pace.Connections() == 0 {
+	unknown := p.pace == (socket.Pace{})
+	bytes := sent.Bytes
+	if unknown || p.guess {
+		bytes += int64(sent.Messages) * perMessage
+	}
+	switch {
+	case unknown && sent.Messages == 0:
+		if first := 1 << min(d/firstPatience, 4); first > max(p.first, 1) {
+			p.first = first
+			p.limitLocked()
+		}
+		return
+	case unknown:
+		p.guess, d = true, max(d, time.Millisecond)
+	case d < time.Second, p.pace.Connections() == 0:
 		return
 	}
 	if rate := int(float64(bytes) / d.Seconds()); rate > p.pace.Rate {
 		p.pace.Rate = rate
 		p.limitLocked()
-		p.link.showPace(p.pace)
+		p.link.showPace(p.pace, p.guess)
 	}
 }
 
@@ -219,9 +262,27 @@ func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
 	sent.Messages -= cl.before.Messages
 	sent.Bytes -= cl.before.Bytes
 	o.sent = sent.Messages
-	cl.line.pins.carried(sent.Bytes, time.Since(cl.pushed))
+	cl.line.pins.carried(sent, cl.busy.until(time.Now(), o.push.underWay > 0, o.sent))
 	o.still = cl.still.since(o.push, o.sent)
 	return sent
+}
+
+// busyTime is for how long messages have been going out. A line on which nothing was
+// to go has not shown that it carries nothing.
+type busyTime struct {
+	sum  time.Duration
+	at   time.Time // of the last look
+	was  bool      // something was going then
+	sent int       // and had gone
+}
+
+// until notes a look.
+func (b *busyTime) until(now time.Time, going bool, sent int) time.Duration {
+	if !b.at.IsZero() && (b.was || sent != b.sent) {
+		b.sum += now.Sub(b.at)
+	}
+	b.at, b.was, b.sent = now, going, sent
+	return b.sum
 }
 
 // pushQueues is how the queues stand that go out in this call.

@@ -23,6 +23,8 @@ const (
 	// mtaGrace is how long a local MTA may take to begin to listen while the line
 	// is up.
 	mtaGrace = 5 * time.Second
+	// mtaListen is how long one may take to take a connection.
+	mtaListen = time.Second
 	// mtaGreeting is how long one that takes the connection may be silent.
 	mtaGreeting = 15 * time.Second
 	// doorWait is how long the local MTA may take to say what it will take, when
@@ -194,6 +196,16 @@ func (cl *call) askAgain(ctx context.Context) {
 	names := o.answers().busy
 	if len(names) == 0 {
 		names = cl.remote.Request
+	}
+	// Mail may have stayed away since the local MTA is just being restarted, or has
+	// become full meanwhile.
+	if !cl.line.mtaListens(ctx) {
+		return
+	}
+	cl.knock(ctx)
+	if err := cl.atTheDoor(ctx).full(); err != nil {
+		cl.questions = append(cl.questions, question{err: err, seen: cl.tally.Counts().Seen, cut: ctx.Err() != nil})
+		return
 	}
 	cl.ask(ctx, names)
 }

@@ -57,6 +57,7 @@ type observed struct {
 	push     pushSeen
 	sent     int           // messages that have left the push queues
 	unlisted time.Duration // of waited, since the MTA last listed its queue
+	stopped  time.Duration // of waited, for how long the MTA has neither listed its queue nor listened
 	still    time.Duration // since push or sent was another
 }
 
@@ -128,6 +129,10 @@ func (o *observed) verdict() verdict {
 		return verdict{over: true, conclusion: firstBad(o.request(), cutOff(o.ended))}
 	}
 	in, out := o.inbound(), o.outbound()
+	if o.stopped >= mtaGrace {
+		// Nothing can come or go any more, and what came of it is known.
+		return verdict{over: true, conclusion: firstBad(o.request(), in.conclusion, o.mtaStopped())}
+	}
 	if in.over && out.over {
 		return verdict{over: true, conclusion: firstBad(o.request(), in.conclusion, out.conclusion)}
 	}
@@ -141,6 +146,15 @@ func (o *observed) verdict() verdict {
 		}
 	}
 	return v
+}
+
+// mtaStopped is the conclusion when the local MTA has stopped in the middle.
+func (o *observed) mtaStopped() conclusion {
+	text := "the local mail server is not running any more"
+	if len(o.questions) > 0 {
+		text += "; " + o.came()
+	}
+	return conclusion{api.ExitTempFail, text, "what has not come or gone stays held; " + o.remote.Name + " is called again when it answers, if the line is still up then"}
 }
 
 // dialError is why a line did not come up.
@@ -219,7 +233,7 @@ func (o *observed) inbound() verdict {
 		return o.overTurned()
 	}
 	a := o.answers()
-	if !a.made {
+	if !a.made || o.full() && o.in.Busy == 0 {
 		return verdict{over: true}
 	}
 	wait := o.remote.Wait
@@ -243,6 +257,13 @@ func (o *observed) inbound() verdict {
 	}
 	patience := o.patience()
 	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+}
+
+// full tells whether the local MTA took nothing when the remote was to be asked
+// again: what it is asked for would find that too.
+func (o *observed) full() bool {
+	_, full := o.questions[len(o.questions)-1].err.(fullError)
+	return full
 }
 
 // patience is how long inbound must be quiet before it is asked after, or taken

@@ -357,6 +357,10 @@ func TestInbound(t *testing.T) {
 		{"one of two put off: the other was counted, it is one queue", []question{etrn("253:1", "458")}, in(1, 0, 0), settle, want{over: true}},
 		{"put off, and mail comes", busy, in(1, 1, 1), sec, want{waiting: "1 message coming in; 1 message has come"}},
 
+		// The local MTA had no room when the remote was to be asked again.
+		{"no room", []question{etrn("253:2"), etrn().with(fullError{errors.New("452")})}, in(1, 0, 0), 0, want{over: true}},
+		{"no room, but the last one is still coming", []question{etrn("253:2"), etrn().with(fullError{errors.New("452")})}, in(1, 1, 1), 0, want{waiting: "1 message coming in; 1 of 2 messages have come"}},
+
 		// Parts of a message to many.
 		{"one of one, but for many: is that all?", one, wide(in(1, 0, 0)), settle, want{ask: true, waiting: "the remote to say that this was all"}},
 		{"a second part", one, parts(in(1, 0, 0), 1), settle, want{ask: true, waiting: "the remote to say that this was all"}},
@@ -557,6 +561,11 @@ func TestVerdict(t *testing.T) {
 		{"nothing came and unsent: the first is told", observed{questions: some, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: failed}, "", want{over: true, ends: ends{75, "0 of 1 message has come, and then nothing for wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
 		{"all came, unsent", observed{questions: nothing, push: failed}, "", want{over: true, ends: ends{75, "1 message could not be sent: lost", "next call"}}},
 		{"nothing came for wait, but mail still goes out", observed{questions: some, quiet: 60 * sec, stale: 60 * sec, in: in(0, 0, 0), push: going}, api.PhasePushing, want{waiting: "1 message to go out", look: sec}},
+
+		// The local MTA is not there any more.
+		{"it may be being restarted", observed{questions: some, push: going, stopped: mtaGrace - 1}, receives, want{waiting: "mail to come in; 0 of 1 message has come", look: sec}},
+		{"it has stopped", observed{questions: some, push: going, stopped: mtaGrace}, "", want{over: true, ends: ends{75, "the local mail server is not running any more; 0 of 1 message has come", "called again when it answers"}}},
+		{"refused before that: the first is told", observed{questions: refused, push: going, stopped: mtaGrace}, "", want{over: true, ends: refusal}},
 
 		// Ended from outside.
 		{"the link went down", observed{ended: errLinkDown, questions: some, in: in(0, 1, 1), push: going}, "", want{over: true, ends: ends{75, "the link went down", stays}}},
