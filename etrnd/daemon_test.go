@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type site struct {
 	file string
 	port string
 	log  *bytes.Buffer
+
+	quiet bool // nothing is logged
 }
 
 const siteConfig = `hostname = "hub.example.net"
@@ -77,7 +80,7 @@ func (s *site) load() {
 		s.t.Fatal(err)
 	}
 	s.Daemon, err = New(Options{ConfigFile: s.file, Config: cfg, Version: "test", Level: new(slog.LevelVar),
-		Logger: slog.New(slog.NewTextHandler(&locked{w: s.log}, nil))})
+		Logger: s.logger()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -88,6 +91,13 @@ func (s *site) write(text string) {
 	if err := os.WriteFile(s.file, []byte(strings.NewReplacer("DIR", s.dir, "PORT", s.port).Replace(text)), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+func (s *site) logger() *slog.Logger {
+	if s.quiet {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(&locked{w: s.log}, nil))
 }
 
 // locked is a writer for several goroutines.
@@ -106,14 +116,18 @@ func (l *locked) Write(b []byte) (int, error) {
 // detector looks on.
 func TestReloadWhileRunning(t *testing.T) {
 	s := newSite(t)
+	// A log that locks brings goroutines in an order in which nothing races.
+	s.quiet = true
+	s.load()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ran := make(chan error, 1)
 	isReady := make(chan struct{})
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
+	var reloads atomic.Int64
 	for _, f := range []func(){
-		func() { s.Reload(ctx) },
+		func() { s.Reload(ctx); reloads.Add(1) },
 		func() { backend{s.Daemon}.Status(ctx) },
 	} {
 		wg.Go(func() {
@@ -137,6 +151,10 @@ func TestReloadWhileRunning(t *testing.T) {
 	}
 	if n := len(backend{s.Daemon}.Status(ctx).Listen); n != 4 {
 		t.Errorf("%d listeners in the status, want 4", n)
+	}
+	// Whoever reloads from now on has not heard from Run.
+	for n := reloads.Load(); reloads.Load() < n+3; {
+		time.Sleep(time.Millisecond)
 	}
 	close(stop)
 	wg.Wait()
