@@ -376,6 +376,42 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// The name of a remote stands for its host and port, and for what a call would
+// insist on.
+func TestProbeRemote(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := odmr.NewServer(odmr.ServerOptions{Hostname: "hub.example.net", Asker: asker{}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Serve(ctx, ln) })
+	t.Cleanup(wg.Wait)
+	t.Cleanup(cancel)
+	for mode, want := range map[string]struct {
+		exit int
+		says string
+	}{
+		"auto":    {0, "  ETRN        yes\n"},
+		"require": {69, "a call of depot would fail"},
+	} {
+		file := filepath.Join(t.TempDir(), "etrnd.toml")
+		text := "hostname = \"site.example\"\n[[link]]\nname = \"isp\"\ninterfaces = [\"ppp0\"]\n[[remote]]\nname = \"depot\"\nlink = \"isp\"\nhost = \"" + ln.Addr().String() +
+			"\"\nrouter-type = \"pull-only\"\nrequest = [\"site.example\"]\ntls = \"" + mode + "\"\n"
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, errs, exit := etrnctl(t, "", "--config", file, "probe", "depot")
+		if exit != want.exit || !strings.Contains(out+errs, want.says) {
+			t.Errorf("%s: exit %d, want %d:\n%s%s", mode, exit, want.exit, out, errs)
+		}
+	}
+}
+
 func TestProbeAddrs(t *testing.T) {
 	for in, want := range map[string]string{
 		"hub.example.net":         "hub.example.net:366 hub.example.net:25",

@@ -1,33 +1,24 @@
 package deliver
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/etrnd/etrnd/etrnd/hold"
-	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/etrn"
 )
 
 // listed is a holder whose MTA answers after a while.
 type listed struct {
-	mu      sync.Mutex
-	changed chan struct{}
-	at      time.Time
-	err     error
-	relist  func(*listed)
-	asked   int
-}
-
-func (l *listed) Queues() *queue.Set                { return nil }
-func (l *listed) State(string) (hold.State, bool)   { return hold.State{}, false }
-func (l *listed) Pin(...queue.Selection) (_ func()) { return func() {} }
-
-func (l *listed) Count(context.Context, ...queue.Selection) (int, bool) {
-	return 0, true
+	*counter // for whose queues they are
+	mu       sync.Mutex
+	changed  chan struct{}
+	at       time.Time
+	err      error
+	relist   func(*listed)
+	asked    int
 }
 
 func (l *listed) Changed() <-chan struct{} {
@@ -84,6 +75,35 @@ func TestMTAAnswers(t *testing.T) {
 				got := a.mtaAnswers(t.Context())
 				if took := time.Since(start); got != c.want || took != c.took || l.asked != c.asked {
 					t.Errorf("%t after %v, listed %d times; want %t, %v, %d", got, took, l.asked, c.want, c.took, c.asked)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// A site that asks while the MTA could bring nothing, or nobody knows what there
+// is, is told to try again: after 250 it would keep its line.
+func TestTurnWithoutMTA(t *testing.T) {
+	down := errors.New("mail system is down")
+	for _, c := range []struct {
+		name   string
+		relist func(*listed)
+		blind  bool
+		code   int
+	}{
+		{"it lists its queue", func(l *listed) { l.set(time.Now(), nil) }, false, 250},
+		{"it is down", func(l *listed) { l.set(l.at, down) }, false, 451},
+		{"nobody knows what there is", func(l *listed) { l.set(time.Now(), nil) }, true, 451},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &listed{counter: newCounter(t), changed: make(chan struct{}), at: time.Now().Add(-time.Minute), relist: c.relist}
+				l.add("acme", 1)
+				l.blind = c.blind
+				a, turned := New(Options{Hold: l}).Turn(t.Context(), etrn.Identity{User: "acme"}, nil)
+				if a.Code != c.code || (turned != nil) != (c.code == 250) {
+					t.Errorf("%+v, want %d", a, c.code)
 				}
 				synctest.Wait()
 			})

@@ -378,6 +378,19 @@ func TestClientTimeouts(t *testing.T) {
 			})
 		})
 	}
+	t.Run("a line of long round trips", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := stall("220 hub")(ctx, network, addr)
+				return far{conn}, err
+			}
+			_, err := Dial(t.Context(), "hub.example.net:366", ClientOptions{DialContext: dial})
+			if d := time.Since(began); !errors.Is(err, ErrTimeout) || d != 2*time.Minute+40*time.Second {
+				t.Errorf("%v after %v", err, d)
+			}
+		})
+	})
 	t.Run("QUIT waits a moment only", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, err := Dial(t.Context(), "hub.example.net:366", ClientOptions{DialContext: stall("220 hub", "250 hub")})

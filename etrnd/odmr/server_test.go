@@ -21,6 +21,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 func TestServerTranscripts(t *testing.T) {
@@ -306,6 +307,11 @@ func (p *pipes) dial() net.Conn {
 	return ours
 }
 
+// far is a connection over a line with round trips of two seconds.
+type far struct{ net.Conn }
+
+func (far) SocketInfo() socket.Info { return socket.Info{RTT: 2 * time.Second} }
+
 // inBubble runs a server on the fake clock. Times in these tests are exact.
 func inBubble(t *testing.T, o ServerOptions, test func(t *testing.T, p *pipes, server *running)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -389,6 +395,20 @@ func TestDeadlines(t *testing.T) {
 			go send(conn, "EHLO s\r\nAUTH SCRAM-SHA-256\r\n")
 			text, after := untilClosed(t, conn)
 			if after != 5*time.Minute || !strings.HasSuffix(text, "\r\n334 \r\n421 hub.example.net closes: you took too long\r\n") {
+				t.Errorf("after %v: %q", after, text)
+			}
+		})
+	})
+	t.Run("silence in the handshake, over a line of long round trips", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			srv, err := NewServer(ServerOptions{Hostname: hostname, Asker: asker{}, Certificate: certificate(t)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, theirs := net.Pipe()
+			go newDialogue(srv, far{theirs}, netip.Addr{}, nil).run(t.Context())
+			go send(conn, "EHLO s\r\nSTARTTLS\r\n")
+			if text, after := untilClosed(t, conn); after != 70*time.Second || !strings.HasSuffix(text, "220 go ahead with TLS\r\n") {
 				t.Errorf("after %v: %q", after, text)
 			}
 		})

@@ -35,6 +35,7 @@ type fakeMTA struct {
 	end   func() string
 	mail  func() string // answers MAIL
 	bare  bool          // no extension is offered
+	ehlo  string        // answers EHLO, if it is not empty
 }
 
 func newMTA(t testing.TB) *fakeMTA {
@@ -126,6 +127,10 @@ func (m *fakeMTA) serve(conn net.Conn) {
 		switch strings.ToUpper(verb) {
 		case "EHLO":
 			mail, rcpts = false, 0
+			if m.ehlo != "" {
+				say(m.ehlo)
+				continue
+			}
 			if m.bare {
 				say("250 mta.example hello")
 				continue

@@ -110,6 +110,33 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A greeting that the MTA refuses for good is one of the gate: a provider that
+// heard of it would return its mail. One who does not know EHLO hears so.
+func TestGreetingRefused(t *testing.T) {
+	for reply, want := range map[string]struct {
+		heard string
+		why   Refusal
+	}{
+		"550 5.7.1 go away":                {"450", Refusal{Gate, "550 5.7.1 go away"}},
+		"554 5.7.1 Helo command rejected":  {"450", Refusal{Gate, "554 5.7.1 Helo command rejected"}},
+		"450 4.7.1 Host not found for now": {"450", Refusal{Temporary, "450 4.7.1 Host not found for now"}},
+		"502 5.5.2 Command not recognized": {"502", Refusal{}},
+	} {
+		m := newMTA(t)
+		m.ehlo = reply
+		h := begin(t, t.Context(), Options{Dial: m.dial})
+		h.expect("220")
+		h.send(hello)
+		h.expect(want.heard)
+		h.send("QUIT\r\n")
+		h.expect("221")
+		h.end(nil)
+		if got := h.srv.Counts().Why; got != want.why {
+			t.Errorf("%q is counted as %+v, want %+v", reply, got, want.why)
+		}
+	}
+}
+
 // A line is not used to bring what is refused whatever it is.
 func TestInVain(t *testing.T) {
 	const message = "MAIL FROM:<s@x.example>\r\nRCPT TO:<b@acme.example>\r\nBDAT 3 LAST\r\nx\r\n"

@@ -516,16 +516,21 @@ func TestManyProblems(t *testing.T) {
 
 // TestLarge: a provider with thousands of customers starts at once.
 func TestLarge(t *testing.T) {
+	const n = 10000
 	var b strings.Builder
 	b.WriteString("hostname = \"hub.example.net\"\n")
-	for i := range 5000 {
+	for i := range n {
 		fmt.Fprintf(&b, "[[queue]]\nname = \"q%d\"\ndomains = [\"q%d.example\", \".q%d.example\"]\ndeliver = \"smtp:[q%d.example]\"\nusers = [\"q%d\"]\n", i, i, i, i, i)
 	}
-	c, err := Parse("etrnd.toml", []byte(b.String()), WithoutFiles())
+	path := filepath.Join(t.TempDir(), "etrnd.toml")
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path, WithoutFiles())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Queues) != 5000 {
+	if len(c.Queues) != n {
 		t.Errorf("%d queues", len(c.Queues))
 	}
 }
