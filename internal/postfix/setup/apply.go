@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,12 @@ func (pl *Plan) carryOut(ctx context.Context, work string, changes []change) err
 		if c.late {
 			late = append(late, c)
 			continue
+		}
+		// Making the tables before it has taken its time.
+		if c.shared() {
+			if err := c.overtaken(); err != nil {
+				return errors.Join(fmt.Errorf("the old files are back: %w", err), pl.putBack(work, done))
+			}
 		}
 		done = append(done, c)
 		if err := pl.write(ctx, work, c); err != nil {
@@ -175,15 +182,30 @@ func (pl *Plan) narrow(ctx context.Context, work string, changes []change) error
 // current reports a file that is not what it was when the plan was made.
 func (pl *Plan) current() error {
 	for _, c := range pl.changes {
-		now, err := readIfThere(c.path, maxRecord)
-		if err != nil {
+		if err := c.overtaken(); err != nil {
 			return fmt.Errorf("set up Postfix: %w", err)
-		}
-		if !sameText(now, c.before) {
-			return fmt.Errorf("set up Postfix: %s has changed since the plan was made: look at a new one", c.path)
 		}
 	}
 	return nil
+}
+
+// overtaken reports a file that somebody has changed since the plan was made.
+func (c change) overtaken() error {
+	now, err := readIfThere(c.path, maxRecord)
+	if err != nil {
+		return err
+	}
+	if !sameText(now, c.before) {
+		return fmt.Errorf("%s has changed since the plan was made: look at a new one", c.path)
+	}
+	return nil
+}
+
+// shared reports whether a file is the postmaster's too, who may edit it at any
+// moment.
+func (c change) shared() bool {
+	name := filepath.Base(c.path)
+	return name == "main.cf" || name == "master.cf"
 }
 
 // begin returns the changes with the record in its place among them: first in
@@ -243,6 +265,13 @@ func (pl *Plan) putBack(work string, changes []change) error {
 		if c.was != "" || c.kind != "" {
 			errs = append(errs, restoreTable(work, c))
 			continue
+		}
+		if c.shared() {
+			now, err := readIfThere(c.path, maxConf)
+			if err != nil || !sameText(now, c.after) && !sameText(now, c.before) {
+				errs = append(errs, cmp.Or(err, fmt.Errorf("%s has been edited meanwhile, and stays as it is now: look with \"etrnctl setup postfix\"", c.path)))
+				continue
+			}
 		}
 		errs = append(errs, change{path: c.path, after: c.before, secret: c.secret}.put())
 	}

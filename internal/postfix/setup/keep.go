@@ -47,7 +47,7 @@ type routing struct {
 // match finds the key that routes a recipient to a transport of ours, in the
 // order in which Postfix looks (transport(5)); "*" stands for default_transport.
 func (r *routing) match(recipient string) (key string, ok bool) {
-	recipient = strings.ToLower(recipient)
+	recipient = folded(recipient)
 	at := strings.LastIndexByte(recipient, '@')
 	if at < 0 {
 		return "", false
@@ -105,7 +105,7 @@ func keep(list []mta.Message, now, next *routing) (kept []Kept, odd []string) {
 				continue
 			}
 			if !strings.Contains(key, "@") {
-				key = strings.ToLower(r.Address[strings.LastIndexByte(r.Address, '@')+1:])
+				key = folded(r.Address[strings.LastIndexByte(r.Address, '@')+1:])
 			}
 			if done[key] {
 				continue

@@ -47,6 +47,7 @@ func TestKeep(t *testing.T) {
 		"an address of a domain":    {tableOf("u@a.example", "a.example"), tableOf("a.example"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
 		"a domain and not the user": {tableOf("u@a.example", "a.example"), tableOf("u@a.example"), []mta.Message{m("A", "deferred", "u@a.example", "v@a.example")}, "a.example 1/0"},
 		"wider":                     {tableOf("b.a.example"), tableOf(".a.example"), []mta.Message{m("A", "deferred", "u@b.a.example")}, ""},
+		"not ASCII":                 {tableOf(".a.example", "äss.example"), tableOf(), []mta.Message{m("A", "deferred", "u@İx.A.example"), m("B", "deferred", "u@Äß.example"), m("C", "deferred", "u@ẞ.a.example")}, "i̇x.a.example 1/0, ss.a.example 1/0, äss.example 1/0"},
 		"the rest":                  {tableOf("*"), tableOf(), []mta.Message{m("A", "deferred", "u@x.example"), m("B", "deferred", "u@hub.example.net"), m("C", "deferred", "u@[192.0.2.1]")}, "[192.0.2.1] 1/0, x.example 1/0"},
 		"into the rest":             {tableOf("a.example"), tableOf("*"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
 		"final here":                {tableOf("hub.example.net"), tableOf("*"), []mta.Message{m("A", "deferred", "u@hub.example.net")}, "hub.example.net 1/0"},

@@ -63,7 +63,7 @@ func retain(ctx context.Context, pf *postfix.Instance, req Requirements, env *en
 	}
 	next := &routing{keys: map[string]string{}, rest: scratch.fallback != "", delimiters: old.delimiters, parents: old.parents}
 	for _, r := range scratch.routes {
-		next.keys[r.pattern] = r.hop
+		next.keys[folded(r.pattern)] = r.hop
 	}
 	lost := old.loses(next)
 	if len(lost) == 0 {
@@ -124,7 +124,7 @@ func localsOf(ctx context.Context, env *environment, list []mta.Message) (map[st
 	for _, m := range list {
 		for _, r := range m.Recipients {
 			if i := strings.LastIndexByte(r.Address, '@'); i >= 0 {
-				domains[strings.ToLower(r.Address[i+1:])] = true
+				domains[folded(r.Address[i+1:])] = true
 			}
 		}
 	}

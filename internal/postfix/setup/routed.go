@@ -76,6 +76,6 @@ func (f *files) routed() Routed {
 		}
 		// Of an address of its own in a domain that is not held no more is
 		// known than of the rest.
-		return surely || rest || domains[strings.ToLower(domain)], surely
+		return surely || rest || domains[folded(domain)], surely
 	}
 }

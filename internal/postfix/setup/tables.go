@@ -108,24 +108,27 @@ func tableElement(kind, name string) string {
 }
 
 // keyed adds a lookup table with keys and returns how main.cf names it. Of two
-// lines with one key the first counts. Keys are folded as Postfix folds what it
-// asks for: to lower case, and what is not ASCII by Unicode's full case folding.
+// lines with one key the first counts.
 func (d *derivation) keyed(name, head string, lines []line) string {
 	seen := make(map[string]bool, len(lines))
 	var text strings.Builder
 	text.WriteString(head)
-	fold := cases.Fold()
 	for _, l := range lines {
-		key := strings.ToLower(l.key)
-		if strings.ContainsFunc(key, func(r rune) bool { return r >= 0x80 }) {
-			key = fold.String(key)
-		}
-		if !seen[key] {
+		if key := folded(l.key); !seen[key] {
 			seen[key] = true
 			fmt.Fprintf(&text, "%-31s %s\n", key, l.value)
 		}
 	}
 	return d.table(d.env.kind, name, text.String())
+}
+
+// folded is a key as Postfix folds what it asks for: to lower case, and what is
+// not ASCII by Unicode's full case folding, which is not the same.
+func folded(key string) string {
+	if strings.ContainsFunc(key, func(r rune) bool { return r >= 0x80 }) {
+		return cases.Fold().String(key)
+	}
+	return strings.ToLower(key)
 }
 
 // linesOf are the lines of the text of a table with keys.
