@@ -117,8 +117,8 @@ func hubMilter(ctx context.Context, b *bench) (rows []hubRow, err error) {
 			slices.Sort(rates[i])
 			what := fmt.Sprintf("mail that is %s, %s", mail.what, c.what)
 			rows = append(rows,
-				hubRow{What: what + ", middle of the rounds", Value: median(rates[i]), Unit: "messages/s"},
-				hubRow{What: what + ", best of the rounds", Value: rates[i][len(rates[i])-1], Unit: "messages/s"})
+				hubRow{What: what + ", middle", Value: median(rates[i]), Unit: "messages/s"},
+				hubRow{What: what + ", best", Value: rates[i][len(rates[i])-1], Unit: "messages/s"})
 			fmt.Fprintf(b.log, "bench: hub, milter: %s: %.0f of %.0f\n", what, median(rates[i]), rates[i])
 		}
 	}
