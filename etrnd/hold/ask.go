@@ -104,6 +104,7 @@ func (m *Manager) startLocked(who etrn.Identity, allowed []queue.Selection, leng
 	for _, sel := range allowed {
 		news, older := m.untoldLocked(sel, who.Session)
 		started, others = started+news, others+older
+		m.index.queue(sel.Queue).flow.line = who.AtATime
 		st := m.releaseLocked(sel, now, true)
 		// What only the milter has told of the MTA may not have stored, nor ever
 		// store. It goes if it does, and is not promised.

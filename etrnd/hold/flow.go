@@ -21,6 +21,8 @@ type flow struct {
 	window int // places; zero: as at the beginning
 	done   int // what went since the last listing
 	stale  int // listings in a row that saw nothing go
+	line   int // places that the line carries by which it was asked for; zero: any number
+	quick  int // listings in a row between which all of these went
 	limits []*int
 }
 
@@ -121,6 +123,9 @@ func (m *Manager) placesLocked(q *queueIndex) int {
 	for _, n := range q.flow.limits {
 		may = min(may, *n)
 	}
+	if q.flow.line > 0 {
+		may = min(may, q.flow.line)
+	}
 	places := min(may, free/2) - q.flow.inHand
 	if places <= 0 && q.flow.inHand == 0 && free > -m.activeLocked()/(2*shareOfActive) {
 		return 1
@@ -133,12 +138,17 @@ func (m *Manager) adjustLocked() {
 	for q := range m.index.moving {
 		f := &q.flow
 		if f.inHand == 0 && q.ready.Len() == 0 {
-			f.window, f.done, f.stale = 0, 0, 0
+			f.window, f.done, f.stale, f.line, f.quick = 0, 0, 0, 0, 0
 			delete(m.index.moving, q)
 			continue
 		}
 		if f.window == 0 {
 			f.window = m.firstWindowLocked()
+		}
+		if f.line == 0 || f.done < f.line {
+			f.quick = 0
+		} else if f.quick++; f.quick == 2 {
+			f.line, f.quick = 2*f.line, 0 // it is faster than it seemed
 		}
 		switch {
 		case 4*f.done >= f.window:

@@ -144,7 +144,7 @@ func (m *Manager) takeDomainsLocked(now time.Time) (domains []string, due []*mes
 				loads[d.name] = l
 			}
 			l.messages++
-			l.limited = l.limited || len(d.queue.flow.limits) > 0
+			l.limited = l.limited || len(d.queue.flow.limits) > 0 || d.queue.flow.line > 0
 		}
 	}
 	free := m.freeLocked()

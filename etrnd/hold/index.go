@@ -448,7 +448,7 @@ func (ix *index) rebuilt(now time.Time) index {
 	fresh := newIndex()
 	for name, q := range ix.queues {
 		// The same place in memory: attempts know their queues by it.
-		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits}}
+		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits, line: q.flow.line}}
 		fresh.queues[name] = q
 	}
 	for _, msg := range ix.messages {

@@ -18,6 +18,7 @@ import (
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
 )
 
@@ -51,13 +52,14 @@ func (c closing) Error() string { return string(c) }
 // dialogue is what is said on one connection, the server's side of it. One
 // goroutine runs it; only drain is called from elsewhere.
 type dialogue struct {
-	srv  *Server
-	log  *slog.Logger
-	raw  net.Conn // the socket
-	conn net.Conn // the socket, or TLS over it
-	in   *esmtp.CommandReader
-	out  *bufio.Writer
-	stop <-chan struct{} // closed when the server shuts down
+	srv   *Server
+	log   *slog.Logger
+	raw   net.Conn      // the socket
+	meter *socket.Meter // the same
+	conn  net.Conn      // the socket, or TLS over it
+	in    *esmtp.CommandReader
+	out   *bufio.Writer
+	stop  <-chan struct{} // closed when the server shuts down
 
 	who      etrn.Identity
 	secure   bool // TLS is on
@@ -80,15 +82,18 @@ type dialogue struct {
 
 func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct{}) *dialogue {
 	id := sessionID()
+	meter := socket.NewMeter(conn)
+	conn = meter
 	return &dialogue{
-		srv:  srv,
-		log:  quotaFor(srv.log, maxLogged).With("session", id, "client", conn.RemoteAddr().String()),
-		raw:  conn,
-		conn: conn,
-		in:   &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine, UTF8: true}, // for domains
-		out:  bufio.NewWriterSize(conn, maxLine),
-		stop: stop,
-		who:  etrn.Identity{Addr: addr, Session: id},
+		srv:   srv,
+		log:   quotaFor(srv.log, maxLogged).With("session", id, "client", conn.RemoteAddr().String()),
+		raw:   conn,
+		meter: meter,
+		conn:  conn,
+		in:    &esmtp.CommandReader{Reader: bufio.NewReaderSize(conn, maxLine), Max: maxLine, UTF8: true}, // for domains
+		out:   bufio.NewWriterSize(conn, maxLine),
+		stop:  stop,
+		who:   etrn.Identity{Addr: addr, Session: id},
 	}
 }
 

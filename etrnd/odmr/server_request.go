@@ -11,6 +11,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/etrn"
 	"github.com/etrnd/etrnd/internal/foreign"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // maxReason is how much of an answer's text the client is told, in bytes.
@@ -34,6 +35,7 @@ func (d *dialogue) etrn(ctx context.Context, name string) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, d.srv.o.AskTimeout)
 	defer cancel()
+	d.who.AtATime = atATime(d.meter.Pace())
 	a := d.srv.o.Asker.Ask(ask, d.who, name)
 	text := foreign.Printable(a.Text, maxReason)
 	switch {
@@ -66,6 +68,25 @@ func (d *dialogue) etrn(ctx context.Context, name string) error {
 		return d.deny()
 	}
 	return nil
+}
+
+const (
+	// usualConnections are those with which an MTA begins.
+	usualConnections = 5
+	// leastAtATime fill a line whose round trips are long: one message moves while
+	// another waits for an answer.
+	leastAtATime = 2
+)
+
+// atATime is how many messages may come at a time over the line of a client. On a
+// thin one the connections that an MTA opens keep each other from coming about:
+// what one has to say waits for half a minute behind what the others have, and
+// the MTA takes the host for dead.
+func atATime(pace socket.Pace) int {
+	if n := pace.Connections(); n > 0 && n < usualConnections {
+		return max(n, leastAtATime)
+	}
+	return 0
 }
 
 func reason(text string) string {

@@ -17,6 +17,9 @@ type Identity struct {
 	// Session is the id of the session in the log. What one session has been
 	// told of is not announced to it a second time.
 	Session string
+	// AtATime is how many messages at a time the line of the peer has shown to
+	// carry; 0: that is not known, or as many as anybody wants.
+	AtATime int
 }
 
 // Answer is the reply to a request, with the codes of RFC 1985, section 5, or
