@@ -317,7 +317,9 @@ func TestDoor(t *testing.T) {
 				} else {
 					s.up()
 				}
-				s.result(c.exit, c.says)
+				if r := s.result(c.exit, c.says); c.exit == 69 && !strings.Contains(r.Hint, "let it take mail for these domains from 127.0.3.66") {
+					t.Errorf("the hint is %q", r.Hint)
+				}
 				synctest.Wait()
 				if dials, _ := s.modem.ran(); dials != c.dialled || asked != c.asked {
 					t.Errorf("dialled %d times, asked %t; want %d, %t", dials, asked, c.dialled, c.asked)
@@ -348,6 +350,9 @@ func TestRefused(t *testing.T) {
 				s.provider("250 OK", "453 You have no mail")
 				s.up()
 				r := s.result(c.exit, c.says)
+				if toMend := strings.Contains(r.Hint, "let it take mail for these domains from 127.0.3.66"); toMend != (c.exit == 69) {
+					t.Errorf("the hint is %q", r.Hint)
+				}
 				if want := (api.Refused{Messages: 6, Recipients: 0, Reply: c.why.Reply}); r.Refused == nil || *r.Refused != want {
 					t.Errorf("refused %+v, want %+v", r.Refused, want)
 				}

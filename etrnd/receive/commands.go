@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/foreign"
@@ -51,8 +52,8 @@ func (t *turn) read() error {
 		switch {
 		case err == errQuit, err == errDead:
 		case errors.Is(err, ErrSilent):
-			word = "421 4.4.2 " + t.o.Hostname + " closes: nothing has come for " + t.o.Silence.String()
-			err = fmt.Errorf("%w: nothing has come for %v", err, t.o.Silence)
+			word = "421 4.4.2 " + t.o.Hostname + " closes: nothing has come for " + t.provider.silence.Round(time.Second).String()
+			err = fmt.Errorf("%w: nothing has come for %v", err, t.provider.silence.Round(time.Second))
 		case errors.Is(err, ErrAbuse):
 			word = "421 4.7.0 " + t.o.Hostname + " closes: this is not how mail is sent"
 		case errors.Is(err, ErrMTA):

@@ -2,10 +2,17 @@ package receive
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // A chunk is read and refused where the MTA has no CHUNKING: it would see commands
@@ -123,5 +130,45 @@ func TestDialer(t *testing.T) {
 			t.Errorf("to %s from %v", host, got)
 		}
 		conn.Close()
+	}
+}
+
+// far is a connection over a line with round trips of two seconds.
+type far struct{ net.Conn }
+
+func (far) SocketInfo() socket.Info { return socket.Info{RTT: 2 * time.Second} }
+
+// A provider may be silent for as long as it is asked to be quick, and longer on a
+// line of long round trips.
+func TestSilence(t *testing.T) {
+	for name, c := range map[string]struct {
+		line func(net.Conn) net.Conn
+		want time.Duration
+	}{
+		"near": {func(c net.Conn) net.Conn { return c }, time.Minute},
+		"far":  {func(c net.Conn) net.Conn { return far{c} }, time.Minute + 40*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dial := func(context.Context) (net.Conn, error) {
+					ours, mta := net.Pipe()
+					go func() {
+						defer mta.Close()
+						io.WriteString(mta, "220 mta.example ESMTP\r\n")
+						io.Copy(io.Discard, mta)
+					}()
+					return ours, nil
+				}
+				provider, conn := net.Pipe()
+				go io.Copy(io.Discard, provider)
+				defer provider.Close()
+				began := time.Now()
+				err := New(Options{Dial: dial, Silence: time.Minute}).Serve(t.Context(), c.line(conn))
+				// The greeting waits a moment for others to travel with.
+				if d := time.Since(began).Truncate(time.Second); !errors.Is(err, ErrSilent) || d != c.want || !strings.HasSuffix(err.Error(), c.want.String()) {
+					t.Errorf("%v after %v, want it after %v", err, d, c.want)
+				}
+			})
+		})
 	}
 }

@@ -114,3 +114,33 @@ func wait(t *testing.T, conn net.Conn, events int16) {
 		}
 	})
 }
+
+// far is a connection over a line with round trips of two seconds.
+type far struct{ *net.TCPConn }
+
+func (far) SocketInfo() Info { return Info{RTT: 2 * time.Second} }
+
+// On a line of long round trips a peer is not taken for dead as early.
+func TestWatchFar(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for c, want := range map[net.Conn]time.Duration{conn: Dead, far{conn.(*net.TCPConn)}: Dead + 40*time.Second} {
+		Watch(c, Line)
+		var ms int
+		if !descriptor(c, func(fd int) { ms, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) }) || err != nil {
+			t.Fatal(err)
+		}
+		// The round trip of loopback is no more than a moment.
+		if got := time.Duration(ms) * time.Millisecond; got < want || got > want+5*time.Second {
+			t.Errorf("%T is dead after %v, want %v", c, got, want)
+		}
+	}
+}
