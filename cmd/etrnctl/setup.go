@@ -159,7 +159,7 @@ func mtaError(err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
 		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
 	case errors.Is(err, mta.ErrDown):
-		return api.Errorf(api.ExitTempFail, "start Postfix", "%v", err)
+		return api.Errorf(api.ExitTempFail, "systemctl start postfix", "%v", err)
 	case errors.Is(err, fs.ErrNotExist):
 		return api.Errorf(api.ExitConfig, "install Postfix, or set config-dir in [mta] to where its main.cf is", "%v", err)
 	}
