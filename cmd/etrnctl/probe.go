@@ -171,6 +171,8 @@ func demands(r *config.Remote, o *odmr.Offer) error {
 	switch {
 	case (strict || r.TLS == config.TLSInsecure) && t == nil:
 		return refuse("it has to be set up there; without it, tls = \"auto\"", "it offers no TLS, and tls is %q", r.TLS)
+	case strict && !t.Verified && strings.HasSuffix(t.Problem, "not valid yet"):
+		return refuse("set the clock of this machine; if it is right, the certificate has to be made anew there", "%s", t.Problem)
 	case strict && !t.Verified:
 		return refuse("name the file of the certificate that vouches for it under tls-ca, and the name in it under tls-name", "%s", t.Problem)
 	}

@@ -127,7 +127,10 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 	}
 	switch left := plan.Left(); {
 	case undo && left != "":
-		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n%s\n", left)
+		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n")
+		for line := range strings.Lines(left) {
+			p.f("%s\n", strings.TrimSuffix(line, "\n"))
+		}
 		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
