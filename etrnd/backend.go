@@ -139,7 +139,7 @@ func (b backend) Reload(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, &api.Error{
 			Message: "the new configuration is bad; the old one stays in force",
-			Hint:    "mend the file and reload again", Details: problems(err), Exit: api.ExitConfig,
+			Hint:    "etrnctl check, as root, says how to mend it; then reload again", Details: problems(err), Exit: api.ExitConfig,
 		}
 	}
 	return warnings, nil

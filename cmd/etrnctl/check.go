@@ -267,9 +267,8 @@ func (a *app) checkRunning(ctx context.Context, cfg *config.Config) []finding {
 		return found
 	}
 	if s.Config.Rejected != nil {
-		warn("its last reload was refused, and the old configuration stays in force: "+strings.Join(s.Config.Problems, "; "), "mend that, then etrnctl reload")
-	}
-	if s.Config.Changed {
+		warn("its last reload was refused, and the old configuration stays in force: "+strings.Join(s.Config.Problems, "; "), "with that mended: etrnctl reload")
+	} else if s.Config.Changed {
 		warn("the configuration has changed since it read it", "etrnctl reload")
 	}
 	if len(s.Config.Restart) > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +26,9 @@ type probed struct {
 	Offer   *odmr.Offer `json:"offer"` // null: no answer
 	Error   string      `json:"error,omitempty"`
 
-	refused bool // the error is the remote's last word
+	refused  bool   // the error is the remote's last word
+	hint     string // how to mend the error; empty if that is not known
+	nameless bool   // no address was found for the host
 }
 
 // probe asks one port. An offer in which nothing was said is none.
@@ -35,11 +39,32 @@ func (a *app) probe(ctx context.Context, addr string, o odmr.ClientOptions) prob
 		f.Offer = offer
 	}
 	if err != nil {
-		f.Error = unreachable(err)
+		f.Error, f.hint = unreachable(err), reachHint(err)
+		f.nameless = errors.As(err, new(*net.DNSError))
 		var oe *odmr.Error
 		f.refused = errors.As(err, &oe) && !oe.Temporary()
 	}
 	return f
+}
+
+// reachHint is what to look at when nobody can be reached; empty for what somebody
+// has said.
+func reachHint(err error) string {
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case !errors.Is(err, odmr.ErrConnect):
+		return ""
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "is the name right? it has no address in the DNS"
+	case errors.As(err, &dns):
+		return "the DNS does not answer: is the link up, and the server in /etc/resolv.conf the right one?"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the host is there and does not take the connection: does etrnd run there, with this port under listen in [odmr], and does its firewall let it in?"
+	case errors.As(err, &op):
+		return "is the link up, and does every firewall on the way, the other side's too, let this port through?"
+	}
+	return ""
 }
 
 // unreachable is an error without what stands beside it anyway: the address, and
@@ -104,7 +129,7 @@ func (a *app) probeCommand() *cobra.Command {
 			} else if err := a.renderProbe(found); err != nil {
 				return err
 			}
-			if err := probeOutcome(args[0], found); err != nil || remote == nil {
+			if err := probeOutcome(args[0], remote != nil, found); err != nil || remote == nil {
 				return err
 			}
 			return demands(remote, found[0].Offer)
@@ -146,6 +171,8 @@ func demands(r *config.Remote, o *odmr.Offer) error {
 	switch {
 	case (strict || r.TLS == config.TLSInsecure) && t == nil:
 		return refuse("it has to be set up there; without it, tls = \"auto\"", "it offers no TLS, and tls is %q", r.TLS)
+	case strict && !t.Verified && strings.HasSuffix(t.Problem, "not valid yet"):
+		return refuse("set the clock of this machine; if it is right, the certificate has to be made anew there", "%s", t.Problem)
 	case strict && !t.Verified:
 		return refuse("name the file of the certificate that vouches for it under tls-ca, and the name in it under tls-name", "%s", t.Problem)
 	}
@@ -188,8 +215,8 @@ func (a *app) hostname() string {
 	return "localhost"
 }
 
-func probeOutcome(host string, found []probed) error {
-	answered := false
+func probeOutcome(host string, known bool, found []probed) error {
+	answered, nameless := false, false
 	e := &api.Error{Exit: api.ExitTempFail, Message: host + " cannot be probed:"}
 	for _, f := range found {
 		if f.Offer != nil && (f.Offer.ETRN || f.Offer.ATRN) {
@@ -198,10 +225,15 @@ func probeOutcome(host string, found []probed) error {
 		answered = answered || f.Offer != nil && f.Error == ""
 		if f.Error != "" {
 			e.Details = append(e.Details, f.Address+": "+f.Error)
+			e.Hint = cmp.Or(e.Hint, f.hint)
+			nameless = nameless || f.nameless
 		}
 		if f.refused {
 			e.Exit = api.ExitUnavailable
 		}
+	}
+	if nameless && !known && !strings.ContainsAny(host, ".:") {
+		e.Hint = "no [[remote]] of the configuration goes by this name; etrnctl status lists those there are"
 	}
 	if answered {
 		return api.Errorf(api.ExitUnavailable, "a few servers (Sendmail among them) take ETRN without listing it; it can still be tried",

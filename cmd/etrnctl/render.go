@@ -189,7 +189,10 @@ func (a *app) renderStatus(s api.Status) error {
 			field("", "  %s", m)
 		}
 	}
-	if s.Config.Changed {
+	switch {
+	case s.Config.Changed && s.Config.Rejected != nil:
+		field("", "once that is mended: etrnctl reload")
+	case s.Config.Changed:
 		field("", "the file has changed since: etrnctl reload")
 	}
 	if len(s.Config.Restart) > 0 {

@@ -127,7 +127,10 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 	}
 	switch left := plan.Left(); {
 	case undo && left != "":
-		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n%s\n", left)
+		p.f("Postfix is as it was before the set-up, except for what keeps mail held for nobody:\n")
+		for line := range strings.Lines(left) {
+			p.f("%s\n", strings.TrimSuffix(line, "\n"))
+		}
 		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
@@ -159,7 +162,7 @@ func mtaError(err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
 		return api.Errorf(api.ExitNoPerm, "try it as root", "%v", err)
 	case errors.Is(err, mta.ErrDown):
-		return api.Errorf(api.ExitTempFail, "start Postfix", "%v", err)
+		return api.Errorf(api.ExitTempFail, "systemctl start postfix", "%v", err)
 	case errors.Is(err, fs.ErrNotExist):
 		return api.Errorf(api.ExitConfig, "install Postfix, or set config-dir in [mta] to where its main.cf is", "%v", err)
 	}

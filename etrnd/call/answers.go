@@ -238,7 +238,7 @@ func (q *question) failed(r *config.Remote) conclusion {
 	case is(odmr.ErrNoETRN):
 		hint = fmt.Sprintf("%s cannot be asked for mail on port %d: ask its postmaster which port takes ETRN (etrnctl probe shows what it offers)", r.Host, r.Port)
 	case is(odmr.ErrConnect):
-		exit, hint = api.ExitTempFail, "is the link up and the remote's name and port right? etrnctl probe "+r.Addr()
+		exit, hint = api.ExitTempFail, "is the link up, are the remote's name and port right, and does every firewall on the way let it through? etrnctl probe "+r.Name
 	case is(odmr.ErrTimeout):
 		exit, hint = api.ExitTempFail, fmt.Sprintf("%s has gone quiet; request-timeout is %v", r.Host, r.RequestTimeout)
 	case is(odmr.ErrClosed):

@@ -406,7 +406,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 	}
 	secret, err := os.ReadFile(r.PasswordFile)
 	if err != nil {
-		return o, fmt.Errorf("remote %s: password-file: %w", r.Name, err)
+		return o, fmt.Errorf("remote %s: password-file: %w; etrnctl check, as root, says how to mend it", r.Name, err)
 	}
 	line, _, _ := strings.Cut(string(secret), "\n")
 	o.Auth = &odmr.Auth{User: r.User, Password: strings.TrimSuffix(line, "\r")}

@@ -491,7 +491,12 @@ func (o *observed) outbound() verdict {
 		})
 	case p.underWay > 0 || p.retry > 0:
 	case p.failed > 0:
-		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s could not be sent: %s", nMessages(p.failed), p.reason), "they stay held and go with the next call"}}
+		hint := "they stay held and go with the next call"
+		if strings.HasPrefix(p.reason, "SASL authentication failed") {
+			// Postfix logs in with its copy, which the call does not use.
+			hint = "they stay held; check user and password-file, and run etrnctl setup postfix --apply after a change: Postfix has a copy"
+		}
+		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s could not be sent: %s", nMessages(p.failed), p.reason), hint}}
 	case asked:
 		// What is left was not asked for.
 		return verdict{over: true}

@@ -109,7 +109,7 @@ func classify(r esmtp.Reply) Class {
 }
 
 // GateHint is what to do about a refusal that concerns the gate.
-var GateHint = "let it take mail for these domains from " + Source.String() + ", the address that the mail of remotes comes from here: no list of clients, names, networks or logins may refuse it, and the domains must be its own (see ATRN in howto.md)"
+var GateHint = "let it take mail for these domains from " + Source.String() + ", the address that the mail of remotes comes from here: no list of clients, names, networks or logins may refuse it, and the domains must be its own (mydestination; see ATRN in howto.md)"
 
 func refusalOf(r esmtp.Reply) Refusal {
 	return Refusal{classify(r), foreign.Clip(r.String(), maxShown)}

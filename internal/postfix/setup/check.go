@@ -60,7 +60,7 @@ func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string
 	messages := 0
 	err := pf.List(ctx, func(mta.Message) { messages++ })
 	if err == nil {
-		l.good(fmt.Sprintf("the mail queue can be listed (%d messages)", messages))
+		l.good(fmt.Sprintf("the mail queue can be listed (%s)", nOf(messages, "message")))
 		return
 	}
 	hint := "see what \"postqueue -j\" says as this user"
@@ -68,7 +68,7 @@ func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string
 	case errors.Is(err, mta.ErrPermission):
 		hint = "run the daemon with the supplementary group " + group
 	case errors.Is(err, mta.ErrDown):
-		hint = "start Postfix"
+		hint = "run: systemctl start postfix"
 	}
 	l.bad(err.Error(), hint)
 }

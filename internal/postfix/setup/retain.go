@@ -234,7 +234,7 @@ func (l *leavings) warn(w *warnings, req Requirements) {
 	}
 	if n := sumOf(l.kept); n > 0 {
 		text := ""
-		if oldest := oldestOf(l.kept); l.lifetime > 0 && !oldest.IsZero() {
+		if oldest := oldestOf(l.kept); l.lifetime > 0 && !oldest.IsZero() && req.Held != HeldOnHold {
 			text = fmt.Sprintf("; Postfix returns the oldest to its sender at %s (maximal_queue_lifetime)", oldest.Add(l.lifetime).UTC().Format("2006-01-02 15:04 MST"))
 		}
 		stays := "It stays held, for nobody, as does what Postfix takes for it from now on, until you say where it goes"
