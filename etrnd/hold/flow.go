@@ -138,7 +138,7 @@ func (m *Manager) adjustLocked() {
 	for q := range m.index.moving {
 		f := &q.flow
 		if f.inHand == 0 && q.ready.Len() == 0 {
-			f.window, f.done, f.stale, f.line, f.quick = 0, 0, 0, 0, 0
+			f.window, f.done, f.stale, f.quick = 0, 0, 0, 0 // the line stays what it is while the queue is open
 			delete(m.index.moving, q)
 			continue
 		}

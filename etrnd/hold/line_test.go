@@ -1,10 +1,13 @@
 package hold
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
+	"github.com/etrnd/etrnd/internal/mta"
+	"github.com/etrnd/etrnd/internal/queue"
 )
 
 // What is asked for over a thin line goes as the line carries it: a message more
@@ -48,4 +51,25 @@ func TestAskedOverAThinLine(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Mail that comes while the queue is still open goes by the line that was seen
+// last, before the site has asked again.
+func TestLineStaysThin(t *testing.T) {
+	run(t, testSet(t), heldFor(1, "a@acme.example"), func(t *testing.T, m *running) {
+		m.mta.set(func() { m.mta.takes = 40 * time.Second })
+		defer m.Pin(queue.Selection{Queue: "acme"})()
+		m.Ask(t.Context(), etrn.Identity{User: "acme", AtATime: 2}, "#acme")
+		time.Sleep(2 * time.Minute)
+		if s := m.must(t, "acme"); s.Messages != 0 {
+			t.Fatalf("the first has not gone: %+v", s)
+		}
+		for i := range 8 {
+			m.mta.add(msg(fmt.Sprintf("L%d", i), "deferred", mta.ReasonHeld, "a@acme.example"))
+		}
+		time.Sleep(3 * time.Minute)
+		if s := m.must(t, "acme"); s.Messages == 8 || m.mta.peak() > 2 {
+			t.Errorf("%d tried at one time: %+v", m.mta.peak(), s)
+		}
+	})
 }
