@@ -157,11 +157,17 @@ const (
 	turnPatience = "4h"
 )
 
+// heldProcesses deliver held mail at one time, for all queues together. By
+// default there are 100 (default_process_limit), and 20 for one destination: five
+// sites that keep every connection waiting would have all of them, for ten
+// minutes a message. Each takes 1.7 MB while it is there.
+const heldProcesses = "1000"
+
 // entry is the text of the service in master.cf. It has no chroot: Debian's
 // own delivery agents differ in that by release, and a name server's files
 // need not be in the jail. The log shows which transport spoke.
 func (s heldService) entry(path ...string) string {
-	processes, options := "-", []string{"syslog_name=postfix/$service_name"}
+	processes, options := heldProcesses, []string{"syslog_name=postfix/$service_name"}
 	if s.options != "" {
 		options = append(options, strings.Split(s.options, "\n")...)
 	}
