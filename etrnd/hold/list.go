@@ -197,11 +197,13 @@ func (m *Manager) listAfterLocked(at time.Time, pause time.Duration) {
 
 // pauseLocked bounds the share of time that goes into listing, however long
 // the queue is: to a tenth at most, to a quarter while mail is under way, and
-// to half of it when a listing is needed to complete the one before.
+// to half of it when a listing is needed to complete the one before, or while
+// somebody waits whose line is paid by the minute. That a listing takes long need
+// not mean that it is work: Postfix's programs wait when main.cf is new.
 func (m *Manager) pauseLocked() time.Duration {
 	times := 9
 	switch {
-	case m.doubt:
+	case m.doubt, m.watchers > 0:
 		times = 1
 	case m.moving:
 		times = 3
