@@ -130,7 +130,7 @@ func countOf(code int, text, name string) int {
 	_, text = esmtp.CutStatus(text)
 	// A name says nothing, whatever is in it.
 	for _, form := range []string{name, strings.TrimLeft(name, "@#")} {
-		if i := strings.Index(strings.ToLower(text), strings.ToLower(form)); i >= 0 && form != "" && len(form) > 3 {
+		if i := indexFold(text, form); i >= 0 && len(form) > 3 {
 			text = text[:i] + "<node>" + text[i+len(form):]
 		}
 	}
@@ -143,4 +143,32 @@ func countOf(code int, text, name string) int {
 		return -1
 	}
 	return n
+}
+
+// indexFold is where a name stands in a text, whatever the case of its ASCII
+// letters; all else is compared as it is, since a change of case may change its
+// length. -1 is nowhere.
+func indexFold(text, name string) int {
+	for i := 0; i+len(name) <= len(text); i++ {
+		if equalFoldASCII(text[i:i+len(name)], name) {
+			return i
+		}
+	}
+	return -1
+}
+
+func equalFoldASCII(a, b string) bool {
+	for i := range len(a) {
+		if lowerASCII(a[i]) != lowerASCII(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerASCII(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
 }
