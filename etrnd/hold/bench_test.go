@@ -53,7 +53,7 @@ func spread(n, queues int) []mta.Message {
 }
 
 // full is a Manager that has seen a listing of n messages.
-func full(b *testing.B, n, queues int) (*Manager, []mta.Message) {
+func full(b testing.TB, n, queues int) (*Manager, []mta.Message) {
 	m := New(Options{Queues: provider(b, queues), Reconcile: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	list := spread(n, queues)
 	start := time.Now()
