@@ -37,6 +37,12 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 		}
 		return nil, unknown
 	}
+	if err := b.d.hold.Up(ctx); err != nil {
+		return nil, api.Errorf(api.ExitTempFail, "start Postfix, then release again", "nothing released: %v", err)
+	}
+	if err := b.away(sels); err != nil {
+		return nil, err
+	}
 	list := b.release(sels)
 	if held(list) {
 		return list, nil
@@ -55,6 +61,22 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 		list[i].Note = fmt.Sprintf("no queue goes by the name %s, and nothing is held for such a domain; queues: %s", foreign.Quote(name), named(set))
 	}
 	return list, nil
+}
+
+// away is why nothing goes at all: the queues are delivered over connections that
+// their sites open, and no site is connected. Mail that was tried all the same
+// would only fail.
+func (b backend) away(sels []queue.Selection) error {
+	var name string
+	for _, sel := range sels {
+		q, ok := b.d.hold.Queues().ByName(sel.Queue)
+		st, _ := b.d.hold.State(sel.Queue)
+		if !ok || !q.Deliver.Turn || st.Pinned {
+			return nil
+		}
+		name = q.Name
+	}
+	return api.Errorf(api.ExitTempFail, "it goes when the site connects and sends ATRN; there is nothing to do here", "nothing released: the site of queue %s is not connected", foreign.Quote(name))
 }
 
 func (b backend) release(sels []queue.Selection) (list []api.Released) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
 )
 
@@ -47,5 +48,28 @@ func TestReleaseOfWhatIsNot(t *testing.T) {
 		case err != nil || len(got) == 0 || got[len(got)-1].Messages != c.messages || got[len(got)-1].Note != c.note:
 			t.Errorf("%q: %+v, %v", c.name, got, err)
 		}
+	}
+}
+
+// What is delivered over the connection of a site goes when there is one, and a
+// release without it would be a failure for each message.
+func TestReleaseWithoutSite(t *testing.T) {
+	s := newSite(t)
+	s.write(siteConfig + "[[queue]]\nname = \"berg\"\ndomains = [\"berg.example\"]\ndeliver = \"turn\"\nusers = [\"berg\"]\n")
+	s.load()
+	b := backend{s.Daemon}
+	s.report(report.Event{Kind: report.Message, Time: time.Now(), QueueID: "A", Recipients: []string{"u@berg.example"}, Size: 100})
+	for _, name := range []string{"berg", "#berg", "berg.example"} {
+		got, err := b.Release(t.Context(), name)
+		if refused, ok := errors.AsType[*api.Error](err); !ok || refused.Exit != api.ExitTempFail || !strings.Contains(err.Error(), `the site of queue "berg" is not connected`) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	if st, _ := s.hold.State("berg"); st.UnderWay > 0 {
+		t.Errorf("under way: %d", st.UnderWay)
+	}
+	defer s.hold.Pin(queue.Selection{Queue: "berg"})() // as a turned connection does
+	if _, err := b.Release(t.Context(), "berg"); err != nil {
+		t.Error(err)
 	}
 }
