@@ -350,7 +350,7 @@ func TestRefused(t *testing.T) {
 				s.provider("250 OK", "453 You have no mail")
 				s.up()
 				r := s.result(c.exit, c.says)
-				if toMend := strings.Contains(r.Hint, "let it take mail for these domains from 127.0.3.66"); toMend != (c.exit == 69) {
+				if toMend := strings.Contains(r.Hint, "let it take mail for these domains from 127.0.3.66"); toMend != (c.why.Class == receive.Gate) {
 					t.Errorf("the hint is %q", r.Hint)
 				}
 				if want := (api.Refused{Messages: 6, Recipients: 0, Reply: c.why.Reply}); r.Refused == nil || *r.Refused != want {

@@ -24,9 +24,10 @@ func filtered(ctx context.Context, conn net.Conn, to *testbed.Host) error {
 func TestATRNLacks(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ discard string }{
-		"everything":   {""},
-		"no 8BITMIME":  {"8bitmime, dsn, etrn"},
-		"no extension": {"8bitmime, dsn, etrn, pipelining, chunking, size, smtputf8, enhancedstatuscodes"},
+		"everything":                {""},
+		"no 8BITMIME":               {"8bitmime, smtputf8, dsn, etrn"},
+		"SMTPUTF8, and no 8BITMIME": {"8bitmime, dsn, etrn"},
+		"no extension":              {"8bitmime, dsn, etrn, pipelining, chunking, size, smtputf8, enhancedstatuscodes"},
 	} {
 		for _, gate := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, gate %v", name, gate), func(t *testing.T) {
@@ -64,6 +65,18 @@ func TestATRNLacks(t *testing.T) {
 				}
 				if n := delivered(ctx, t, w.SiteHost, ids); n != 0 {
 					t.Errorf("%d duplicates", n)
+				}
+				// What is not ASCII was converted for a site that does not say that it takes
+				// it. (Postfix takes SMTPUTF8 for that, as RFC 6531 has it.)
+				all, err := w.SiteHost.Delivered()
+				must(t, err)
+				for _, m := range all {
+					text, err := w.SiteHost.ReadFile(m.Path)
+					must(t, err)
+					clean := !strings.ContainsFunc(string(text), func(r rune) bool { return r >= 0x80 })
+					if strings.HasPrefix(m.MessageID, "eight") && clean != strings.Contains(c.discard, "smtputf8") {
+						t.Errorf("%s arrived as %q", m.MessageID, text)
+					}
 				}
 				must(t, w.HubHost.WaitQueue(ctx, 0)) // nothing is kept, and nothing on its way back
 				if back, err := w.Online.Delivered(); err != nil || len(back) != 0 {

@@ -1,0 +1,30 @@
+package milter
+
+import (
+	"testing"
+
+	gomilter "github.com/d--j/go-milter"
+
+	"github.com/etrnd/etrnd/internal/queue"
+	"github.com/etrnd/etrnd/internal/report"
+)
+
+// Where nobody waits to hear of sessions the MTA need not wait for an answer to
+// each client and each sender either.
+func TestLate(t *testing.T) {
+	set, err := queue.NewSet(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const answers = gomilter.OptNoConnReply | gomilter.OptNoMailReply
+	for late, want := range map[bool]gomilter.OptProtocol{false: 0, true: answers} {
+		m, err := New(Options{Settings: Settings{Header: "X-ETRN-Queue", Queues: set, Late: late}, Report: func(report.Event) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, options, _, err := m.negotiate(6, 6, ^gomilter.OptAction(0), 0, ^gomilter.OptProtocol(0), 0, 0)
+		if err != nil || options&answers != want {
+			t.Errorf("late %t: options %#x, %v", late, options, err)
+		}
+	}
+}
