@@ -187,7 +187,7 @@ func TestRequest(t *testing.T) {
 		{"the local mail server", []question{etrn().with(listenerError{errors.New("127.0.0.1:25 does not answer")})}, ends{75, "127.0.0.1:25 does not answer", "is the local mail server running?"}},
 		{"the local mail server, at the end of the call", []question{etrn().with(listenerError{errors.New("x")}).whenCut()}, ends{}},
 
-		{"nobody answers", []question{etrn().with(fail(odmr.ErrConnect, "connect", 0))}, ends{75, "request to hub: connect: no connection", "etrnctl probe hub.example.net:366"}},
+		{"nobody answers", []question{etrn().with(fail(odmr.ErrConnect, "connect", 0))}, ends{75, "request to hub: connect: no connection", "etrnctl probe hub"}},
 		{"it goes quiet", []question{etrn().with(fail(odmr.ErrTimeout, "greeting", 0))}, ends{75, "request to hub: greeting: timed out", "has gone quiet; request-timeout is 30s"}},
 		{"it closes", []question{etrn().with(fail(odmr.ErrClosed, "EHLO", 0))}, ends{75, "request to hub: EHLO: connection closed by the remote", "overloaded"}},
 		{"no ETRN there", []question{etrn().with(fail(odmr.ErrNoETRN, "ETRN n1", 502))}, ends{69, `request to hub: ETRN n1: the remote does not offer ETRN: it said 502 "said"`, "on port 366"}},

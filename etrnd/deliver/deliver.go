@@ -241,8 +241,10 @@ func (a *Agent) claim(ctx context.Context, t *turn) bool {
 		if old.alive(a.o.Dead) {
 			return false
 		}
-		t.log.Warn("the turned connection before this one shows no sign of life and is dropped")
-		old.fail(errReplaced)
+		if !old.isOver() {
+			t.log.Warn("the turned connection before this one shows no sign of life and is dropped")
+			old.fail(errReplaced)
+		}
 		select {
 		case <-old.gone:
 		case <-ctx.Done():

@@ -67,6 +67,7 @@ type turn struct {
 	serial   int64
 	err      error           // why the connection is of no use any more
 	closing  bool            // nothing new is taken
+	left     bool            // the site is done with; only the MTA is still to be answered
 	sending  bool            // write is at work on a message
 	moved    time.Time       // the last sign that the site reads or answers
 	doneAt   time.Time       // when the MTA last got an answer
@@ -153,7 +154,7 @@ func (t *turn) alive(d time.Duration) bool {
 	default:
 	}
 	t.mu.Lock()
-	failed, moved := t.err != nil, t.moved
+	failed, moved := t.err != nil || t.left, t.moved
 	t.mu.Unlock()
 	if failed {
 		return false
@@ -164,6 +165,12 @@ func (t *turn) alive(d time.Duration) bool {
 	return time.Since(moved) < d
 }
 
+func (t *turn) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.left
+}
+
 // run delivers until nothing is left, the site is gone, or ctx ends.
 func (t *turn) run(ctx context.Context) (err error) {
 	ends, err := t.open(ctx)
@@ -172,6 +179,11 @@ func (t *turn) run(ctx context.Context) (err error) {
 	}
 	unpin := t.agent.o.Hold.Pin(t.sels...)
 	defer func() {
+		// The site may come back at once. It waits for what is left to do here,
+		// which takes the MTA a moment, and is not told that it is here already.
+		t.mu.Lock()
+		t.left = true
+		t.mu.Unlock()
 		// The sockets go first: what the MTA tries from now on fails at once,
 		// and what it is trying gets an answer.
 		for _, e := range ends {
