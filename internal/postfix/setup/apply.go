@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -81,6 +82,18 @@ func (pl *Plan) carryOut(ctx context.Context, work string, changes []change) err
 			// The last one may be half done, with its index in place.
 			return errors.Join(fmt.Errorf("the new set-up cannot be put in place, so the old files are back: %w", err), pl.putBack(work, done))
 		}
+		// A program that starts now reads the new main.cf, and must find the
+		// services that it names: without that of flush(8) it cannot defer mail,
+		// which then lies until the next scan of the queue.
+		if filepath.Base(c.path) == "master.cf" && pl.record != nil && pl.starts(c) {
+			err := pl.pf.CheckConfig(ctx)
+			if err == nil {
+				err = pl.reload(ctx)
+			}
+			if err != nil {
+				return errors.Join(fmt.Errorf("the new set-up does not pass, so the old files are back: %w", err), pl.putBack(work, done))
+			}
+		}
 	}
 	if !pl.quiet {
 		if err := pl.pf.CheckConfig(ctx); err != nil {
@@ -124,6 +137,13 @@ func (pl *Plan) finishTables(ctx context.Context, work string, changes, late []c
 		}
 	}
 	return pl.narrow(ctx, work, changes)
+}
+
+// starts reports whether a change of master.cf brings a service that main.cf names
+// and there was not.
+func (pl *Plan) starts(c change) bool {
+	const service = "-flush "
+	return c.after != nil && strings.Contains(*c.after, service) && (c.before == nil || !strings.Contains(*c.before, service))
 }
 
 // reload tells Postfix, if it runs.
