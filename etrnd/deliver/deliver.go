@@ -241,9 +241,8 @@ func (a *Agent) claim(ctx context.Context, t *turn) bool {
 		if old.alive(a.o.Dead) {
 			return false
 		}
-		if !old.isOver() {
+		if !old.makeWay() {
 			t.log.Warn("the turned connection before this one shows no sign of life and is dropped")
-			old.fail(errReplaced)
 		}
 		select {
 		case <-old.gone:

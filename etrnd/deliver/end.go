@@ -158,6 +158,7 @@ func (t *turn) quit() error {
 	err := t.err
 	if err == nil {
 		t.expect = append(t.expect, expected{kind: isQuit})
+		t.left = true
 		t.conn.SetDeadline(time.Now().Add(quitPatience))
 	}
 	t.mu.Unlock()

@@ -137,3 +137,41 @@ func TestSiteOwesAReply(t *testing.T) {
 		t.Error("the line is kept")
 	}
 }
+
+// A site whose line has gone down before it answered QUIT comes back: all of its
+// mail has been answered for, and it is not told that it is connected already.
+func TestBackBehindQuit(t *testing.T) {
+	s := &site{offers: []string{"PIPELINING", "CHUNKING"}, reply: func(s *site, command string) string {
+		if command == "QUIT" {
+			s.conn.Read(make([]byte, 1)) // until the test ends: its line is down
+		}
+		return ""
+	}}
+	turn := quitting(t, s)
+	turn.agent.turned["acme"] = turn
+	turn.begin()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- turn.quit()
+		turn.agent.disclaim(turn)
+	}()
+	until(t, "QUIT to be said", func() bool {
+		said := s.said()
+		return len(said) > 0 && said[len(said)-1] == "QUIT"
+	})
+	if turn.alive(hang.Limit) {
+		t.Error("it is taken for a connection that is in use")
+	}
+	ours, _ := tcp(t)
+	next := newTurn(turn.agent, ours, turn.who, turn.sels, slog.New(slog.DiscardHandler))
+	began := time.Now()
+	if !turn.agent.claim(t.Context(), next) || turn.agent.holder("acme") != next {
+		t.Error("the next connection does not get the queue")
+	}
+	if took := time.Since(began); took >= quitPatience {
+		t.Errorf("it waited for %v", took)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the one before ended with %v", err)
+	}
+}

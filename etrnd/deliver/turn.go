@@ -67,7 +67,7 @@ type turn struct {
 	serial   int64
 	err      error           // why the connection is of no use any more
 	closing  bool            // nothing new is taken
-	left     bool            // the site is done with; only the MTA is still to be answered
+	left     bool            // QUIT was said, or cannot be: the site may come back, and has only to wait until the MTA has its answers
 	sending  bool            // write is at work on a message
 	moved    time.Time       // the last sign that the site reads or answers
 	doneAt   time.Time       // when the MTA last got an answer
@@ -165,9 +165,16 @@ func (t *turn) alive(d time.Duration) bool {
 	return time.Since(moved) < d
 }
 
-func (t *turn) isOver() bool {
+// makeWay ends the turn for a newer connection of the same site, and reports
+// whether it was over already, so that nothing is lost by that.
+func (t *turn) makeWay() (over bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	why := errReplaced
+	if t.left {
+		why = errClosed // the reply to QUIT is not worth a wait
+	}
+	t.failLocked(why)
 	return t.left
 }
 
@@ -179,8 +186,6 @@ func (t *turn) run(ctx context.Context) (err error) {
 	}
 	unpin := t.agent.o.Hold.Pin(t.sels...)
 	defer func() {
-		// The site may come back at once. It waits for what is left to do here,
-		// which takes the MTA a moment, and is not told that it is here already.
 		t.mu.Lock()
 		t.left = true
 		t.mu.Unlock()
