@@ -30,7 +30,7 @@ func (cl *call) clear(client *odmr.Client) string {
 
 // hint adds to the hint of a call's end what there is to say about TLS.
 func (cl *call) hint(of string) string {
-	return strings.TrimPrefix(strings.Trim(of+"; "+cl.shown.clear, "; "), "; ")
+	return strings.Trim(of+"; "+cl.shown.clear, "; ")
 }
 
 // tlsHint says what is wrong with the TLS of a remote.

@@ -31,7 +31,7 @@ func (m *Manager) ask(ctx context.Context, who etrn.Identity, resolve func(*queu
 	// Resolving may ask the MTA, so it is done before the lock is taken.
 	set := m.Queues()
 	sels := resolve(set)
-	down := m.down(ctx)
+	down := m.Up(ctx)
 	answer, sure := m.answer(who, sels, down, true, true)
 	if sure {
 		return answer
@@ -80,8 +80,8 @@ func (m *Manager) answer(who etrn.Identity, sels []queue.Selection, down error, 
 	return m.startLocked(who, allowed, length, now), true
 }
 
-// down is why the MTA could let nothing go, as far as that is easily seen.
-func (m *Manager) down(ctx context.Context) error {
+// Up is nil unless it is easily seen that the MTA could let nothing go.
+func (m *Manager) Up(ctx context.Context) error {
 	m.mu.Lock()
 	running := m.sight.running
 	m.mu.Unlock()
@@ -90,9 +90,6 @@ func (m *Manager) down(ctx context.Context) error {
 	}
 	return m.mta.Up(ctx)
 }
-
-// Up is nil unless it is easily seen that the MTA could let nothing go.
-func (m *Manager) Up(ctx context.Context) error { return m.down(ctx) }
 
 // startLocked releases what was asked for, and opens its windows.
 func (m *Manager) startLocked(who etrn.Identity, allowed []queue.Selection, length time.Duration, now time.Time) etrn.Answer {
@@ -230,7 +227,7 @@ func (m *Manager) Count(ctx context.Context, sels ...queue.Selection) (n int, ok
 		return n, doubt || m.listed.IsZero() || m.listErr != nil
 	}
 	asked := time.Now()
-	if m.down(ctx) != nil {
+	if m.Up(ctx) != nil {
 		return 0, false
 	}
 	if n, doubt := count(); n > 0 && !doubt {
