@@ -90,9 +90,6 @@ func (w *world) startEtrnd(ctx context.Context, h *testbed.Host, o testbed.Postf
 	if err := secrets(); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd"); err != nil {
-		return err
-	}
 	if _, err := h.Run(ctx, "etrnctl", "setup", "postfix", "--apply"); err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/etrnd/etrnd/internal/testbed"
 )
 
 // hubPart is what is measured of a hub at a provider's size, without a line.
@@ -49,6 +51,34 @@ func (b *bench) measureHub(ctx context.Context, wanted func(key string) bool) (r
 		}
 	}
 	return rows, failed
+}
+
+// hubBed is a hub to be measured: a host with a Postfix and our programs. end takes
+// it away, and shows what was logged if a measurement has failed.
+func (b *bench) hubBed(ctx context.Context, o testbed.PostfixOptions, config string) (h *testbed.Host, mta *testbed.Postfix, end func(err *error), err error) {
+	bed, err := testbed.New(ctx, testbed.Options{})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	end = func(err *error) {
+		if *err != nil {
+			bed.Dump(b.log)
+		}
+		if e := bed.Close(); *err == nil {
+			*err = e
+		}
+	}
+	if h, err = bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName}); err == nil {
+		mta, err = h.Postfix(ctx, o)
+	}
+	if err == nil {
+		err = (&world{bench: b, hub: h}).install(ctx, h, config)
+	}
+	if err != nil {
+		end(&err)
+		return nil, nil, nil, err
+	}
+	return h, mta, end, nil
 }
 
 // hubTable prints the figures for people.

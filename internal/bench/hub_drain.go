@@ -39,37 +39,17 @@ func hubDrain(ctx context.Context, b *bench) (rows []hubRow, err error) {
 func drain(ctx context.Context, b *bench, others, alone bool) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	bed, err := testbed.New(ctx, testbed.Options{})
+	config := "hostname = \"" + hubName + "\"\n[[queue]]\nname = \"c00000\"\ndomains = [\"c00000.example\"]\ndeliver = \"smtp:[127.0.0.1]:2525\"\n"
+	h, _, end, err := b.hubBed(ctx, testbed.PostfixOptions{Main: hubMain, Master: hubMaster, Files: hubFiles}, config)
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		if err != nil {
-			bed.Dump(b.log)
-		}
-		if e := bed.Close(); err == nil {
-			err = e
-		}
-	}()
-	h, err := bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName})
-	if err != nil {
-		return 0, err
-	}
-	if _, err := h.Postfix(ctx, testbed.PostfixOptions{Main: hubMain, Master: hubMaster, Files: hubFiles}); err != nil {
-		return 0, err
-	}
+	defer func() { end(&err) }()
 	sink, err := h.Start(ctx, testbed.StartOptions{Args: []string{"smtp-sink", "-u", "nobody", "-c", "127.0.0.1:2525", "1000"}})
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = sink.Kill() }()
-	w := &world{bench: b, hub: h}
-	if err := w.install(ctx, h, "hostname = \""+hubName+"\"\n[[queue]]\nname = \"c00000\"\ndomains = [\"c00000.example\"]\ndeliver = \"smtp:[127.0.0.1]:2525\"\n"); err != nil {
-		return 0, err
-	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
-		return 0, err
-	}
 	if err := fill(ctx, h, drainMessages, 1); err != nil {
 		return 0, err
 	}

@@ -54,38 +54,18 @@ func hubName5(i int) string { return fmt.Sprintf("c%05d", i) }
 func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	bed, err := testbed.New(ctx, testbed.Options{})
+	const config = "hostname = \"" + hubName + "\"\ninclude = \"queues.d\"\n[odmr]\nlisten = [\"127.0.0.1:366\"]\nmax-connections-per-client = 100\n"
+	// The set-up is another measurement: here it is by patterns.
+	h, _, end, err := b.hubBed(ctx, testbed.PostfixOptions{Main: hubMain, Master: hubMaster, Files: hubFiles}, config)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			bed.Dump(b.log)
-		}
-		if e := bed.Close(); err == nil {
-			err = e
-		}
-	}()
-	h, err := bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName})
-	if err != nil {
-		return nil, err
-	}
+	defer func() { end(&err) }()
 	row := func(what string, value float64, unit, aim string) {
 		rows = append(rows, hubRow{What: what, Value: value, Unit: unit, Aim: aim})
 		fmt.Fprintf(b.log, "bench: hub, index: %s: %.4g %s\n", what, value, unit)
 	}
 
-	// The set-up is another measurement: here it is by patterns.
-	if _, err := h.Postfix(ctx, testbed.PostfixOptions{
-		Main: hubMain, Master: hubMaster, Files: hubFiles,
-	}); err != nil {
-		return nil, err
-	}
-	w := &world{bench: b, hub: h}
-	const config = "hostname = \"" + hubName + "\"\ninclude = \"queues.d\"\n[odmr]\nlisten = [\"127.0.0.1:366\"]\nmax-connections-per-client = 100\n"
-	if err := w.install(ctx, h, config); err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(h.Path("/etc/etrnd/queues.d"), 0o755); err != nil {
 		return nil, err
 	}
@@ -95,9 +75,6 @@ func hubIndex(ctx context.Context, b *bench) (rows []hubRow, err error) {
 		if err := os.WriteFile(h.Path("/etc/etrnd/queues.d/"+name+".toml"), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
-	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
-		return nil, err
 	}
 	d := &scenario.Daemons{Host: h}
 	client := control.NewClient(control.ClientOptions{Socket: h.Path(control.DefaultSocket)})

@@ -35,39 +35,17 @@ clients = ["192.0.2.2"]
 func hubMilter(ctx context.Context, b *bench) (rows []hubRow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	bed, err := testbed.New(ctx, testbed.Options{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			bed.Dump(b.log)
-		}
-		if e := bed.Close(); err == nil {
-			err = e
-		}
-	}()
-	h, err := bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName})
-	if err != nil {
-		return nil, err
-	}
 	// In the process limits of a Postfix as it comes, and with nothing beside.
-	mta, err := h.Postfix(ctx, testbed.PostfixOptions{Main: map[string]string{
+	h, mta, end, err := b.hubBed(ctx, testbed.PostfixOptions{Main: map[string]string{
 		"smtpd_client_connection_count_limit": "0",
 		"relay_domains":                       domain + ", elsewhere.example",
 		"transport_maps":                      "inline:{ elsewhere.example=discard: }",
 		"queue_run_delay":                     "1h",
-	}})
+	}}, milterConfig)
 	if err != nil {
 		return nil, err
 	}
-	w := &world{bench: b, hub: h}
-	if err := w.install(ctx, h, milterConfig); err != nil {
-		return nil, err
-	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd && install -d -o postfix -g etrn-milter -m 1570 /var/spool/postfix/etrnd"); err != nil {
-		return nil, err
-	}
+	defer func() { end(&err) }()
 	if _, err := h.Run(ctx, "etrnctl", "setup", "postfix", "--apply"); err != nil {
 		return nil, err
 	}

@@ -16,30 +16,11 @@ import (
 func hubSetup(ctx context.Context, b *bench) (rows []hubRow, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	bed, err := testbed.New(ctx, testbed.Options{})
+	h, _, end, err := b.hubBed(ctx, testbed.PostfixOptions{}, "hostname = \""+hubName+"\"\ninclude = \"queues.d\"\n")
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			bed.Dump(b.log)
-		}
-		if e := bed.Close(); err == nil {
-			err = e
-		}
-	}()
-	h, err := bed.Host(ctx, "hub", testbed.HostOptions{Hostname: hubName})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := h.Postfix(ctx, testbed.PostfixOptions{}); err != nil {
-		return nil, err
-	}
-	w := &world{bench: b, hub: h}
-	const config = "hostname = \"" + hubName + "\"\ninclude = \"queues.d\"\n"
-	if err := w.install(ctx, h, config); err != nil {
-		return nil, err
-	}
+	defer func() { end(&err) }()
 	const dir = "/etc/etrnd/queues.d"
 	if err := os.MkdirAll(h.Path(dir), 0o755); err != nil {
 		return nil, err

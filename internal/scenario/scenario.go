@@ -43,16 +43,12 @@ type Daemons struct {
 	Milter *testbed.Process
 }
 
-// installDaemons writes the configuration, makes the directories that the
-// package's tmpfiles make, sets Postfix up, and starts both daemons.
+// installDaemons writes the configuration, sets Postfix up, and starts both daemons.
 func (w *World) installDaemons(ctx context.Context, h *testbed.Host, config string, files, users map[string]string) (*Daemons, error) {
 	if err := w.programs.Install(h); err != nil {
 		return nil, err
 	}
 	if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(config), 0o644); err != nil {
-		return nil, err
-	}
-	if _, err := h.Run(ctx, "sh", "-c", "install -d -o etrnd -g etrnd -m 755 /run/etrnd"); err != nil {
 		return nil, err
 	}
 	for path, text := range files {
