@@ -146,36 +146,36 @@ func closed(file string, who account.User) finding {
 // able to read.
 const maxDenied = 20
 
-// denies tries to open files as a user, and returns the first that he may not.
+// denies tries to open files as a user, or looks at their modes where that cannot
+// be tried, and returns the first that he may not.
 func denies(who account.User, paths []string) (denied []*account.Denied) {
-	try := func(path string) error {
+	as, try := who.Do, func(path string) error {
 		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err == nil {
 			f.Close()
 		}
 		return err
 	}
-	look := func() error {
-		for _, path := range paths {
-			err := fs.ErrPermission
-			if who.Known() {
-				err = try(path)
-			} else if who.Reads(path) {
-				err = nil
+	if !who.Known() {
+		as = func(look func() error) error { return look() }
+		try = func(path string) error {
+			if who.Reads(path) {
+				return nil
 			}
-			if errors.Is(err, fs.ErrPermission) {
+			return fs.ErrPermission
+		}
+	}
+	// As nobody else, and there is nothing to say then.
+	_ = as(func() error {
+		for _, path := range paths {
+			if err := try(path); errors.Is(err, fs.ErrPermission) {
 				if denied = append(denied, &account.Denied{User: who, Path: path, Err: err}); len(denied) == maxDenied {
 					break // what is wrong with the directory is wrong with all in it
 				}
 			}
 		}
 		return nil
-	}
-	if !who.Known() {
-		_ = look()
-		return denied
-	}
-	_ = who.Do(look) // as nobody else, and there is nothing to say then
+	})
 	return denied
 }
 

@@ -192,16 +192,25 @@ func (u User) Mend(path string) string {
 // the user read it: for whoever may look at the modes but cannot try.
 func (u User) Reads(path string) bool {
 	fi, err := os.Stat(path)
-	if err != nil || !u.may(fi, 0o4) {
-		return false
-	}
-	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-		fi, err := os.Stat(dir)
-		if err != nil || !u.may(fi, 0o1) {
-			return false
-		}
-		if dir == filepath.Dir(dir) {
-			return true
+	return err == nil && u.may(fi, 0o4) && u.Enters(filepath.Dir(path)) == nil
+}
+
+// Enters reports why the modes of a directory, and of those above it, keep the user
+// out. One that cannot be seen from here is not known to be wrong.
+func (u User) Enters(dir string) error {
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		fi, err := os.Stat(d)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return nil
+		case err != nil:
+			return err
+		case !fi.IsDir():
+			return fmt.Errorf("%s is not a directory", d)
+		case !u.may(fi, 0o1):
+			return fmt.Errorf("%s (mode %04o) keeps the user %s out", d, fi.Mode().Perm(), u.Name)
+		case d == filepath.Dir(d):
+			return nil
 		}
 	}
 }

@@ -9,8 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
+
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
 // Apply makes the changes: each file at once, with the mode and owner that it
@@ -83,9 +84,9 @@ func (pl *Plan) carryOut(ctx context.Context, work string, changes []change) err
 			return errors.Join(fmt.Errorf("the new set-up cannot be put in place, so the old files are back: %w", err), pl.putBack(work, done))
 		}
 		// A program that starts now reads the new main.cf, and must find the
-		// services that it names: without that of flush(8) it cannot defer mail,
-		// which then lies until the next scan of the queue.
-		if filepath.Base(c.path) == "master.cf" && pl.record != nil && pl.starts(c) {
+		// services that it names: without that of flush(8), say, it cannot defer
+		// mail, which then lies until the next scan of the queue.
+		if filepath.Base(c.path) == "master.cf" && pl.record != nil && newServices(c.before, c.after) {
 			err := pl.pf.CheckConfig(ctx)
 			if err == nil {
 				err = pl.reload(ctx)
@@ -139,11 +140,26 @@ func (pl *Plan) finishTables(ctx context.Context, work string, changes, late []c
 	return pl.narrow(ctx, work, changes)
 }
 
-// starts reports whether a change of master.cf brings a service that main.cf names
-// and there was not.
-func (pl *Plan) starts(c change) bool {
-	const service = "-flush "
-	return c.after != nil && strings.Contains(*c.after, service) && (c.before == nil || !strings.Contains(*c.before, service))
+// newServices reports whether a text of master.cf has services that another one
+// has not.
+func newServices(before, after *string) bool {
+	services := func(text *string) map[string]bool {
+		names := map[string]bool{}
+		if text != nil {
+			master := conffile.File{Text: *text}
+			for _, s := range master.Services() {
+				names[s.Name+"/"+s.Type] = true
+			}
+		}
+		return names
+	}
+	had := services(before)
+	for name := range services(after) {
+		if !had[name] {
+			return true
+		}
+	}
+	return false
 }
 
 // reload tells Postfix, if it runs.

@@ -21,8 +21,8 @@ var around = []string{
 	"maximal_queue_lifetime", "bounce_queue_lifetime",
 }
 
-// ownOption is a setting that an entry of master.cf makes for itself. Of several
-// the last one counts.
+// ownOption is a setting that an entry of master.cf makes for itself, in either of
+// its two forms. Of several the last one counts.
 func ownOption(s conffile.Service, name string) (value string, ok bool) {
 	for i := 1; i < len(s.Args); i++ {
 		if s.Args[i-1] != "-o" {

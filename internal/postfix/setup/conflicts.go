@@ -2,7 +2,6 @@ package setup
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -44,12 +43,8 @@ func (l *conflictFinder) ours(hop string) bool {
 
 // someNames are few of many names, for a message.
 func someNames(names []string) string {
-	const few = 3
 	slices.Sort(names)
-	if names = slices.Compact(names); len(names) <= few {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	return some(slices.Compact(names), 3)
 }
 
 // Tables of other hosts are asked for so many domains only.

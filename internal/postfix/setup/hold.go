@@ -172,9 +172,7 @@ func (s heldService) entry(path ...string) string {
 		options = append(options, strings.Split(s.options, "\n")...)
 	}
 	if s.nobody {
-		// A setting for all of LMTP must not find another way for it.
 		processes = "2"
-		options = append(options, "lmtp_fallback_relay=")
 	}
 	if s.turned {
 		// No limit for all queues together: with one, a slow site would hold

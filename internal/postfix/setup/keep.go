@@ -143,15 +143,7 @@ func keyOfTable(key string) bool {
 }
 
 // sumOf counts kept mail; a message with two routes is counted once.
-func sumOf(kept []Kept) (messages int) {
-	ids := map[string]bool{}
-	for _, k := range kept {
-		for _, id := range k.ids {
-			ids[id] = true
-		}
-	}
-	return len(ids)
-}
+func sumOf(kept []Kept) (messages int) { return len(idsOf(kept)) }
 
 // named lists some of the patterns with their counts, those with the most
 // messages first.

@@ -131,3 +131,16 @@ func TestRouted(t *testing.T) {
 	check("the queue of *", is, "slow.example", way{true, false})
 	check("the queue of *", is, "acme.example", way{true, true})
 }
+
+// The name that all held transports have in common, whichever of them is listed
+// first.
+func TestTransportOfFiles(t *testing.T) {
+	for first, want := range map[string]string{
+		"transient": "transient", "held-turn": "held", "held-lmtp": "held", "held-nobody": "held", "held-to-hub": "held",
+	} {
+		env := &environment{old: &record{Lists: []listRecord{{Name: "defer_transports", Elements: []string{first}}}}}
+		if got := env.transport(); got != want {
+			t.Errorf("%s: %q, want %q", first, got, want)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package setup
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -271,10 +270,8 @@ func (d *derivation) ownLogins() string {
 		if s.Command != "smtpd" || d.isOurs(s) {
 			continue
 		}
-		for _, a := range s.Args {
-			if name, value := overrides(a); name == "smtpd_sasl_auth_enable" && value == "yes" {
-				return s.Name + "/" + s.Type
-			}
+		if value, _ := ownOption(s, "smtpd_sasl_auth_enable"); value == "yes" {
+			return s.Name + "/" + s.Type
 		}
 	}
 	return ""
@@ -299,9 +296,9 @@ func (d *derivation) relayElsewhere() {
 		if s.Command != "smtpd" || d.isOurs(s) || s.Type != "pass" && (s.Type != "inet" || portOf(s.Name) != "25") {
 			continue
 		}
-		for _, a := range s.Args {
-			name, value := overrides(a)
-			if !slices.Contains(relayLists, name) || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) || strings.Contains(value, "/"+networkTable) {
+		for _, name := range relayLists {
+			value, own := ownOption(s, name)
+			if !own || strings.Contains(value, "$"+name) || strings.Contains(value, "${"+name) || strings.Contains(value, "/"+clientTable) || strings.Contains(value, "/"+networkTable) {
 				continue
 			}
 			if gateOf(name, conffile.Words(value), name == relayLists[0]) >= 0 {
@@ -309,16 +306,6 @@ func (d *derivation) relayElsewhere() {
 			}
 		}
 	}
-}
-
-// overrides is what an argument of an entry of master.cf sets, in either of its
-// two forms.
-func overrides(arg string) (name, value string) {
-	if in, ok := strings.CutPrefix(arg, "{"); ok {
-		arg = strings.TrimSuffix(in, "}")
-	}
-	name, value, _ = strings.Cut(arg, "=")
-	return strings.TrimSpace(name), strings.TrimSpace(value)
 }
 
 // portOf is the port of an entry of master.cf, as a number where it is one of
@@ -358,18 +345,13 @@ func (d *derivation) portTaken(submission string) string {
 	if !strings.Contains(address, ":") {
 		address = ":" + address
 	}
-	l, err := net.Listen("tcp", address)
-	if err == nil {
-		_ = l.Close()
-		return ""
-	}
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch bindFault(address) {
+	case syscall.EADDRINUSE:
 		return "port " + submission + " is in use"
-	}
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+	case syscall.EADDRNOTAVAIL:
 		return submission + " is no address of this machine"
 	}
-	return "" // not for this user to find out
+	return ""
 }
 
 // hasCert reports whether Postfix's server has a certificate.

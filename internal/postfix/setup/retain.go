@@ -203,13 +203,10 @@ func leadsNowhere(hop string) bool {
 func (env *environment) routing() *routing {
 	r := &routing{keys: map[string]string{}, delimiters: env.settings["recipient_delimiter"], local: func(string) bool { return false }}
 	r.parents = slices.Contains(env.list("parent_domain_matches_subdomains"), "transport_maps")
-	inForce := slices.ContainsFunc(env.list("transport_maps"), func(element string) bool { return ourTable(env.dir, element) })
-	if text := env.tables[routeTable]; text != nil && inForce {
-		r.keys = byKey(linesOf(*text))
-	}
-	if v, ours := env.old.value("default_transport"); ours {
-		now, set := env.main.Value("default_transport")
-		r.rest = set && same(now, v.Value)
+	keys, rest := env.routes()
+	r.rest = rest
+	if slices.ContainsFunc(env.list("transport_maps"), func(element string) bool { return ourTable(env.dir, element) }) {
+		r.keys = keys // they are in force
 	}
 	return r
 }
@@ -220,7 +217,7 @@ func (env *environment) transport() string {
 	if len(names) == 0 {
 		return ""
 	}
-	name := names[0]
+	name, _, _ := strings.Cut(names[0], "-to-") // what is pushed with a login
 	for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
 		name = strings.TrimSuffix(name, suffix)
 	}

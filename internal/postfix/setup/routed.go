@@ -51,19 +51,29 @@ func (r *Router) Routed(ctx context.Context) (Routed, error) {
 	return r.last, nil
 }
 
-func (f *files) routed() Routed {
-	if f.record == nil {
-		return func(string) (bool, bool) { return false, false }
+// routes are the lines of the transport table as it is, by their keys, and whether
+// all else that is not delivered here goes by a default_transport of ours.
+func (f *files) routes() (keys map[string]string, rest bool) {
+	keys = map[string]string{}
+	if text := f.tables[routeTable]; text != nil {
+		keys = byKey(linesOf(*text))
 	}
-	rest := false
+	if f.record == nil {
+		return keys, false
+	}
 	if v, ours := f.record.value("default_transport"); ours {
 		now, set := f.main.Value("default_transport")
 		rest = set && same(now, v.Value)
 	}
-	keys, domains := map[string]string{}, map[string]bool{}
-	if text := f.tables[routeTable]; text != nil {
-		keys = byKey(linesOf(*text))
+	return keys, rest
+}
+
+func (f *files) routed() Routed {
+	if f.record == nil {
+		return func(string) (bool, bool) { return false, false }
 	}
+	keys, rest := f.routes()
+	domains := map[string]bool{}
 	for key := range keys {
 		if at := strings.LastIndexByte(key, '@'); at >= 0 {
 			domains[key[at+1:]] = true

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -80,8 +77,14 @@ func socketOf(address string) string {
 // directory looks at the directory of a socket.
 func (l *findings) directory(e end, dir, owner string) bool {
 	what := "the directory of the socket of " + e.whose
+	// Postfix's daemons have no supplementary groups.
+	postfix, unknown := account.Lookup(owner)
 	if os.Geteuid() != 0 {
-		if err := reachable(dir, owner); err != nil {
+		err := unknown
+		if err == nil {
+			err = postfix.Enters(dir)
+		}
+		if err != nil {
 			l.bad(fmt.Sprintf("%s: %v", what, err), "run: "+e.right)
 			return false
 		}
@@ -99,9 +102,7 @@ func (l *findings) directory(e end, dir, owner string) bool {
 		l.bad(fmt.Sprintf("%s, %s: the user %s cannot make it there: %v", what, dir, e.makes, plain(err)), "run: "+e.right)
 		return false
 	}
-	// Postfix's daemons have no supplementary groups.
-	postfix, err := account.Lookup(owner)
-	if err == nil {
+	if err = unknown; err == nil {
 		err = postfix.Do(func() error { return unix.Access(dir, unix.X_OK) })
 	}
 	if err != nil {
@@ -198,48 +199,4 @@ func plain(err error) error {
 		return errors.New("it hangs up")
 	}
 	return err
-}
-
-// reachable reports why a user cannot pass through a directory, going by mode
-// bits alone.
-func reachable(dir, name string) error {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return err
-	}
-	gids, err := u.GroupIds()
-	if err != nil {
-		return err
-	}
-	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
-		fi, err := os.Stat(d)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil // cannot be seen from here; not known to be wrong
-		}
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			return fmt.Errorf("%s is not a directory", d)
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		need := fs.FileMode(0o001)
-		for _, g := range gids {
-			if g == strconv.FormatUint(uint64(st.Gid), 10) {
-				need = 0o010
-			}
-		}
-		if strconv.FormatUint(uint64(st.Uid), 10) == u.Uid {
-			need = 0o100
-		}
-		if fi.Mode().Perm()&need == 0 {
-			return fmt.Errorf("%s (mode %04o) keeps the user %s out", d, fi.Mode().Perm(), name)
-		}
-		if d == "/" || d == "." {
-			return nil
-		}
-	}
 }

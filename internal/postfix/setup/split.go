@@ -194,12 +194,24 @@ func (d *derivation) splitPortIsFree() error {
 		}
 		return fmt.Errorf("master.cf has an entry %s/inet of its own: choose another port for split in [mta]", address)
 	}
-	l, err := net.Listen("tcp", address)
-	if err == nil {
-		return l.Close()
-	}
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if errors.Is(bindFault(address), syscall.EADDRINUSE) {
 		return fmt.Errorf("%s is in use, and Postfix would end when it cannot have it: choose another port for split in [mta]", address)
 	}
-	return nil // not for this user to find out
+	return nil
+}
+
+// bindFault is why Postfix could not have an address and port, if this user can
+// find that out: EADDRINUSE or EADDRNOTAVAIL.
+func bindFault(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		_ = l.Close()
+		return nil
+	}
+	for _, fault := range []error{syscall.EADDRINUSE, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, fault) {
+			return fault
+		}
+	}
+	return nil
 }
