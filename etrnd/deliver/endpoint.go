@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -68,7 +67,7 @@ func (e *endpoint) serve() {
 	s.EnableDSN = o.dsn
 	s.MaxMessageBytes = o.maxSize
 	s.MaxLineLength = 16 << 20 // of a message too; the MTA has its own limit
-	s.ErrorLog = errorLog{e.t.log, new(atomic.Int64)}
+	s.ErrorLog = errorLog{foreign.Quota(e.t.log, maxLogged, "more of that is not logged for this connection")}
 	e.server = s
 	go func() {
 		defer close(e.done)
@@ -228,22 +227,12 @@ func (r *mtaReader) end() {
 const maxLogged = 20
 
 // errorLog is the log of go-smtp.
-type errorLog struct {
-	log   *slog.Logger
-	lines *atomic.Int64
-}
+type errorLog struct{ log *slog.Logger }
 
 func (l errorLog) Printf(format string, v ...any) { l.print(fmt.Sprintf(format, v...)) }
 
 func (l errorLog) Println(v ...any) { l.print(fmt.Sprintln(v...)) }
 
 func (l errorLog) print(text string) {
-	attrs := []any{"error", foreign.Clip(strings.TrimSpace(text), 2000)}
-	switch n := l.lines.Add(1); {
-	case n > maxLogged:
-		return
-	case n == maxLogged:
-		attrs = append(attrs, "note", "more of that is not logged for this connection")
-	}
-	l.log.Warn("LMTP dialogue with the MTA failed", attrs...)
+	l.log.Warn("LMTP dialogue with the MTA failed", "error", foreign.Clip(strings.TrimSpace(text), 2000))
 }

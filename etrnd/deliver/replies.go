@@ -74,9 +74,7 @@ func (t *turn) match(r esmtp.Reply) error {
 	if (r.Code == 220 || r.Code == 221) && e.kind != isQuit || r.Code/100 == 3 && e.kind != isData && e.kind != isEnd {
 		return fmt.Errorf("%w: the site said %v, which is no reply to what it was sent", errCount, r)
 	}
-	// Nobody answers a message, or RSET, with the status of an address (RFC 3463,
-	// section 3.2).
-	if status, _ := esmtp.CutStatus(r.Last()); r.OK() && status[0] == 2 && status[1] == 1 && (e.kind == isRset || e.kind == isChunk || e.kind == isEnd) {
+	if r.TakesAddress() && (e.kind == isRset || e.kind == isChunk || e.kind == isEnd) {
 		return fmt.Errorf("%w: the site said %v, which is no reply to what it was sent", errCount, r)
 	}
 	if e.kind == isQuit && r.Code != 221 && len(t.refused) > 0 {

@@ -86,7 +86,7 @@ func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct
 	conn = meter
 	return &dialogue{
 		srv:   srv,
-		log:   quotaFor(srv.log, maxLogged).With("session", id, "client", conn.RemoteAddr().String()),
+		log:   foreign.Quota(srv.log, maxLogged, "more of this session is not logged").With("session", id, "client", conn.RemoteAddr().String()),
 		raw:   conn,
 		meter: meter,
 		conn:  conn,

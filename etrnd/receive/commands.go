@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -123,7 +122,7 @@ func (t *turn) own(text string) error { return t.say(&answer{text: text + "\r\n"
 
 // refuse answers a command with a no of our own.
 func (t *turn) refuse(line string, no refusal) error {
-	t.warned.log(t.log).Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
+	t.warnings.Warn("command of the remote refused", "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.errors++; t.errors > maxRefused {
 		return fmt.Errorf("%w: more than %d commands refused", ErrAbuse, maxRefused)
 	}
@@ -132,25 +131,11 @@ func (t *turn) refuse(line string, no refusal) error {
 
 // reject answers a command whose address is not passed on.
 func (t *turn) reject(what, line string, no refusal) error {
-	t.warned.log(t.log).Warn("address refused", "what", what, "line", foreign.Clip(line, maxShown), "reply", string(no))
+	t.warnings.Warn("address refused", "what", what, "line", foreign.Clip(line, maxShown), "reply", string(no))
 	if t.rejected++; t.rejected > maxRejected {
 		return fmt.Errorf("%w: more than %d addresses refused", ErrAbuse, maxRejected)
 	}
 	return t.own(string(no))
-}
-
-// warnings counts lines of the log that somebody else can make us write.
-type warnings int
-
-// log is the log for one more, until there are too many.
-func (w *warnings) log(log *slog.Logger) *slog.Logger {
-	switch *w++; {
-	case *w > maxWarned:
-		return slog.New(slog.DiscardHandler)
-	case *w == maxWarned:
-		return log.With("note", "more of that is not logged for this connection")
-	}
-	return log
 }
 
 // command understands one command.

@@ -149,7 +149,7 @@ func (t *turn) weigh(a *answer, r esmtp.Reply) esmtp.Reply {
 	} else if bad {
 		why := refusalOf(r)
 		tx.vain = tx.vain || forAll(r)
-		log := t.noted.log(t.log).With("reply", why.Reply)
+		log := t.refusals.With("reply", why.Reply)
 		if why.Class == Gate {
 			log = log.With("hint", GateHint)
 		}

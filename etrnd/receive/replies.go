@@ -149,7 +149,7 @@ func (t *turn) told(a *answer) (esmtp.Reply, error) {
 			return r, err
 		case r.Code == 421:
 			t.log.Warn("the local mail server ends a connection", "reply", foreign.Clip(r.String(), maxShown))
-		case a.free && a.b.surplus(), a.code != nil && r.OK(), a.code == nil && r.Code/100 == 3, a.free && aboutAddress(r):
+		case a.free && a.b.surplus(), a.code != nil && r.OK(), a.code == nil && r.Code/100 == 3, a.free && r.TakesAddress():
 			// One of the replies before was not what it was taken for.
 			t.log.Warn("the replies of the local mail server do not match the commands", "reply", foreign.Clip(r.String(), maxShown))
 		default:
@@ -161,13 +161,6 @@ func (t *turn) told(a *answer) (esmtp.Reply, error) {
 		return esmtp.Reply{Code: 250, Lines: []string{"2.0.0 Ok"}}, nil
 	}
 	return esmtp.Reply{Code: 451, Lines: []string{"4.3.2 The mail server has failed in this connection, try again later"}}, nil
-}
-
-// aboutAddress recognises a success with the status of an address (RFC 3463, section
-// 3.2), which nobody gives a message.
-func aboutAddress(r esmtp.Reply) bool {
-	status, _ := esmtp.CutStatus(r.Last())
-	return r.OK() && status[0] == 2 && status[1] == 1
 }
 
 // queued is how Postfix, Exim and Sendmail name what they have taken.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/socket"
 )
 
@@ -52,9 +53,8 @@ type turn struct {
 	offered  esmtp.Offers // by the MTA, of what is passed on
 	errors   int          // commands refused
 	rejected int          // addresses refused
-	warned   warnings     // refusals logged
 
-	noted warnings // the replier's: refusals of the MTA logged
+	warnings, refusals *slog.Logger // for what is refused here, and by the MTA
 }
 
 // transaction is a message on its way.
@@ -83,6 +83,8 @@ func newTurn(ctx context.Context, s *Server, conn net.Conn) *turn {
 		answers: make(chan *answer, maxAnswers), dead: make(chan struct{}), done: make(chan struct{}),
 		free: make(chan *backend, s.o.Connections), room: make(chan struct{}, 1), backends: map[*backend]bool{},
 	}
+	const more = "more of that is not logged for this connection"
+	t.warnings, t.refusals = foreign.Quota(t.log, maxWarned, more), foreign.Quota(t.log, maxWarned, more)
 	t.provider = &providerConn{conn: conn, silence: socket.Grace(conn, s.o.Silence), life: time.Now()}
 	t.in = &esmtp.CommandReader{Reader: bufio.NewReaderSize(t.provider, 32<<10), Max: maxLine, UTF8: true}
 	t.out = bufio.NewWriterSize(t.provider, 4<<10)

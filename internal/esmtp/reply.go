@@ -38,6 +38,14 @@ type Reply struct {
 // OK reports whether the reply says that all went well.
 func (r Reply) OK() bool { return r.Code/100 == 2 }
 
+// TakesAddress recognises a success with the status of an address (RFC 3463,
+// section 3.2), which nobody gives a message, or RSET: it is the reply to another
+// command.
+func (r Reply) TakesAddress() bool {
+	status, _ := CutStatus(r.Last())
+	return r.OK() && status[0] == 2 && status[1] == 1
+}
+
 // Text is the text of all lines in one, at most MaxReplyText bytes of it.
 func (r Reply) Text() string {
 	if len(r.Lines) == 1 {
