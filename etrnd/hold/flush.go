@@ -164,7 +164,7 @@ func (m *Manager) takeDomainsLocked(now time.Time) (domains []string, due []*mes
 		for d := range msg.domains() {
 			if _, ok := slices.BinarySearch(domains, d); ok {
 				m.index.unfile(msg)
-				m.takeLocked(msg, now)
+				m.takeLocked(msg, nil, now)
 				due = append(due, msg)
 				break
 			}
@@ -188,15 +188,25 @@ func (m *Manager) allReadyLocked() bool {
 	return listed >= domainWorth && listed == m.total
 }
 
-// allReady yields what is to be flushed now.
+// allReady yields what is to be flushed now, each once.
 func (ix *index) allReady() iter.Seq[*message] {
 	return func(yield func(*message) bool) {
 		for _, q := range ix.rounds {
-			for _, msg := range q.ready.filed {
-				if !yield(msg) {
+			for _, p := range q.ready {
+				if p.message.firstReady() == p && !yield(p.message) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// firstReady is the first of its parts that wait for their turn.
+func (msg *message) firstReady() *part {
+	for i := range msg.parts() {
+		if p := &msg.parts()[i]; p.inReady >= 0 {
+			return p
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"time"
@@ -61,6 +62,7 @@ type part struct {
 	inDomain int32 // where it is in domain.parts
 	inQueue  int32 // in domain.queue.messages; -1: an earlier part stands for the message
 	inFailed int32 // in domain.queue.failed; -1: not
+	inReady  int32 // in domain.queue.ready; -1: not
 	class    class
 }
 
@@ -118,7 +120,7 @@ func tried(reason unique.Handle[string]) bool { return reason != noReason && rea
 
 // attempt is a release of a message and what became of it.
 type attempt struct {
-	want []*queueIndex // for which the message is to go; nil: none, or it has ended
+	want queueList // for which the message is to go; nil: none, or it has ended
 	// due is when to flush (again) what is wanted, and when to try again what
 	// failed, if a queue of it is pinned then. Zero: what a listing shows
 	// will tell.
@@ -136,11 +138,31 @@ type attempt struct {
 	failures int32
 
 	// Of the index.
-	filed   time.Time     // the due time under which it is in a heap; zero: in none
-	turn    int32         // the flushes under which it is in one
-	at      int32         // where in that heap
-	ready   *queueIndex   // in whose heap of what is ready; nil: in that of later
-	charged []*queueIndex // of which it takes a place while it is in the MTA's hand
+	filed   time.Time   // the due time under which it is in a heap; zero: in none
+	turn    int32       // the flushes under which it is in one
+	at      int32       // where in that of later
+	ready   bool        // in those of what is ready, of its queues
+	by      *queueIndex // whose place it was taken for; nil: for those of all its queues
+	charged queueList   // of which it takes a place while it is in the MTA's hand
+}
+
+// queueList are queues in the order of their making: there may be a thousand for
+// one message, and each is looked for again and again.
+type queueList []*queueIndex
+
+func (l queueList) find(q *queueIndex) (i int, ok bool) {
+	return slices.BinarySearchFunc(l, q, func(a, b *queueIndex) int { return cmp.Compare(a.made, b.made) })
+}
+
+func (l queueList) has(q *queueIndex) bool {
+	_, ok := l.find(q)
+	return ok
+}
+
+// with is the list and a queue that is not in it.
+func (l queueList) with(q *queueIndex) queueList {
+	i, _ := l.find(q)
+	return slices.Insert(l, i, q)
 }
 
 // over reports whether nothing is left to remember.
@@ -156,7 +178,7 @@ func (a *attempt) stop() {
 func (msg *message) wanted() bool { return msg.attempt != nil && msg.attempt.want != nil }
 
 func (msg *message) wantedFor(q *queueIndex) bool {
-	return msg.attempt != nil && slices.Contains(msg.attempt.want, q)
+	return msg.attempt != nil && msg.attempt.want.has(q)
 }
 
 // flushed is when the last flush was done; zero: never.
@@ -287,11 +309,11 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 		msg.attempt = &attempt{}
 	}
 	a := msg.attempt
-	if slices.Contains(a.want, q) {
+	if a.want.has(q) {
 		a.again, a.last = true, false
 		return false
 	}
-	a.want = append(a.want, q)
+	a.want = a.want.with(q)
 	a.due, a.flushed, a.flushes, a.inHand = now, time.Time{}, 0, false
 	a.failed, a.again, a.last = "", false, false
 	return true
@@ -339,7 +361,7 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 			a.due = time.Time{} // not tried again
 		}
 	}
-	if !slices.Contains(a.want, q) {
+	if !a.want.has(q) {
 		return
 	}
 	begun := !a.flushed.IsZero() && msg.place != deferred
@@ -372,7 +394,7 @@ func (msg *message) judge(listed time.Time) {
 	var reason string
 	for i := range msg.parts() {
 		p := &msg.parts()[i]
-		if !slices.Contains(a.want, p.domain.queue) {
+		if !a.want.has(p.domain.queue) {
 			continue
 		}
 		left = true
