@@ -232,6 +232,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
+	if n := s.Queues.OnHold; n > 0 {
+		field("", "%s of these on hold (postsuper -h)", count(n, "message"))
+	}
 	if n := s.Nobody; n.Messages > 0 {
 		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
@@ -317,6 +320,9 @@ func (a *app) queueState(q api.Queue) string {
 	if q.Failed > 0 {
 		s = append(s, fmt.Sprintf("%d failed", q.Failed))
 	}
+	if q.OnHold > 0 {
+		s = append(s, fmt.Sprintf("%d on hold", q.OnHold))
+	}
 	return strings.Join(s, ", ")
 }
 
@@ -374,6 +380,9 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 			what = append(what, count(no.Recipients, "recipient"))
 		}
 		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+	}
+	if r.OnHold > 0 {
+		p.f("  stays %s, on hold (postsuper -h)\n", count(r.OnHold, "message"))
 	}
 	if r.Duplicates > 0 {
 		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))

@@ -42,6 +42,7 @@ type fakeMTA struct {
 	takes   time.Duration                       // an attempt
 	slow    func([]mta.Recipient) time.Duration // or this
 	each    func(address string) time.Duration  // or this for each recipient, none of which waits for another
+	putBy   func() bool                         // what is flushed is left in the incoming queue
 	fails   func(id string, attempt int, recipient string) (reason string)
 	release func(ctx context.Context, domains, ids []string) error // before anything moves
 	list    func(ctx context.Context) error
@@ -191,7 +192,7 @@ func (f *fakeMTA) Release(ctx context.Context, domains, ids []string) error {
 	for _, id := range slices.Sorted(maps.Keys(f.messages)) {
 		l := f.messages[id]
 		noted := slices.ContainsFunc(l.Recipients, func(r mta.Recipient) bool { return slices.Contains(domains, domainOf(r.Address)) })
-		if l.Queue == "deferred" && (noted || slices.Contains(ids, id)) {
+		if (l.Queue == "deferred" || l.Queue == "incoming" && f.putBy != nil) && (noted || slices.Contains(ids, id)) {
 			f.try(l)
 		}
 	}
@@ -206,6 +207,10 @@ func (f *fakeMTA) try(l *mta.Message) {
 	f.moved[l.ID]++
 	attempt := f.moved[l.ID]
 	f.entered, f.touched = time.Now(), time.Now()
+	if f.putBy != nil && f.putBy() {
+		l.Queue = "incoming"
+		return
+	}
 	if f.active > 0 && f.trying >= f.active {
 		// There is no place: it waits in the incoming queue.
 		l.Queue = "incoming"

@@ -80,26 +80,10 @@ func (f *flow) add(n int, by, q *queueIndex) {
 // places are the queues of which a message takes a place of those in the MTA's
 // hand: it goes for them, and there is somebody left to deliver to.
 func (msg *message) places() queueList {
-	a := msg.attempt
-	if !a.inHand {
+	if !msg.attempt.inHand {
 		return nil
 	}
-	n := 0
-	for q := range msg.all() {
-		if a.want.has(q) {
-			n++
-		}
-	}
-	if n == len(a.want) {
-		return a.want
-	}
-	left := make(queueList, 0, n)
-	for q := range msg.all() {
-		if a.want.has(q) {
-			left = left.with(q)
-		}
-	}
-	return left
+	return msg.stillFor()
 }
 
 // through counts a message that has left a queue while the MTA had it in hand.
@@ -282,7 +266,7 @@ func (m *Manager) takeLocked(msg *message, by *queueIndex, now time.Time) {
 	m.index.charge(msg, nil)
 	a.by = by
 	a.flushes++
-	a.due, a.inHand = time.Time{}, true
+	a.due, a.inHand, a.begun = time.Time{}, true, true
 	if msg.place == unlisted && int(a.flushes) < len(arrivalDelays) {
 		a.due = now.Add(arrivalDelays[a.flushes])
 	}

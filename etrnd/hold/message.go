@@ -40,10 +40,11 @@ const (
 	active
 	deferred
 	onHold
+	requeued // in maildrop, where it was moved by an administrator
 	elsewhere
 )
 
-var places = map[string]place{"incoming": incoming, "active": active, "deferred": deferred, "hold": onHold}
+var places = map[string]place{"incoming": incoming, "active": active, "deferred": deferred, "hold": onHold, "maildrop": requeued}
 
 func placeOf(m mta.Message) place {
 	if p, ok := places[m.Queue]; ok {
@@ -127,10 +128,12 @@ type attempt struct {
 	due     time.Time
 	flushed time.Time // when the last flush was done
 	flushes int32     // of this release
+	nudges  int8      // flushes since then of what the MTA has put by
 	again   bool      // asked for once more while under way: if it fails, try at once
 	asked   bool      // released by request, not only because a queue was open
 	last    bool      // nobody wants it any more: not to be flushed again
 	inHand  bool      // the MTA tries it, as far as is known, or is about to
+	begun   bool      // it may have tried it for this release
 	told    bool      // to a client, in a count
 	session string    // of the client that was last told
 
@@ -172,13 +175,46 @@ func (a *attempt) over() bool {
 
 // stop ends a release.
 func (a *attempt) stop() {
-	a.want, a.due, a.again, a.asked, a.inHand = nil, time.Time{}, false, false, false
+	a.want, a.due, a.again, a.asked, a.inHand, a.begun = nil, time.Time{}, false, false, false, false
 }
 
 func (msg *message) wanted() bool { return msg.attempt != nil && msg.attempt.want != nil }
 
 func (msg *message) wantedFor(q *queueIndex) bool {
 	return msg.attempt != nil && msg.attempt.want.has(q)
+}
+
+// stillFor are the queues for which it is to go and has recipients left.
+func (msg *message) stillFor() queueList {
+	want, n := msg.attempt.want, 0
+	for q := range msg.all() {
+		if want.has(q) {
+			n++
+		}
+	}
+	if n == len(want) {
+		return want
+	}
+	left := make(queueList, 0, n)
+	for q := range msg.all() {
+		if want.has(q) {
+			left = left.with(q)
+		}
+	}
+	return left
+}
+
+// begun reports whether the MTA may have tried what was released.
+func (msg *message) begun() bool {
+	switch msg.place {
+	case requeued:
+		return false
+	case active, incoming:
+		return true
+	case unlisted:
+		return !msg.flushed().IsZero()
+	}
+	return msg.attempt.begun
 }
 
 // flushed is when the last flush was done; zero: never.
@@ -314,7 +350,7 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 		return false
 	}
 	a.want = a.want.with(q)
-	a.due, a.flushed, a.flushes, a.inHand = now, time.Time{}, 0, false
+	a.due, a.flushed, a.flushes, a.nudges, a.inHand = now, time.Time{}, 0, 0, false
 	a.failed, a.again, a.last = "", false, false
 	return true
 }
@@ -380,6 +416,21 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 // it is deferred.
 var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 900 * time.Millisecond, 2 * time.Second, 4 * time.Second}
 
+// nudgeDelay is how long what was flushed may be in the incoming queue before it is
+// flushed once more, after so many times. It passes that queue within moments, unless
+// the MTA has no place for it, or was reloaded while it tried the message: Postfix's
+// new queue manager finds that the old one's delivery still goes on, and puts the
+// message by for minimal_backoff_time, five minutes, however soon that delivery ends
+// ("skipped, still being delivered"). A flush makes it look again. Deliveries may
+// take long, so the number of these flushes has no bound.
+func nudgeDelay(nudges int8) time.Duration { return min(firstNudge<<nudges, lastNudge) }
+
+const firstNudge, lastNudge = 2 * time.Second, 15 * time.Second
+
+// putBy reports whether a message that is due is to be flushed for that: it has its
+// place among what the MTA has in hand.
+func (msg *message) putBy() bool { return msg.wanted() && msg.attempt.inHand && msg.place == incoming }
+
 // maxTries bounds the flushes of one release that have no effect.
 const maxTries = 12
 
@@ -402,6 +453,9 @@ func (msg *message) judge(listed time.Time) {
 			reason = p.reason.Value()
 		}
 	}
+	if left {
+		a.want = msg.stillFor()
+	}
 	switch {
 	case !left:
 		// All recipients of the released queues have their mail.
@@ -409,8 +463,15 @@ func (msg *message) judge(listed time.Time) {
 	case msg.place == onHold:
 		// An administrator's doing; it counts as such, not as a failure.
 		a.stop()
+	case msg.place == requeued:
+		// It goes under its new id.
+		a.due, a.flushed, a.inHand = time.Time{}, time.Time{}, false
 	case a.flushed.IsZero() || listed.Before(a.flushed):
 		// Not flushed yet, or the listing is older than the flush.
+	case msg.place == incoming && !a.last && !listed.Before(a.flushed.Add(nudgeDelay(a.nudges))):
+		// It has been seen to stay there by the MTA, if that has been started
+		// anew meanwhile.
+		a.due = listed
 	case msg.place != deferred:
 		// Being tried, or about to be: a further flush would find nothing.
 		a.due = time.Time{}

@@ -14,7 +14,7 @@ func (ix *index) refile(msg *message, now time.Time) {
 	if a == nil {
 		return
 	}
-	ready := a.want != nil && !a.due.IsZero() && !a.due.After(now)
+	ready := a.want != nil && !a.due.IsZero() && !a.due.After(now) && !msg.putBy()
 	if a.ready && ready && a.turn == a.flushes {
 		a.filed = a.due
 		ix.takeTurns(msg)

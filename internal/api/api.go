@@ -106,6 +106,7 @@ type QueueTotals struct {
 	Oldest   *time.Time `json:"oldest"`
 	UnderWay int        `json:"under_way"` // released, and neither gone nor back
 	Waiting  int        `json:"waiting"`   // of these, those that wait for their turn
+	OnHold   int        `json:"on_hold"`   // put on hold by an administrator
 }
 
 // Queue is what is held under one name.
@@ -121,6 +122,7 @@ type Queue struct {
 	UnderWay  int        `json:"under_way"`        // messages released, and neither gone nor back
 	Waiting   int        `json:"waiting"`          // of these, those that wait for their turn
 	Failed    int        `json:"failed"`           // messages tried and put back
+	OnHold    int        `json:"on_hold"`          // messages put on hold by an administrator, which nothing releases
 	Released  *time.Time `json:"released"`         // the last release
 	Domains   []string   `json:"domains"`          // as in the configuration
 	Deliver   string     `json:"deliver"`          // where to
@@ -132,6 +134,9 @@ type Released struct {
 	Queue    string `json:"queue"`
 	Messages int    `json:"messages"`
 	Bytes    int64  `json:"bytes"`
+	// OnHold is how many messages stay because an administrator has put them on
+	// hold.
+	OnHold int `json:"on_hold"`
 	// Note says what was not found, when nothing was released.
 	Note string `json:"note,omitempty"`
 }
@@ -223,12 +228,15 @@ type CallResult struct {
 	Out        Progress  `json:"out"`
 	// Duplicates are messages that came, or went, a second time after the
 	// line was cut. They are counted in In and Out too.
-	Duplicates int      `json:"duplicates"`
-	Refused    *Refused `json:"refused,omitempty"` // nil: nothing
-	Replies    []Reply  `json:"replies"`
-	Error      string   `json:"error,omitempty"` // empty: all went well
-	Hint       string   `json:"hint,omitempty"`
-	Exit       int      `json:"exit"` // 0, 69, 75 or 78
+	Duplicates int `json:"duplicates"`
+	// OnHold is how many messages that would have gone out stay because an
+	// administrator has put them on hold.
+	OnHold  int      `json:"on_hold"`
+	Refused *Refused `json:"refused,omitempty"` // nil: nothing
+	Replies []Reply  `json:"replies"`
+	Error   string   `json:"error,omitempty"` // empty: all went well
+	Hint    string   `json:"hint,omitempty"`
+	Exit    int      `json:"exit"` // 0, 69, 75 or 78
 }
 
 // Refused is what the local mail server has refused of what came over a turned
