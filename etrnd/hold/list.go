@@ -342,6 +342,7 @@ type entry struct {
 
 func (m *Manager) compare(set *queue.Set, start time.Time) *comparison {
 	m.listings++
+	m.putBy.before, m.putBy.now = m.putBy.now, 0
 	return &comparison{m: m, set: set, start: start, sorter: newSorter(set), rest: newNobody(m.routed)}
 }
 
@@ -421,7 +422,10 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.size {
 		m.replaceLocked(msg, groups, arrived, l.size, resorted, now)
 	}
-	msg.judge(start)
+	msg.judge(start, m.putBy.before)
+	if msg.putBy() {
+		m.putBy.now++
+	}
 	if msg.place == requeued {
 		m.keepOpenLocked(msg, now)
 	}

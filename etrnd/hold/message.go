@@ -422,10 +422,17 @@ var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Milliseco
 // new queue manager finds that the old one's delivery still goes on, and puts the
 // message by for minimal_backoff_time, five minutes, however soon that delivery ends
 // ("skipped, still being delivered"). A flush makes it look again. Deliveries may
-// take long, so the number of these flushes has no bound.
-func nudgeDelay(nudges int8) time.Duration { return min(firstNudge<<nudges, lastNudge) }
+// take long, so the number of these flushes has no bound; the time that they take
+// has one, however many messages there are.
+func nudgeDelay(nudges int8, messages int) time.Duration {
+	return min(firstNudge<<nudges, lastNudge) + time.Duration(messages)*perNudge
+}
 
-const firstNudge, lastNudge = 2 * time.Second, 15 * time.Second
+const (
+	firstNudge = 2 * time.Second
+	lastNudge  = 15 * time.Second
+	perNudge   = 50 * time.Millisecond // some ten times what a flush takes
+)
 
 // putBy reports whether a message that is due is to be flushed for that: it has its
 // place among what the MTA has in hand.
@@ -435,8 +442,8 @@ func (msg *message) putBy() bool { return msg.wanted() && msg.attempt.inHand && 
 const maxTries = 12
 
 // judge looks at a message whose release is under way, as a listing that began
-// at listed shows it.
-func (msg *message) judge(listed time.Time) {
+// at listed shows it; putBy is how many the one before has shown to be put by.
+func (msg *message) judge(listed time.Time, putBy int) {
 	if !msg.wanted() {
 		return
 	}
@@ -468,7 +475,7 @@ func (msg *message) judge(listed time.Time) {
 		a.due, a.flushed, a.inHand = time.Time{}, time.Time{}, false
 	case a.flushed.IsZero() || listed.Before(a.flushed):
 		// Not flushed yet, or the listing is older than the flush.
-	case msg.place == incoming && !a.last && !listed.Before(a.flushed.Add(nudgeDelay(a.nudges))):
+	case msg.place == incoming && !a.last && !listed.Before(a.flushed.Add(nudgeDelay(a.nudges, putBy))):
 		// It has been seen to stay there by the MTA, if that has been started
 		// anew meanwhile.
 		a.due = listed
