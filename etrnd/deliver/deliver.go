@@ -132,59 +132,6 @@ func (a *Agent) Turn(ctx context.Context, who etrn.Identity, domains []string) (
 	}
 }
 
-// selections are the parts of queues that an ATRN is about; nil with the answer
-// if it is refused.
-func (a *Agent) selections(who etrn.Identity, domains []string) ([]queue.Selection, etrn.Answer) {
-	set := a.o.Hold.Queues()
-	may := func(name string) bool { return mayTurn(set, who, name) }
-	var sels []queue.Selection
-	if len(domains) == 0 {
-		for _, q := range set.Queues() {
-			if may(q.Name) {
-				sels = append(sels, queue.Selection{Queue: q.Name})
-			}
-		}
-	}
-	for _, domain := range domains {
-		found := set.Resolve(domain)
-		if len(found) == 0 || !may(found[0].Queue) {
-			// One that is forbidden refuses all (RFC 2645, section 5.2.1). What
-			// does not exist and what is another's look the same.
-			return nil, etrn.Answer{Code: 450, Text: "not permitted for at least one of the domains"}
-		}
-		for _, sel := range found {
-			if may(sel.Queue) && !slices.Contains(sels, sel) {
-				sels = append(sels, sel)
-			}
-		}
-	}
-	if sels == nil {
-		return nil, etrn.Answer{Code: 450, Text: "no queue of yours is delivered this way"}
-	}
-	return sels, etrn.Answer{}
-}
-
-// may reports whether somebody may have a queue by the configuration in force.
-func (a *Agent) may(who etrn.Identity, name string) bool {
-	return mayTurn(a.o.Hold.Queues(), who, name)
-}
-
-func mayTurn(set *queue.Set, who etrn.Identity, name string) bool {
-	q, ok := set.ByName(name)
-	return ok && q.MayTurn(who)
-}
-
-// queuesOf names the queues of selections, each once.
-func queuesOf(sels []queue.Selection) []string {
-	var names []string
-	for _, sel := range sels {
-		if !slices.Contains(names, sel.Queue) {
-			names = append(names, sel.Queue)
-		}
-	}
-	return names
-}
-
 func (a *Agent) holder(name string) *turn {
 	a.mu.Lock()
 	defer a.mu.Unlock()

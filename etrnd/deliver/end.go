@@ -114,16 +114,6 @@ func (t *turn) drained(doneAt time.Time) bool {
 	return true
 }
 
-// allowed reports whether the site may still have all that the turn is for.
-func (t *turn) allowed() bool {
-	for _, name := range t.queues {
-		if !t.agent.may(t.who, name) {
-			return false
-		}
-	}
-	return true
-}
-
 // finish ends a turn because the daemon ends, or since the site may have no more:
 // what was sent is waited for, the rest is kept.
 func (t *turn) finish(why error) error {

@@ -127,20 +127,19 @@ func (d *delivery) Rcpt(token string, _ *smtp.RcptOptions) error {
 		return unreadable(c.bad)
 	}
 	t := d.e.t
-	if !t.agent.may(t.who, d.e.queue) {
-		return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 7, 1}, Message: "the site may not have this queue any more"}
+	set := t.agent.o.Hold.Queues()
+	if refused := t.refusal(set, c.path); refused != nil {
+		return refused
 	}
-	for _, sel := range t.sels {
-		if sel.Queue == d.e.queue && sel.Covers(c.path) {
-			r := recipient{token: token, addr: c.path}
-			for _, p := range c.parameters {
-				r.option(p)
-			}
-			d.m.rcpts = append(d.m.rcpts, r)
-			return nil
-		}
+	r := recipient{token: token, addr: c.path}
+	for _, p := range c.parameters {
+		r.option(p)
 	}
-	return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 1}, Message: "the site has not asked for this domain"}
+	d.m.rcpts = append(d.m.rcpts, r)
+	if len(d.m.rcpts) == 1 {
+		d.m.set = set // the oldest by which any of them was let in
+	}
+	return nil
 }
 
 func (d *delivery) Data(io.Reader) error { return temporary("this socket speaks LMTP") }

@@ -8,6 +8,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/queue"
 )
 
 // small is the longest message that is read as a whole before it is sent. Of a
@@ -21,6 +22,7 @@ type message struct {
 	body8, utf8 bool   // BODY=8BITMIME and SMTPUTF8
 	declared    int64  // SIZE
 	rcpts       []recipient
+	set         *queue.Set // by which the recipients were let in
 
 	head     []byte    // all of a short message, the beginning of a long one
 	rest     io.Reader // what follows head; nil: nothing

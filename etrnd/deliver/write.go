@@ -93,8 +93,12 @@ func (t *turn) next() (*message, error) {
 // deliver puts a message on the line, or the question whether it may come. An
 // error is one of the connection.
 func (t *turn) deliver(m *message) error {
+	fewer := t.recheck(m)
 	if res := t.objection(m); res != nil {
 		t.settle(m, res)
+		return nil
+	}
+	if fewer && t.none(m) {
 		return nil
 	}
 	ask := m.asks && !m.ready
@@ -107,7 +111,7 @@ func (t *turn) deliver(m *message) error {
 		heap.Push(&t.waiting, m)
 		return nil
 	}
-	if !(m.ready && t.last == m) {
+	if fewer || !(m.ready && t.last == m) {
 		if err := t.envelope(m, ask); err != nil || ask {
 			return err
 		}
@@ -131,6 +135,17 @@ func (t *turn) over(m *message) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return m.settled || m.answered
+}
+
+// none settles a message that nobody is left to have.
+func (t *turn) none(m *message) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m.pending() {
+		return false
+	}
+	t.prove(m, nil)
+	return true
 }
 
 // mark ends the transaction, which is the proof of the replies to it (see prove).
