@@ -56,9 +56,9 @@ type Settings struct {
 	// here again and get the tag of their own queue. A message of which the
 	// copies would be very many or very large stays one.
 	Split bool
-	// Late lets sessions be reported only when their first message is complete:
-	// nobody waits for them, as a site does that has asked for its mail. It saves
-	// the MTA two of three round trips.
+	// Late lets sessions be reported only when their first message is complete, and
+	// recipients that the MTA refuses not at all: nobody waits for them, as a site
+	// does that has asked for its mail. It saves the MTA two of three round trips.
 	Late bool
 	// Mark is the name of the header for that. It is removed from whatever
 	// comes in, also where nothing is split. Empty is none.
@@ -176,7 +176,7 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 		gomilter.WithMacroRequest(gomilter.StageConnect, []gomilter.MacroName{gomilter.MacroDaemonAddr, gomilter.MacroDaemonPort}),
 		// Nothing is needed here; one that is not known yet is the least.
 		gomilter.WithMacroRequest(gomilter.StageMail, []gomilter.MacroName{gomilter.MacroQueueId}),
-		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer}),
+		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer, gomilter.MacroRcptHost, gomilter.MacroRcptAddr}),
 		gomilter.WithMacroRequest(gomilter.StageEOM, []gomilter.MacroName{gomilter.MacroQueueId}),
 	)
 	served := make(chan error, 1)
@@ -235,6 +235,8 @@ func (m *Milter) negotiate(mtaVersion, ourVersion uint32, mtaActions, _ gomilter
 	settings := m.settings.Load()
 	if settings.Late {
 		options |= gomilter.OptNoConnReply | gomilter.OptNoMailReply
+	} else {
+		options |= gomilter.OptRcptRej // a site that asks for mail wants to know what becomes of it
 	}
 	if settings.Split {
 		options = options&^gomilter.OptNoBody | gomilter.OptSkip

@@ -448,13 +448,33 @@ func TestSessions(t *testing.T) {
 	})
 	// A recipient that Postfix refuses is none, though its domain belongs to a
 	// queue. A refused sender begins no transaction.
-	session("open mail message(a@acme.example) close", func(s *smtp) {
+	session("open mail refused message(a@acme.example) close", func(s *smtp) {
 		s.cmd(554, "MAIL FROM:<refused@example.org>")
 		mail(s, "a@acme.example")
 		s.cmd(554, "RCPT TO:<refused@beta.example>")
 		s.data(250)
 		s.cmd(221, "QUIT")
 	})
+	// Of a message that is refused to all there is word as soon as the next thing
+	// happens, and one that goes on after a refusal says so.
+	session("open mail refused refused abort mail refused mail message(a@acme.example) close", func(s *smtp) {
+		mail(s)
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		s.cmd(250, "RSET")
+		mail(s)
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		s.cmd(250, "RCPT TO:<a@acme.example>")
+		s.data(250)
+		s.cmd(221, "QUIT")
+	})
+	var told []string
+	for _, e := range rec.all() {
+		if e.Kind == report.Refused {
+			told = append(told, fmt.Sprintf("%d %s %s", e.To, e.Domain, e.Reply))
+		}
+	}
+	t.Log(strings.Join(told, "\n"))
 }
 
 // "*" means what Postfix itself sends by the held transport; single addresses

@@ -355,12 +355,15 @@ func result(exit int) string {
 	return fmt.Sprintf("failed (%d)", exit)
 }
 
+// endedBadly is said of every call that has an error to tell, whatever was done.
+const endedBadly = "ended with an error"
+
 // renderResult says at the end of a call what came, what went, and for how
 // long the line was used. The error itself is for whoever ends the program.
 func (a *app) renderResult(p *printer, r api.CallResult) {
 	how := "done"
 	if r.Exit != api.ExitOK {
-		how = "ended early"
+		how = endedBadly
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
 	p.f("  came  %s%s%s\n", count(r.In.Messages, "message"), inBrackets(r.In.Bytes), ofExpected(r.In))
@@ -373,10 +376,17 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		if no.Recipients > 0 {
 			what = append(what, count(no.Recipients, "recipient"))
 		}
-		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+		text := strings.Join(what, ", ")
+		if len(no.Domains) > 0 {
+			text += " for " + strings.Join(no.Domains, ", ")
+		}
+		p.f("  refused here  %s: %s\n", text, no.Reply)
 	}
-	if r.Duplicates > 0 {
-		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))
+	switch n := r.Duplicates; {
+	case n == 1:
+		p.f("  twice 1 message: it had come before\n")
+	case n > 1:
+		p.f("  twice %d messages: they had come before\n", n)
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)

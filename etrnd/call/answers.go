@@ -18,6 +18,7 @@ type question struct {
 	atrn    bool // it was put by ATRN
 	before  int  // messages that had come when it was put
 	seen    int  // messages and parts of messages, likewise
+	loose   bool // the remote is none of ours, and may say that it has nothing while it sends
 	took    time.Duration
 	replies []odmr.Reply
 	err     error

@@ -48,6 +48,8 @@ type call struct {
 	asked   time.Time // when the remote was last asked while waiting
 	still   stillness
 	busy    busyTime
+	came    time.Time // when the last message had come, at the last look
+	coming  busyTime  // since then
 	gone    time.Time // since when the local MTA has not been there; zero: it is
 	stopped bool      // which has ended the call
 	end     conclusion
@@ -204,6 +206,10 @@ func (cl *call) look(ctx context.Context) verdict {
 	o.in, o.pace, o.door = cl.inCounts(), cl.line.pins.shown(), cl.door
 	o.quiet = time.Since(latest(cl.waiting, cl.asked, o.in.Active))
 	o.stale = time.Since(latest(cl.waiting, o.in.Active))
+	if !o.in.Came.Equal(cl.came) {
+		cl.came, cl.coming = o.in.Came, busyTime{}
+	}
+	o.vain = time.Since(latest(cl.waiting, o.in.Came)) - cl.coming.until(time.Now(), o.in.Busy > o.in.LikelyBusy, 0)
 	sent := cl.lookAtPush(&o)
 	o.stopped = cl.goneFor(ctx, o.push.err != "")
 	v := o.verdict()

@@ -280,7 +280,7 @@ func (cl *call) goOnAsking(ctx context.Context, names []string) (q question, ok 
 
 // request puts a question by ETRN.
 func (cl *call) request(ctx context.Context, client *odmr.Client, names []string) question {
-	q, began := question{before: cl.tally.Counts().sure()}, time.Now()
+	q, began := question{before: cl.tally.Counts().sure(), loose: !client.Ours()}, time.Now()
 	q.replies, q.err = client.Request(ctx, names)
 	q.took = time.Since(began)
 	for _, reply := range q.replies {

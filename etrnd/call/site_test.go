@@ -155,11 +155,14 @@ func oneByOne(replies []string) func(string) string {
 	}
 }
 
+// hubGreeting is that of a hub of ours, whose 251 is certain.
+const hubGreeting = "220 hub.example ESMTP on-demand mail relay, send EHLO\r\n"
+
 // smtp plays a server: ehlo is its answer to EHLO, and answer that to what it
 // has no answer for itself.
 func smtp(c net.Conn, ehlo string, answer func(line string) string) {
 	in := bufio.NewReader(c)
-	fmt.Fprint(c, "220 hub.example\r\n")
+	fmt.Fprint(c, hubGreeting)
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {

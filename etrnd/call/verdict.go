@@ -20,6 +20,9 @@ const (
 	// that it sends in parts, to some of its recipients each.
 	settle     = 500 * time.Millisecond
 	settleOpen = 2 * time.Second
+	// sameSecond is how long a line is kept after a remote has said that it has
+	// nothing, if it is none of ours: some have sent something at that moment.
+	sameSecond = time.Second
 	// stillMax is how long messages may be held in an open queue without
 	// anything happening to them before they are no reason to keep the line.
 	stillMax = 30 * time.Second
@@ -49,6 +52,7 @@ type observed struct {
 	waited    time.Duration // since there has been nothing to do but wait
 	quiet     time.Duration // of that, since the last sign of mail that comes in, or the last question
 	stale     time.Duration // of waited, since the last sign of mail that comes in
+	vain      time.Duration // of waited, since a message has come that had not come before; while one is coming in it stands still
 	pace      socket.Pace   // of the line
 	in        Counts
 	turned    *turnedSeen     // the last connection that was turned around; nil: none was
@@ -197,6 +201,9 @@ func (o *observed) expected() int {
 		return -1
 	}
 	if a := o.answers(); a.made && a.counted {
+		if o.in.Messages < a.total && o.recipientsCounted() {
+			return o.in.Messages
+		}
 		return a.total
 	}
 	return -1
@@ -232,6 +239,16 @@ func (o *observed) inbound() verdict {
 	if o.turned != nil {
 		return o.overTurned()
 	}
+	v := o.overOthers()
+	if v.over {
+		// What was refused here explains that nothing more has come.
+		v.conclusion = firstBad(o.refused(), v.conclusion)
+	}
+	return v
+}
+
+// overOthers judges connections that the remote makes.
+func (o *observed) overOthers() verdict {
 	a := o.answers()
 	if !a.made || o.full() && o.in.Busy == 0 {
 		return verdict{over: true}
@@ -239,7 +256,9 @@ func (o *observed) inbound() verdict {
 	wait := o.remote.Wait
 	switch {
 	case a.nothing() && o.in.Busy == o.in.LikelyBusy && o.proven():
-		return verdict{over: true}
+		return o.silent()
+	case o.in.InVain >= receive.MaxInVain && o.in.Busy == o.in.Doomed:
+		return verdict{over: true} // the rest would be refused, too
 	case !o.in.Connected:
 		// Nobody tells what comes in, so only time can.
 		return verdict{waiting: "mail to come in, unseen: etrn-milter does not report", look: wait - o.quiet}.unless(o.quiet >= wait, conclusion{
@@ -250,13 +269,44 @@ func (o *observed) inbound() verdict {
 		return verdict{waiting: o.comingIn()}
 	case len(a.busy) > 0:
 		return o.putOff(a)
-	case a.counted && o.in.Messages >= a.total:
+	case a.counted && o.in.Messages+o.in.Refused >= a.total:
 		return o.settled()
+	case a.counted && o.recipientsCounted():
+		return o.idle()
 	case a.counted || !o.in.Any:
 		return o.missing(a)
 	}
+	return o.idle()
+}
+
+// idle judges inbound when nobody says how much is to come.
+func (o *observed) idle() verdict {
 	patience := o.patience()
 	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+}
+
+// silent judges inbound when the remote has said that it has nothing more, or when
+// all has come that it had announced.
+func (o *observed) silent() verdict {
+	need := time.Duration(0)
+	last := &o.questions[len(o.questions)-1]
+	if _, counted, n := last.accepted(); last.loose && counted && n == 0 && o.in.Connected {
+		need = sameSecond + o.pace.Trips(settleTrips)
+		if o.in.Open > 0 {
+			need = max(need, settleOpen+o.pace.Trips(settleTrips))
+		}
+	}
+	return verdict{waiting: "what may be on its way already", look: need - o.quiet}.unless(o.quiet >= need, conclusion{})
+}
+
+// recipientsCounted tells whether a remote that has announced more than has come has
+// most likely counted recipients and not messages: as many have come, and asked
+// again it tells of no more.
+func (o *observed) recipientsCounted() bool {
+	last := &o.questions[len(o.questions)-1]
+	made, _, n := last.accepted()
+	return len(o.questions) > 1 && last.seen == o.in.Seen && made && n == 0 && !last.putOff() &&
+		o.in.To+o.in.Refused+o.in.Rejected >= o.answers().total
 }
 
 // full tells whether the local MTA took nothing when the remote was to be asked
@@ -300,11 +350,13 @@ func (o *observed) settled() verdict {
 	switch {
 	case o.stale < need:
 		return verdict{waiting: "the last message to settle", look: need - o.stale}
+	case o.in.Refused > 0:
+		// What was refused would be sent again, and refused again.
+		return o.idle()
 	case o.proven():
-		return verdict{over: true}
+		return o.silent()
 	case o.evaded():
-		patience := o.patience()
-		return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+		return o.idle()
 	}
 	return o.again(need, "the remote to say that this was all", conclusion{
 		api.ExitTempFail, fmt.Sprintf("%s, and %s does not say that this was all", o.came(), o.remote.Name), "the next call asks again",
@@ -380,7 +432,7 @@ func (o *observed) again(pause time.Duration, waiting string, end conclusion) ve
 		pause = max(pause, busyPause+o.pace.Trips(busyTrips))
 	}
 	pause = max(pause<<min(max(n-1, 0), 16), 4*last.took)
-	left := o.remote.Wait - o.stale
+	left := o.remote.Wait - o.vain
 	switch {
 	case left <= 0:
 		return verdict{over: true, conclusion: end}
@@ -428,7 +480,10 @@ func (o *observed) overTurned() verdict {
 // refusal that is the recipient's or the message's has gone to the sender, and
 // nothing is left to be done.
 func (o *observed) refused() conclusion {
-	text := fmt.Sprintf("the local mail server refused mail of %s: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
+	text := fmt.Sprintf("the local mail server refused mail of %s%s: %q; %s", o.remote.Name, o.refusedFor(), o.in.Why.Reply, o.came())
+	if o.turned == nil {
+		return o.refusedToOthers(text)
+	}
 	switch o.in.Why.Class {
 	case receive.Gate:
 		return conclusion{api.ExitUnavailable, text, receive.GateHint + "; what was refused stays held at " + o.remote.Host}
@@ -439,6 +494,51 @@ func (o *observed) refused() conclusion {
 		return conclusion{api.ExitTempFail, text, "what was refused stays held at " + o.remote.Host + " and comes with the next call; the log of the local mail server tells why"}
 	}
 	return conclusion{}
+}
+
+// refusedToOthers is the conclusion when the local MTA has refused some of what
+// came over a connection that the remote had made. What it has refused for good has
+// gone back to the senders.
+func (o *observed) refusedToOthers(text string) conclusion {
+	kept := "what was refused stays held at " + o.remote.Host
+	if o.in.Why.Lasting() {
+		kept = "what is refused for good (5xx) " + o.remote.Host + " returns to the senders"
+	}
+	switch o.in.Why.Class {
+	case receive.Gate:
+		return conclusion{api.ExitUnavailable, text, fmt.Sprintf("let the local mail server take this mail from %s: the domain must be its own or one that it relays for (mydestination, relay_domains), and no list of clients, names or networks may refuse %[1]s; %s", o.remote.Host, kept)}
+	case receive.Temporary:
+		return conclusion{api.ExitTempFail, text, kept + " and comes with a later call; the log of the local mail server tells why"}
+	}
+	return conclusion{}
+}
+
+// refusedFor says which mail was refused: for which domains, and under which names
+// it was asked for.
+func (o *observed) refusedFor() string {
+	if len(o.in.For) == 0 {
+		return ""
+	}
+	text := " for " + strings.Join(o.in.For, ", ")
+	var names []string
+	for _, name := range o.remote.Request {
+		if len(o.remote.Request) > 1 && slices.ContainsFunc(o.in.For, func(domain string) bool { return asksFor(name, domain) }) {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		text += " (asked for as " + strings.Join(names, ", ") + ")"
+	}
+	return text
+}
+
+// asksFor tells whether a name that is asked for stands for a domain. What a queue
+// of the remote has in it, nobody here knows.
+func asksFor(name, domain string) bool {
+	if below, ok := strings.CutPrefix(name, "@"); ok {
+		return strings.EqualFold(below, domain) || strings.HasSuffix(strings.ToLower(domain), "."+strings.ToLower(below))
+	}
+	return strings.EqualFold(name, domain)
 }
 
 // shutOut is the conclusion when the local MTA had said beforehand that it would
