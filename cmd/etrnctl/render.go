@@ -232,6 +232,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
+	if s.Queues.Queues > 0 && s.Queues.UnknownSince != nil {
+		field("", "that was so %s ago; the MTA's queue has not been read since", a.since(s.Queues.UnknownSince))
+	}
 	if n := s.Nobody; n.Messages > 0 {
 		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
@@ -294,6 +297,9 @@ func (a *app) renderQueues(qs []api.Queue) error {
 		t.cell(i+1, fit(q.Domains, room))
 	}
 	t.print(p)
+	if since := qs[0].UnknownSince; since != nil { // of one the same as of all
+		p.f("That was so at %s, %s ago. The mail server's queue has\nnot been read since: etrnctl status says why.\n", a.date(*since), a.since(since))
+	}
 	return p.err
 }
 
@@ -387,6 +393,9 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		p.f("  twice 1 message: it had come before\n")
 	case n > 1:
 		p.f("  twice %d messages: they had come before\n", n)
+	}
+	for _, name := range r.Unasked {
+		p.f("  not asked for %s: the local mail server refuses its mail\n", name)
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)

@@ -21,6 +21,7 @@ type question struct {
 	loose   bool // the remote is none of ours, and may say that it has nothing while it sends
 	took    time.Duration
 	replies []odmr.Reply
+	shut    []string // names that it was not put for, as the local MTA would refuse their mail
 	err     error
 	cut     bool // the call came to its end meanwhile, which explains err
 }
@@ -204,6 +205,8 @@ func (q *question) failed(r *config.Remote) conclusion {
 		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing more was requested, and the next call asks again"}
 	case doorError:
 		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
+	case shutError:
+		return conclusion{api.ExitUnavailable, q.err.Error(), shutHint + "; nothing was requested"}
 	}
 	exit, hint, code, login := api.ExitUnavailable, "", 0, false
 	if e, ok := errors.AsType[*odmr.Error](q.err); ok {

@@ -113,12 +113,16 @@ func (cl *call) result() api.CallResult {
 		start = cl.made
 	}
 	replies := []api.Reply{}
+	var unasked []string
 	for i := range cl.questions {
 		replies = append(replies, cl.questions[i].told(i == 0)...)
+		if i == 0 {
+			unasked = cl.questions[i].shut
+		}
 	}
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Refused: ev.Refused, Replies: replies,
+		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Refused: ev.Refused, Unasked: unasked, Replies: replies,
 		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }

@@ -1,10 +1,13 @@
 package call
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +149,71 @@ func TestRefusedOverOthers(t *testing.T) {
 					t.Errorf("the hint is %q", r.Hint)
 				}
 			})
+		})
+	}
+}
+
+// What the local mail server is known to refuse is not asked for, the line is not
+// dialled for it alone, and the result names it.
+func TestNotAskedFor(t *testing.T) {
+	refuses := func(closed ...string) options {
+		return func(s *site, o *Options) {
+			o.Refuses = func(_ context.Context, domain string, from []netip.Prefix) (bool, error) {
+				s.unlocked()
+				if strings.HasPrefix(domain, "broken.") {
+					return true, errors.New("no postmap")
+				}
+				return slices.Contains(closed, domain) && (len(from) > 0 || domain == "certain.example"), nil
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		request []string
+		router  config.RouterType
+		host    string
+		asked   []string
+		dials   int
+		exit    int
+		says    string
+		hint    string
+	}{
+		{"all of it, which only fetches", []string{"a.example", "b.example"}, config.PullOnly, "192.0.2.1", nil, 0, 69, "refuses mail for a.example, b.example: the domains are neither", "the line was not dialled"},
+		{"all of it, and something is to go", []string{"a.example"}, config.PullPush, "192.0.2.1", nil, 1, 69, "refuses mail for a.example: the domain is neither", "nothing was requested"},
+		{"some of it", []string{"a.example", "c.example", "#a.example", "@a.example", "broken.example"}, config.PullPush, "192.0.2.1", []string{"c.example", "#a.example", "@a.example", "broken.example"}, 1, 69, "refuses mail for a.example: the domain is neither", "mydestination"},
+		{"all of it, which shows only when the remote's address is known", []string{"a.example"}, config.PullOnly, "hub.example", nil, 1, 69, "refuses mail for a.example", "nothing was requested"},
+		{"whoever brings it", []string{"certain.example"}, config.PullOnly, "hub.example", nil, 0, 69, "refuses mail for certain.example", "the line was not dialled"},
+		{"none of it", []string{"c.example"}, config.PullOnly, "192.0.2.1", []string{"c.example"}, 1, 0, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType, r.Request, r.Host = c.router, c.request, c.host })), func(s *site) {
+				var asked []string
+				s.net.host(c.host+":366", func(conn net.Conn) {
+					smtp(conn, "250 hub.example", func(line string) string {
+						asked = append(asked, strings.TrimPrefix(line, "ETRN "))
+						return "251 OK, no messages waiting"
+					})
+				})
+				s.hold.add("hub", 2)
+				s.call("hub")
+				r := s.result(c.exit, c.says)
+				var unasked []string
+				for _, name := range c.request {
+					if !slices.Contains(c.asked, name) {
+						unasked = append(unasked, name)
+					}
+				}
+				if c.dials == 0 {
+					unasked = nil // there was no call in which it could have been
+				}
+				if !slices.Equal(asked, c.asked) || !slices.Equal(r.Unasked, unasked) || !strings.Contains(r.Hint, c.hint) {
+					t.Errorf("asked %q; result %+v", asked, r)
+				}
+				if pushes := c.router == config.PullPush; pushes != (r.Out.Messages == 2) {
+					t.Errorf("out: %+v", r.Out)
+				}
+				s.commands(c.dials, c.dials)
+			}, refuses("a.example", "b.example", "certain.example"))
 		})
 	}
 }

@@ -383,7 +383,11 @@ func (n *fakeNet) DialContext(ctx context.Context, _, addr string) (net.Conn, er
 		defer there.Close()
 		talk(there)
 	}()
-	return addrConn{here, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}, nil
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		at = netip.AddrPortFrom(hubAddr, 366) // of a name
+	}
+	return addrConn{here, net.TCPAddrFromAddrPort(at)}, nil
 }
 
 func (n *fakeNet) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {

@@ -175,6 +175,8 @@ func cutOff(why error) conclusion {
 			return conclusion{api.ExitTempFail, why.Error(), "has its disk room? its log tells why; the line was not dialled"}
 		case doorError:
 			return conclusion{api.ExitUnavailable, why.Error(), receive.GateHint + "; the line was not dialled"}
+		case shutError:
+			return conclusion{api.ExitUnavailable, why.Error(), shutHint + "; the line was not dialled"}
 		}
 		hint = "the line was not used; look at the dial command, and try again"
 	}
@@ -222,7 +224,7 @@ func (o *observed) request() conclusion {
 			c = q.failed(o.remote)
 		case q.err == nil && !q.atrn && i == 0:
 			// What is asked again was answered before.
-			c = q.refused(o.remote)
+			c = firstBad(q.refused(o.remote), q.unasked())
 		}
 		if c.bad() {
 			return c
