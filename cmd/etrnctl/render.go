@@ -233,7 +233,7 @@ func (a *app) renderStatus(s api.Status) error {
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
 	if s.Queues.Queues > 0 && s.Queues.UnknownSince != nil {
-		field("", "that was so %s ago; the MTA's queue has not been read since", a.since(s.Queues.UnknownSince))
+		field("", "that was so %s ago; it has not been read since", a.since(s.Queues.UnknownSince))
 	}
 	if n := s.Nobody; n.Messages > 0 {
 		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))

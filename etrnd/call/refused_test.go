@@ -239,7 +239,7 @@ func TestWaitIsBounded(t *testing.T) {
 			if n <= 4 {
 				s.reports(fmt.Sprint(n), "open", "mail", "message", "close")
 			}
-		}, 2*time.Minute + 30*sec, "have come, and then nothing"},
+		}, 2*time.Minute + 30*sec, "have come, and no more"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PullOnly })), func(s *site) {

@@ -421,8 +421,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 	}
 	line, _, _ := strings.Cut(string(secret), "\n")
 	o.Auth = &odmr.Auth{User: r.User, Password: strings.TrimSuffix(line, "\r")}
-	if r.Protocol.Turns() {
-		// The one mechanism that every provider has (RFC 2645, section 5.1.1).
+	if r.CRAMMD5 {
 		o.Auth.Mechanisms = []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}
 	}
 	return o, nil

@@ -154,7 +154,7 @@ func (o *observed) verdict() verdict {
 
 // mtaStopped is the conclusion when the local MTA has stopped in the middle.
 func (o *observed) mtaStopped() conclusion {
-	text := "the local mail server is not running any more"
+	text := "the local mail server does not answer any more"
 	if len(o.questions) > 0 {
 		text += "; " + o.came()
 	}
@@ -391,7 +391,7 @@ func (o *observed) missing(a answers) verdict {
 	wait, end, waiting := o.remote.Wait, conclusion{}, "mail to begin to come in"
 	if a.counted {
 		end = conclusion{
-			api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
+			api.ExitTempFail, fmt.Sprintf("%s, and no more within wait = %v", o.came(), wait),
 			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
 		}
 		if o.in.Any && o.in.Seen == 0 {
