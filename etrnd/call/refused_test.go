@@ -124,6 +124,14 @@ func TestRefusedOverOthers(t *testing.T) {
 			}, 500 * ms, 0, "", &api.Refused{Recipients: 2, Reply: unknown, Domains: []string{"a.example"}}, 1,
 		},
 		{
+			"some recipients, and the message is a long one", []string{"a.example"}, []string{"253 OK, 1 pending messages"},
+			func(s *site) {
+				s.reports("A", "open", "mail", "a.example "+noRelay, "mail")
+				time.Sleep(10 * time.Minute)
+				s.reports("A", "message", "close")
+			}, 500 * ms, 69, "1 of 1 message has come, 1 recipient refused here", &api.Refused{Recipients: 1, Reply: noRelay, Domains: []string{"a.example"}}, 1,
+		},
+		{
 			"a stranger's: that happens every day", []string{"a.example"}, []string{"253 OK, 1 pending messages"},
 			func(s *site) {
 				for range 5 {
