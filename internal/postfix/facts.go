@@ -15,6 +15,8 @@ import (
 const (
 	// lookEvery is how often the files that facts come from are looked at.
 	lookEvery = time.Second
+	// retryEvery is how often it is tried to read what could not be read.
+	retryEvery = 10 * time.Second
 	// unwatched is how long an answer of a table is remembered that is in no file,
 	// such as one of a database.
 	unwatched = time.Minute
@@ -39,6 +41,7 @@ type facts struct {
 	// sources above.
 	files  Files     // as they were before they were read
 	looked time.Time // at them
+	failed time.Time // to read them again, the last time
 	fresh  time.Time // of local
 }
 
@@ -89,7 +92,7 @@ func (p *Instance) note(f *facts, names ...string) {
 // dueLocked is what to look at, once in a while.
 func (f *facts) dueLocked(now time.Time) (files Files, last time.Time) {
 	last = f.looked
-	if now.Sub(last) < lookEvery && !now.Before(last) {
+	if recent(last, now, lookEvery) || recent(f.failed, now, retryEvery) {
 		return nil, last
 	}
 	f.looked = now
@@ -99,6 +102,9 @@ func (f *facts) dueLocked(now time.Time) (files Files, last time.Time) {
 	}
 	return maps.Clone(f.files), last
 }
+
+// recent tells whether a time is less than d ago. A clock may have been set back.
+func recent(t, now time.Time, d time.Duration) bool { return now.Sub(t) < d && !now.Before(t) }
 
 // changed tells whether files are not what they were when somebody looked the last
 // time. Of one that had just been written then the next change may bear the same
@@ -129,6 +135,9 @@ func (p *Instance) known(ctx context.Context) (*facts, error) {
 	if err != nil && old != nil {
 		// main.cf may be half written, or the machine have no room for a command:
 		// what was true a second ago is nearer to the truth than nothing.
+		p.mu.Lock()
+		old.failed = now
+		p.mu.Unlock()
 		p.o.Logger.WarnContext(ctx, "settings of Postfix have changed and cannot be read; the old ones are taken to be in force", "error", err)
 		return old, nil
 	}
