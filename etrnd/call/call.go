@@ -213,7 +213,10 @@ func (cl *call) look(ctx context.Context) verdict {
 	if !o.in.Came.Equal(cl.came) {
 		cl.came, cl.coming = o.in.Came, busyTime{}
 	}
-	o.vain = time.Since(latest(cl.waiting, o.in.Came)) - cl.coming.until(time.Now(), o.in.Busy > o.in.LikelyBusy, 0)
+	// What is coming in may take hours. What comes to nothing again and again is not
+	// taken for that.
+	comes := o.in.Busy > o.in.LikelyBusy && o.in.Broken < maxBroken
+	o.vain = time.Since(latest(cl.waiting, o.in.Came)) - cl.coming.until(time.Now(), comes, 0)
 	sent := cl.lookAtPush(&o)
 	o.stopped = cl.goneFor(ctx, o.push.err != "")
 	v := o.verdict()

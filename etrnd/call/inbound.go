@@ -121,8 +121,10 @@ func (in *Inbound) sessionLocked(ev report.Event) {
 	case report.Refused:
 		in.refusedLocked(s, ev)
 	case report.Abort:
+		in.brokenLocked(s)
 		s.transaction, s.refused, s.doomed = false, 0, false
 	case report.Close:
+		in.brokenLocked(s)
 		delete(in.sessions, ev.Session)
 	}
 	for t := range in.tallies {
@@ -152,6 +154,18 @@ func (in *Inbound) refusedLocked(s *smtpSession, ev report.Event) {
 	for t := range in.tallies {
 		if sums := t.sumsLocked(t.match(s.client, s.local)); sums != nil {
 			sums.refuse(why, all, ev.Domain, s.doomed, s.refused == 1)
+		}
+	}
+}
+
+// brokenLocked notes a message that comes to nothing, if there is one.
+func (in *Inbound) brokenLocked(s *smtpSession) {
+	if !s.transaction || s.doomed {
+		return
+	}
+	for t := range in.tallies {
+		if sums := t.sumsLocked(t.match(s.client, s.local)); sums != nil {
+			sums.broken++
 		}
 	}
 }

@@ -242,7 +242,15 @@ func TestWaitIsBounded(t *testing.T) {
 			s.reports(fmt.Sprint(n), "open", "mail")
 			time.Sleep(20 * sec)
 			s.reports(fmt.Sprint(n), "abort", "close")
-		}, 2*time.Minute + 4*20*sec, "0 of 2 messages have come"},
+		}, 2*time.Minute + 3*20*sec, "0 of 2 messages have come"},
+		{"one message after the other that comes to nothing, without a count", "250 OK", func(s *site, n int) {
+			for i := range 1000 {
+				s.reports(fmt.Sprint(n, i), "open", "mail")
+				time.Sleep(400 * ms)
+				s.reports(fmt.Sprint(n, i), "abort", "close")
+				time.Sleep(100 * ms)
+			}
+		}, 2*time.Minute + sec, "begins messages, and none of them is taken whole"},
 		{"one message with each question: something comes", "253 OK, 9 pending messages", func(s *site, n int) {
 			if n <= 4 {
 				s.reports(fmt.Sprint(n), "open", "mail", "message", "close")

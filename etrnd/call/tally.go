@@ -49,6 +49,7 @@ type Counts struct {
 	Refused    int           // messages that the local MTA has refused, as a whole
 	Rejected   int           // recipients that it has refused of others
 	InVain     int           // messages in a row that it has refused as it does whatever the mail
+	Broken     int           // messages in a row that have come to nothing, those that it has refused left out
 	Doomed     int           // of Busy, sessions whose last message it has refused
 	For        []string      // domains that it has refused mail for, a few
 	Likely     int           // of the messages, those of senders that may be strangers
@@ -88,6 +89,7 @@ func (t *Tally) Counts() Counts {
 	c.sum(&t.certain, true)
 	// What strangers try here is refused every day.
 	c.Refused, c.Rejected, c.InVain, c.Why, c.For = t.certain.refused, t.certain.rejected, t.certain.vain, t.certain.why, t.certain.refusedFor
+	c.Broken = t.certain.broken
 	maybe := !c.Any
 	trusted := maybe && (t.likelySince.IsZero() || time.Since(t.likelySince) < t.trust)
 	if maybe {
@@ -195,6 +197,7 @@ type sums struct {
 
 	refused, rejected int // messages, and recipients of others, that the MTA has refused
 	vain              int // messages in a row, whatever the mail
+	broken            int // messages in a row that came to nothing for another reason
 	why               receive.Refusal
 	refusedFor        []string
 }
@@ -243,7 +246,7 @@ func (s *sums) message(ev report.Event, again bool, now time.Time) {
 	s.vain = 0
 	if !again {
 		s.to += ev.To
-		s.came = now
+		s.came, s.broken = now, 0
 	}
 	s.wide = s.wide || ev.To >= wideFrom
 	// What has come before, for the same recipients, is no part of anything.

@@ -23,6 +23,9 @@ const (
 	// sameSecond is how long a line is kept after a remote has said that it has
 	// nothing, if it is none of ours: some have sent something at that moment.
 	sameSecond = time.Second
+	// maxBroken is how many messages in a row may come to nothing before their time
+	// counts as one in which nothing comes.
+	maxBroken = 3
 	// stillMax is how long messages may be held in an open queue without
 	// anything happening to them before they are no reason to keep the line.
 	stillMax = 30 * time.Second
@@ -284,7 +287,14 @@ func (o *observed) overOthers() verdict {
 // idle judges inbound when nobody says how much is to come.
 func (o *observed) idle() verdict {
 	patience := o.patience()
-	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
+	v := verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}
+	if o.in.Broken >= maxBroken && o.vain >= max(o.remote.Wait, patience) {
+		return v.unless(true, conclusion{
+			api.ExitTempFail, fmt.Sprintf("%s, and no more within wait = %v: %s begins messages, and none of them is taken whole", o.came(), o.remote.Wait, o.remote.Host),
+			"the log of the local mail server tells why; what has not come stays held there",
+		})
+	}
+	return v.unless(o.quiet >= patience, conclusion{})
 }
 
 // silent judges inbound when the remote has said that it has nothing more, or when
