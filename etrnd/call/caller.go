@@ -9,7 +9,7 @@
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,
 // and the MTA's queue. Timers only bound them. What follows from what was seen
-// is decided in verdict.go and ending.go, by functions of nothing else.
+// is decided in verdict*.go and ending.go, by functions of nothing else.
 //
 // The package has no schedule and keeps no mail.
 //
