@@ -5,8 +5,9 @@
 // It changes nothing but its own headers (the tag, and a mark for messages
 // that the MTA is to split), and refuses nothing but a message that is an
 // attack on them. It asks the MTA for no more than it needs, and no bodies: a
-// message costs two round trips over a local socket, and a session one; where
-// nobody waits for sessions (Settings.Late), a message one and a session none. Where
+// message costs two round trips over a local socket and one for each recipient, and
+// a session one; where nobody waits for sessions (Settings.Late), a message one and
+// recipients and a session none. Where
 // messages are split, bodies are asked for to know how large the copies would
 // be, mostly no more than the first piece: that is one more round trip. It
 // neither routes nor holds mail: the MTA does that, with this milter or
@@ -58,7 +59,7 @@ type Settings struct {
 	Split bool
 	// Late lets sessions be reported only when their first message is complete, and
 	// recipients that the MTA refuses not at all: nobody waits for them, as a site
-	// does that has asked for its mail. It saves the MTA two of three round trips.
+	// does that has asked for its mail. It saves the MTA most round trips.
 	Late bool
 	// Mark is the name of the header for that. It is removed from whatever
 	// comes in, also where nothing is split. Empty is none.
@@ -212,10 +213,10 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 // A body is looked at only where messages are split, and only as far as that
 // takes: the MTA is told to skip the rest.
 //
-// Recipients and headers are not answered. Clients that connect and MAIL are
-// (unless Late), although the answer is always the same: Postfix keeps what needs
-// no answer in its buffer until something does, and the daemon would learn of a
-// session only when its first message is complete.
+// Headers are not answered. Clients that connect, MAIL and recipients are (unless
+// Late), although the answer is always the same: Postfix keeps what needs no answer
+// in its buffer until something does, and the daemon would learn of a session only
+// when its first message is complete.
 const (
 	actions  = gomilter.OptAddHeader | gomilter.OptChangeHeader
 	protocol = gomilter.OptNoHelo | gomilter.OptNoData | gomilter.OptNoEOH | gomilter.OptNoBody | gomilter.OptNoUnknown |
@@ -236,7 +237,9 @@ func (m *Milter) negotiate(mtaVersion, ourVersion uint32, mtaActions, _ gomilter
 	if settings.Late {
 		options |= gomilter.OptNoConnReply | gomilter.OptNoMailReply
 	} else {
-		options |= gomilter.OptRcptRej // a site that asks for mail wants to know what becomes of it
+		// A site that asks for mail wants to know at once what becomes of it, even
+		// if the session then idles.
+		options = options&^gomilter.OptNoRcptReply | gomilter.OptRcptRej
 	}
 	if settings.Split {
 		options = options&^gomilter.OptNoBody | gomilter.OptSkip
