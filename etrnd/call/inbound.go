@@ -166,6 +166,7 @@ func (in *Inbound) brokenLocked(s *smtpSession) {
 	for t := range in.tallies {
 		if sums := t.sumsLocked(t.match(s.client, s.local)); sums != nil {
 			sums.broken++
+			sums.vanished++
 		}
 	}
 }

@@ -66,7 +66,7 @@ func TestTally(t *testing.T) {
 		{"a session", []report.Event{ready, ev(report.Open)}, Counts{Connected: true, Open: 1, Any: true}, true},
 		{"a message is coming", []report.Event{ready, ev(report.Open), ev(report.Mail)}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
 		{"it has come", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Open: 1, Any: true}, true},
-		{"it was broken off", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Abort)}, Counts{Connected: true, Broken: 1, Open: 1, Any: true}, true},
+		{"it was broken off", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Abort)}, Counts{Connected: true, Broken: 1, Vanished: 1, Open: 1, Any: true}, true},
 		{"and the session is over", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message), ev(report.Close)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Any: true}, true},
 		{"two sessions", []report.Event{ready, ev(report.Mail), ev(report.Message), ev(report.Mail, session("B")), ev(report.Message, session("B"))}, Counts{Connected: true, Messages: 2, Seen: 2, Bytes: 2000, Open: 2, Any: true}, true},
 		{"one that was in the middle of a message when the milter was found", []report.Event{ev(report.Open, midway), ready}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},

@@ -46,6 +46,21 @@ func (o *observed) refusedToOthers(text string) conclusion {
 	return conclusion{}
 }
 
+// vanished is the conclusion when messages came to nothing here, and the remote has
+// nothing left of what it had announced, not all of which has come, or never said how
+// much there is: the milter does not see that the local MTA refuses a message after
+// its recipients.
+func (o *observed) vanished() conclusion {
+	hint := "the log of the local mail server tells why; what it refused for good (5xx) " + o.remote.Host + " has returned to the senders"
+	switch _, counted, n := o.questions[0].accepted(); {
+	case !counted && o.in.Broken > 0:
+		return conclusion{api.ExitTempFail, fmt.Sprintf("at the end %s of %s came to nothing here; %s", nMessages(o.in.Broken), o.remote.Name, o.came()), hint}
+	case counted && o.in.Vanished > 0 && o.in.Messages+o.in.Refused < n && o.in.To < n:
+		return conclusion{api.ExitTempFail, fmt.Sprintf("of %s that %s announced %d came; %d came to nothing here, and it has no more", nMessages(n), o.remote.Name, o.in.Messages, o.in.Vanished), hint}
+	}
+	return conclusion{}
+}
+
 // refusedFor says which mail was refused: for which domains, and under which names
 // it was asked for.
 func (o *observed) refusedFor() string {

@@ -132,6 +132,24 @@ func TestRefusedOverOthers(t *testing.T) {
 			}, 500 * ms, 69, "1 of 1 message has come, 1 recipient refused here", &api.Refused{Recipients: 1, Reply: noRelay, Domains: []string{"a.example"}}, 1,
 		},
 		{
+			"some at the end of a message, where it is not seen: the hub has none left", []string{"a.example"}, []string{"253 OK, 4 pending messages", "251 OK, no messages waiting"},
+			func(s *site) {
+				s.reports("A", "open", "mail", "message", "mail", "abort", "mail", "abort", "mail", "abort", "close")
+			}, 5 * sec, 75, "of 4 messages that hub announced 1 came; 3 came to nothing here, and it has no more", nil, 1,
+		},
+		{
+			"one at its end, where it is not seen, and nobody counts", []string{"a.example"}, []string{"250 OK"},
+			func(s *site) { s.reports("A", "open", "mail", "message", "mail", "abort", "close") },
+			5 * sec, 75, "at the end 1 message of hub came to nothing here; 1 message has come", nil, 1,
+		},
+		{
+			"a message that was broken off, and came then", []string{"a.example"}, []string{"253 OK, 1 pending messages"},
+			func(s *site) {
+				s.reports("A", "open", "mail", "close")
+				s.reports("B", "open", "mail", "message", "close")
+			}, 500 * ms, 0, "", nil, 1,
+		},
+		{
 			"a stranger's: that happens every day", []string{"a.example"}, []string{"253 OK, 1 pending messages"},
 			func(s *site) {
 				for range 5 {

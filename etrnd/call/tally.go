@@ -50,6 +50,7 @@ type Counts struct {
 	Rejected   int           // recipients that it has refused of others
 	InVain     int           // messages in a row that it has refused as it does whatever the mail
 	Broken     int           // messages in a row that have come to nothing, those that it has refused left out
+	Vanished   int           // of these and earlier ones, all
 	Doomed     int           // of Busy, sessions whose last message it has refused
 	For        []string      // domains that it has refused mail for, a few
 	Likely     int           // of the messages, those of senders that may be strangers
@@ -89,7 +90,7 @@ func (t *Tally) Counts() Counts {
 	c.sum(&t.certain, true)
 	// What strangers try here is refused every day.
 	c.Refused, c.Rejected, c.InVain, c.Why, c.For = t.certain.refused, t.certain.rejected, t.certain.vain, t.certain.why, t.certain.refusedFor
-	c.Broken = t.certain.broken
+	c.Broken, c.Vanished = t.certain.broken, t.certain.vanished
 	maybe := !c.Any
 	trusted := maybe && (t.likelySince.IsZero() || time.Since(t.likelySince) < t.trust)
 	if maybe {
@@ -197,7 +198,7 @@ type sums struct {
 
 	refused, rejected int // messages, and recipients of others, that the MTA has refused
 	vain              int // messages in a row, whatever the mail
-	broken            int // messages in a row that came to nothing for another reason
+	broken, vanished  int // messages that came to nothing for another reason: in a row, and all
 	why               receive.Refusal
 	refusedFor        []string
 }

@@ -21,7 +21,7 @@ func (o *observed) inbound() verdict {
 	v := o.overOthers()
 	if v.over {
 		// What was refused here explains that nothing more has come.
-		v.conclusion = firstBad(o.refused(), v.conclusion)
+		v.conclusion = firstBad(o.refused(), v.conclusion, o.vanished())
 	}
 	return v
 }
