@@ -39,10 +39,11 @@ type facts struct {
 
 	// What follows is guarded by Instance.mu, as are addresses, asked, local and
 	// sources above.
-	files  Files     // as they were before they were read
-	looked time.Time // at them
-	failed time.Time // to read them again, the last time
-	fresh  time.Time // of local
+	services *bool     // of master.cf say otherwise, see overridden; nil: not asked
+	files    Files     // as they were before they were read
+	looked   time.Time // at them
+	failed   time.Time // to read them again, the last time
+	fresh    time.Time // of local
 }
 
 // RecipientDelimiter returns the setting recipient_delimiter.
@@ -184,9 +185,7 @@ func (p *Instance) read(ctx context.Context) (*facts, error) {
 			loopback(f.addresses)
 		}
 	}
-	if f.refusing, err = p.readRefusing(ctx, v); err != nil {
-		return nil, err
-	}
+	f.refusing = readRefusing(v)
 	return f, nil
 }
 

@@ -23,7 +23,7 @@ type refusing struct {
 // refusingNames are the settings that it comes from.
 var refusingNames = []string{"relay_domains", "parent_domain_matches_subdomains", "mynetworks", "smtpd_relay_restrictions", "smtpd_recipient_restrictions"}
 
-func (p *Instance) readRefusing(ctx context.Context, v map[string]string) (r refusing, err error) {
+func readRefusing(v map[string]string) (r refusing) {
 	r.relayed = conffile.Words(v["relay_domains"])
 	r.parents = slices.Contains(conffile.Words(v["parent_domain_matches_subdomains"]), "relay_domains")
 	restrictions := conffile.Words(v["smtpd_relay_restrictions"])
@@ -32,9 +32,8 @@ func (p *Instance) readRefusing(ctx context.Context, v map[string]string) (r ref
 	}
 	networks, known := readNetworks(conffile.Words(v["mynetworks"]))
 	r.trusted = networks
-	overridden, err := p.overridden(ctx)
-	r.unknown = !known || overridden || !plain(restrictions)
-	return r, err
+	r.unknown = !known || !plain(restrictions)
+	return r
 }
 
 // plain tells whether a list of restrictions refuses mail that is neither for this
@@ -56,8 +55,25 @@ func plain(restrictions []string) bool {
 }
 
 // overridden tells whether the service on port 25 has any of the settings for
-// itself, in master.cf.
-func (p *Instance) overridden(ctx context.Context) (bool, error) {
+// itself, in master.cf. Postfix is asked only by who has to know.
+func (p *Instance) overridden(ctx context.Context, f *facts) (bool, error) {
+	p.mu.Lock()
+	is := f.services
+	p.mu.Unlock()
+	if is != nil {
+		return *is, nil
+	}
+	found, err := p.readServices(ctx)
+	if err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f.services = &found
+	return found, nil
+}
+
+func (p *Instance) readServices(ctx context.Context) (overridden bool, err error) {
 	args, err := p.configArgs(ctx)
 	if err != nil {
 		return false, err
@@ -144,6 +160,9 @@ func (p *Instance) Refuses(ctx context.Context, domain string, from []netip.Pref
 	}
 	if r := &f.refusing; r.unknown || r.letsIn(from) || !TableKey(domain) {
 		return false, nil
+	}
+	if overridden, err := p.overridden(ctx, f); err != nil || overridden {
+		return false, err
 	}
 	takes, err := p.Takes(ctx, domain)
 	return err == nil && !takes, err
