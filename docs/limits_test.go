@@ -73,6 +73,7 @@ var unlisted = []string{
 	"etrnd/receive.maxReplyLine",
 	"internal/report.MaxAddress",
 	"internal/report.MaxLine",
+	"internal/report.MaxReply",
 	"internal/report.maxBatch",
 	"internal/report.maxName",
 	"internal/users.maxProblems",

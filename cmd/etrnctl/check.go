@@ -55,6 +55,7 @@ func (a *app) checkCommand() *cobra.Command {
 				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, d.findSockets(a.configFile, cfg)...)
 				found = append(found, checkMTA(ctx, cfg)...)
+				found = append(found, checkRequests(ctx, a.configFile, cfg)...)
 				found = append(found, a.checkClock(ctx, cfg)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
 			}

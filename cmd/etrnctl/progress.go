@@ -173,7 +173,7 @@ func doing(ev api.CallEvent) string {
 	switch ev.Phase {
 	case api.PhaseDone:
 		if ev.Result != nil && ev.Result.Exit != api.ExitOK {
-			phase = "ended early"
+			phase = endedBadly
 		}
 	case api.PhaseMTA:
 		phase = "waiting for the local MTA"

@@ -232,6 +232,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
+	if s.Queues.Queues > 0 && s.Queues.UnknownSince != nil {
+		field("", "that was so %s ago; it has not been read since", a.since(s.Queues.UnknownSince))
+	}
 	if n := s.Nobody; n.Messages > 0 {
 		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
@@ -294,6 +297,9 @@ func (a *app) renderQueues(qs []api.Queue) error {
 		t.cell(i+1, fit(q.Domains, room))
 	}
 	t.print(p)
+	if since := qs[0].UnknownSince; since != nil { // of one the same as of all
+		p.f("That was so at %s, %s ago. The mail server's queue has\nnot been read since: etrnctl status says why.\n", a.date(*since), a.since(since))
+	}
 	return p.err
 }
 
@@ -355,12 +361,15 @@ func result(exit int) string {
 	return fmt.Sprintf("failed (%d)", exit)
 }
 
+// endedBadly is said of every call that has an error to tell, whatever was done.
+const endedBadly = "ended with an error"
+
 // renderResult says at the end of a call what came, what went, and for how
 // long the line was used. The error itself is for whoever ends the program.
 func (a *app) renderResult(p *printer, r api.CallResult) {
 	how := "done"
 	if r.Exit != api.ExitOK {
-		how = "ended early"
+		how = endedBadly
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
 	p.f("  came  %s%s%s\n", count(r.In.Messages, "message"), inBrackets(r.In.Bytes), ofExpected(r.In))
@@ -373,10 +382,20 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		if no.Recipients > 0 {
 			what = append(what, count(no.Recipients, "recipient"))
 		}
-		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+		text := strings.Join(what, ", ")
+		if len(no.Domains) > 0 {
+			text += " for " + strings.Join(no.Domains, ", ")
+		}
+		p.f("  refused here  %s: %s\n", text, no.Reply)
 	}
-	if r.Duplicates > 0 {
-		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))
+	switch n := r.Duplicates; {
+	case n == 1:
+		p.f("  twice 1 message: it had come before\n")
+	case n > 1:
+		p.f("  twice %d messages: they had come before\n", n)
+	}
+	for _, name := range r.Unasked {
+		p.f("  not asked for %s: the local mail server refuses its mail\n", name)
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os/signal"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 	"github.com/etrnd/etrnd/internal/postfix/setup"
@@ -182,6 +184,46 @@ func checkMTA(ctx context.Context, cfg *config.Config) []finding {
 		found = append(found, finding{Level: level, Text: f.What, Hint: f.Hint})
 	}
 	return found
+}
+
+// checkRequests looks whether the MTA takes mail for what remotes are asked for. Of
+// "@domain" and "#queue" only the remote knows what comes.
+func checkRequests(ctx context.Context, file string, cfg *config.Config) []finding {
+	var found []finding
+	pf := instance(cfg)
+	for _, r := range cfg.Remotes {
+		if !r.RouterType.Pulls() {
+			continue
+		}
+		for _, name := range r.Request {
+			if strings.HasPrefix(name, "@") || strings.HasPrefix(name, "#") {
+				continue
+			}
+			f := finding{Level: "warning", File: file, Key: "remote " + r.Name + ": request"}
+			takes, err := takes(ctx, pf, name)
+			switch {
+			case err != nil:
+				f.Text = fmt.Sprintf("cannot tell whether Postfix takes mail for %s: %v", name, err)
+			case takes:
+				continue
+			default:
+				f.Text = fmt.Sprintf("Postfix does not take mail for %s: it is none of its own domains (mydestination, virtual_alias_domains, virtual_mailbox_domains) nor in relay_domains", name)
+				f.Hint = "list it in one of them, or take it out of request: a call does not ask for what would be refused"
+			}
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// takes tells whether Postfix takes mail for a domain in one of its spellings.
+func takes(ctx context.Context, pf *postfix.Instance, domain string) (bool, error) {
+	for _, d := range esmtp.Spellings(domain) {
+		if ok, err := pf.Takes(ctx, d); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
 }
 
 // knownMTA refuses an MTA that is not supported, and says which is.

@@ -121,19 +121,6 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-// A clock that has been set back leaves files in the future: they are no
-// reason to ask for ever.
-func TestSettling(t *testing.T) {
-	now := time.Now()
-	for d, want := range map[time.Duration]bool{
-		-time.Hour: false, -3 * time.Second: false, -time.Second: true, 0: true, time.Second: true, 24 * time.Hour: false,
-	} {
-		if got := (status{there: true, changed: now.Add(d).UnixNano()}).settling(now); got != want {
-			t.Errorf("changed %v after now: %v", d, got)
-		}
-	}
-}
-
 // counted puts programs that count in front of Postfix's commands.
 func counted(t *testing.T) (dir string, count func() []string) {
 	t.Helper()
@@ -211,13 +198,13 @@ clients = ["192.0.2.0/24"]
 			if err := testbed.Until(ctx, "the answer to be remembered", func() (bool, error) { return len(ask()) == 0, nil }); err != nil {
 				t.Fatal(err)
 			}
-			was := stat([]string{temp})
+			was := postfix.LookAt([]string{temp})
 			for range 100 {
 				if ran := ask(); len(ran) > 0 {
 					t.Fatalf("nothing has changed, and these were run: %q", ran)
 				}
 			}
-			if now := stat([]string{temp}); now[temp] != was[temp] {
+			if now := postfix.LookAt([]string{temp}); now[temp] != was[temp] {
 				t.Error("nothing has changed, and a directory was made")
 			}
 		}
