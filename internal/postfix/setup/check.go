@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/account"
@@ -37,7 +36,7 @@ func Check(ctx context.Context, pf *postfix.Instance, req Requirements) []Findin
 		found.bad(err.Error(), "install Postfix, or set config-dir in [mta] to where its main.cf is")
 		return found
 	}
-	if what := "Postfix " + v["mail_version"]; versionOK(v["mail_version"]) {
+	if what := "Postfix " + v["mail_version"]; sinceRelease(v["mail_version"], 3, 4) {
 		found.good(what)
 	} else {
 		found.bad(what, "Postfix 3.4 or later is needed")
@@ -92,17 +91,4 @@ func (l *findings) files(ctx context.Context, pf *postfix.Instance, req Requirem
 	for _, text := range pl.Warnings {
 		l.bad(text, "see etrnctl(8), setup postfix")
 	}
-}
-
-// versionOK is for 3.4 and later; what cannot be read is not held against
-// anyone.
-func versionOK(version string) bool {
-	major, rest, _ := strings.Cut(version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	a, err := strconv.Atoi(major)
-	if err != nil {
-		return true
-	}
-	b, err := strconv.Atoi(strings.TrimFunc(minor, func(r rune) bool { return r < '0' || r > '9' }))
-	return a > 3 || a == 3 && (err != nil || b >= 4)
 }

@@ -105,6 +105,10 @@ type passwords struct {
 
 func (p passwords) paths() []string { return slices.Sorted(maps.Keys(p.files)) }
 
+// toService is what such a transport is called, after that of held mail and before
+// the name of the remote.
+const toService = "-to-"
+
 // logIn makes the transports of next hops that want a login.
 func (d *derivation) logIn() error {
 	d.logins = map[string]heldService{}
@@ -118,7 +122,7 @@ func (d *derivation) logIn() error {
 			continue
 		}
 		of[l.Deliver] = l
-		d.logins[l.Deliver] = heldService{name: d.req.Transport + "-to-" + l.Remote, program: "smtp", options: strings.Join(d.loginOptions(l), "\n")}
+		d.logins[l.Deliver] = heldService{name: d.req.Transport + toService + l.Remote, program: "smtp", options: strings.Join(d.loginOptions(l), "\n")}
 		if err := d.readPassword(l, lines); err != nil {
 			return fmt.Errorf("the login of the remote %q: %w", l.Remote, err)
 		}

@@ -217,7 +217,7 @@ func (env *environment) transport() string {
 	if len(names) == 0 {
 		return ""
 	}
-	name, _, _ := strings.Cut(names[0], "-to-") // what is pushed with a login
+	name, _, _ := strings.Cut(names[0], toService) // what is pushed with a login
 	for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
 		name = strings.TrimSuffix(name, suffix)
 	}
