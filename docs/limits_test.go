@@ -55,6 +55,7 @@ var unlisted = []string{
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"cmd/etrnctl.maxDenied",
+	"internal/postfix.maxComm",
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",
 	"internal/postfix/setup.maxRecord",

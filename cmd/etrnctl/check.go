@@ -54,8 +54,9 @@ func (a *app) checkCommand() *cobra.Command {
 				found = add(found, "warning", cfg.Warnings)
 				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, d.findSockets(a.configFile, cfg)...)
-				found = append(found, checkMTA(ctx, cfg)...)
-				found = append(found, a.checkClock(ctx, cfg)...)
+				said, list := checkMTA(ctx, cfg)
+				found = append(found, said...)
+				found = append(found, a.checkClock(ctx, cfg, list)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
 			}
 			if _, err := os.Stat(a.configFile); err == nil {
