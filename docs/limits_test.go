@@ -55,6 +55,8 @@ var unlisted = []string{
 	"internal/postfix.maxID",
 	"internal/postfix.maxListDepth",
 	"cmd/etrnctl.maxDenied",
+	"cmd/etrnctl.maxExposed",
+	"internal/account.maxLinks",
 	"internal/postfix.maxComm",
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",

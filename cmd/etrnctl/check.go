@@ -64,7 +64,7 @@ func (a *app) checkCommand() *cobra.Command {
 				if cfg != nil {
 					included = cfg.Included()
 				}
-				found = append(d.find(a.configFile, included), found...)
+				found = append(append(d.find(a.configFile, included), d.findExposed(a.configFile, included, cfg)...), found...)
 			}
 			return a.renderCheck(cfg, found)
 		}),
