@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -310,13 +309,11 @@ func (pl *Plan) secrets(now *files, want passwords) {
 	}
 }
 
-// putSecret replaces a file that root alone may read. One that others can read is
-// closed to them first: it may be somebody's idea of a backup.
-func putSecret(path, text string) error {
+// closeSecret closes a file to all but root, if it is there: it may be somebody's
+// idea of a backup.
+func closeSecret(path string) error {
 	if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(path, 0o600); err != nil {
-			return err
-		}
+		return os.Chmod(path, 0o600)
 	}
-	return atomicfile.Write(path, []byte(text), atomicfile.Options{Mode: 0o600, ModTime: aged()})
+	return nil
 }
