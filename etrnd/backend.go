@@ -24,6 +24,25 @@ func at(t time.Time) *time.Time {
 	return &t
 }
 
+// listed is when the MTA's queue was last read, and why it cannot be now: then it is
+// unknown since when how the queues are. That the MTA has stopped shows before the
+// next listing.
+func (d *Daemon) listed(ctx context.Context) (listed, unknown time.Time, err error) {
+	listed, _, err = d.hold.Listed()
+	if err == nil {
+		err = d.mta.Up(ctx)
+	}
+	switch {
+	case listed.IsZero():
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		unknown = d.started
+	case err != nil:
+		unknown = listed
+	}
+	return listed, unknown, err
+}
+
 func (b backend) Status(ctx context.Context) api.Status {
 	d := b.d
 	cfg := d.config()
@@ -41,8 +60,8 @@ func (b backend) Status(ctx context.Context) api.Status {
 		s.Warnings = append(s.Warnings, w.String())
 	}
 	s.MTA.Type = cfg.MTA.Type
-	listed, _, err := d.hold.Listed()
-	s.MTA.Reconciled = at(listed)
+	listed, unknown, err := d.listed(ctx)
+	s.MTA.Reconciled, s.Queues.UnknownSince = at(listed), at(unknown)
 	if err != nil {
 		s.MTA.Error = err.Error()
 	}
@@ -68,12 +87,13 @@ func (b backend) Status(ctx context.Context) api.Status {
 	return s
 }
 
-func (b backend) Queues(context.Context) (iter.Seq[*api.Queue], error) {
+func (b backend) Queues(ctx context.Context) (iter.Seq[*api.Queue], error) {
+	_, unknown, _ := b.d.listed(ctx)
 	return func(yield func(*api.Queue) bool) {
 		// All in the same place, see control.Backend.
 		var one struct {
-			q                       api.Queue
-			oldest, until, released time.Time
+			q                                api.Queue
+			oldest, until, released, unknown time.Time
 		}
 		at := func(place *time.Time, t time.Time) *time.Time {
 			if *place = t; t.IsZero() {
@@ -90,7 +110,7 @@ func (b backend) Queues(context.Context) (iter.Seq[*api.Queue], error) {
 			one.q = api.Queue{
 				Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(&one.oldest, st.Oldest),
 				Open: st.Open, OpenUntil: at(&one.until, st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, OnHold: st.OnHold, Released: at(&one.released, st.Released),
-				Domains: domains, Deliver: q.Deliver.String(), Remote: q.Remote,
+				Domains: domains, Deliver: q.Deliver.String(), Remote: q.Remote, UnknownSince: at(&one.unknown, unknown),
 			}
 			if !yield(&one.q) {
 				return

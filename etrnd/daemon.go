@@ -86,7 +86,7 @@ func New(o Options) (*Daemon, error) {
 	router := setup.NewRouter(postfix.New(instance))
 	d.hold = hold.New(hold.Options{MTA: d.mta, Queues: d.set(context.Background(), cfg), Reconcile: cfg.MTA.Reconcile, Routed: func() func(string) (bool, bool) { return routed(router, o.Logger) }, Logger: o.Logger})
 	d.inbound = call.NewInbound()
-	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Logger: o.Logger})
+	d.caller = call.New(call.Options{Config: cfg, Hold: d.hold, Inbound: d.inbound, Refuses: d.mta.Refuses, Logger: o.Logger})
 	d.control = control.NewServer(control.Options{Backend: backend{d}, Logger: o.Logger, Group: cfg.Control.Group})
 	var err error
 	if cfg.ODMR.Users != "" {

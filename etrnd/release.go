@@ -30,10 +30,8 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 	}
 	unknown := api.Errorf(api.ExitUsage, "queues of the configuration: "+named(set), "no queue goes by the name %s", foreign.Quote(name))
 	if sels == nil {
-		for _, dom := range b.d.hold.Nobody(nobodyListed).Domains {
-			if strings.EqualFold(dom.Domain, strings.TrimPrefix(name, "@")) {
-				return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+dom.Domain+" --apply", "mail for %s is held for nobody: no queue has the domain", foreign.Quote(dom.Domain))
-			}
+		if domain, ok := nobodys(name, b.d.hold.Nobody(nobodyListed)); ok {
+			return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+domain+" --apply", "mail for %s is held for nobody: no queue has the domain", foreign.Quote(domain))
 		}
 		return nil, unknown
 	}

@@ -10,14 +10,14 @@ import (
 )
 
 // Where nobody waits to hear of sessions the MTA need not wait for an answer to
-// each client and each sender either.
+// each client, sender and recipient either, nor tell of those that it refuses.
 func TestLate(t *testing.T) {
 	set, err := queue.NewSet(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const answers = gomilter.OptNoConnReply | gomilter.OptNoMailReply
-	for late, want := range map[bool]gomilter.OptProtocol{false: 0, true: answers} {
+	const answers = gomilter.OptNoConnReply | gomilter.OptNoMailReply | gomilter.OptNoRcptReply | gomilter.OptRcptRej
+	for late, want := range map[bool]gomilter.OptProtocol{false: gomilter.OptRcptRej, true: answers &^ gomilter.OptRcptRej} {
 		m, err := New(Options{Settings: Settings{Header: "X-ETRN-Queue", Queues: set, Late: late}, Report: func(report.Event) {}})
 		if err != nil {
 			t.Fatal(err)

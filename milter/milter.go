@@ -5,8 +5,9 @@
 // It changes nothing but its own headers (the tag, and a mark for messages
 // that the MTA is to split), and refuses nothing but a message that is an
 // attack on them. It asks the MTA for no more than it needs, and no bodies: a
-// message costs two round trips over a local socket, and a session one; where
-// nobody waits for sessions (Settings.Late), a message one and a session none. Where
+// message costs two round trips over a local socket and one for each recipient, and
+// a session one; where nobody waits for sessions (Settings.Late), a message one and
+// recipients and a session none. Where
 // messages are split, bodies are asked for to know how large the copies would
 // be, mostly no more than the first piece: that is one more round trip. It
 // neither routes nor holds mail: the MTA does that, with this milter or
@@ -56,9 +57,9 @@ type Settings struct {
 	// here again and get the tag of their own queue. A message of which the
 	// copies would be very many or very large stays one.
 	Split bool
-	// Late lets sessions be reported only when their first message is complete:
-	// nobody waits for them, as a site does that has asked for its mail. It saves
-	// the MTA two of three round trips.
+	// Late lets sessions be reported only when their first message is complete, and
+	// recipients that the MTA refuses not at all: nobody waits for them, as a site
+	// does that has asked for its mail. It saves the MTA most round trips.
 	Late bool
 	// Mark is the name of the header for that. It is removed from whatever
 	// comes in, also where nothing is split. Empty is none.
@@ -176,7 +177,7 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 		gomilter.WithMacroRequest(gomilter.StageConnect, []gomilter.MacroName{gomilter.MacroDaemonAddr, gomilter.MacroDaemonPort}),
 		// Nothing is needed here; one that is not known yet is the least.
 		gomilter.WithMacroRequest(gomilter.StageMail, []gomilter.MacroName{gomilter.MacroQueueId}),
-		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer}),
+		gomilter.WithMacroRequest(gomilter.StageRcpt, []gomilter.MacroName{gomilter.MacroRcptMailer, gomilter.MacroRcptHost, gomilter.MacroRcptAddr}),
 		gomilter.WithMacroRequest(gomilter.StageEOM, []gomilter.MacroName{gomilter.MacroQueueId}),
 	)
 	served := make(chan error, 1)
@@ -212,10 +213,10 @@ func (m *Milter) Serve(ctx context.Context, ln net.Listener) error {
 // A body is looked at only where messages are split, and only as far as that
 // takes: the MTA is told to skip the rest.
 //
-// Recipients and headers are not answered. Clients that connect and MAIL are
-// (unless Late), although the answer is always the same: Postfix keeps what needs
-// no answer in its buffer until something does, and the daemon would learn of a
-// session only when its first message is complete.
+// Headers are not answered. Clients that connect, MAIL and recipients are (unless
+// Late), although the answer is always the same: Postfix keeps what needs no answer
+// in its buffer until something does, and the daemon would learn of a session only
+// when its first message is complete.
 const (
 	actions  = gomilter.OptAddHeader | gomilter.OptChangeHeader
 	protocol = gomilter.OptNoHelo | gomilter.OptNoData | gomilter.OptNoEOH | gomilter.OptNoBody | gomilter.OptNoUnknown |
@@ -235,6 +236,10 @@ func (m *Milter) negotiate(mtaVersion, ourVersion uint32, mtaActions, _ gomilter
 	settings := m.settings.Load()
 	if settings.Late {
 		options |= gomilter.OptNoConnReply | gomilter.OptNoMailReply
+	} else {
+		// A site that asks for mail wants to know at once what becomes of it, even
+		// if the session then idles.
+		options = options&^gomilter.OptNoRcptReply | gomilter.OptRcptRej
 	}
 	if settings.Split {
 		options = options&^gomilter.OptNoBody | gomilter.OptSkip

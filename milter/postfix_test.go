@@ -448,13 +448,41 @@ func TestSessions(t *testing.T) {
 	})
 	// A recipient that Postfix refuses is none, though its domain belongs to a
 	// queue. A refused sender begins no transaction.
-	session("open mail message(a@acme.example) close", func(s *smtp) {
+	session("open mail refused message(a@acme.example) close", func(s *smtp) {
 		s.cmd(554, "MAIL FROM:<refused@example.org>")
 		mail(s, "a@acme.example")
 		s.cmd(554, "RCPT TO:<refused@beta.example>")
 		s.data(250)
 		s.cmd(221, "QUIT")
 	})
+	// Of a recipient that is refused there is word at once, and of a message that
+	// goes on after a refusal, too.
+	session("open mail refused refused abort mail refused mail message(a@acme.example) close", func(s *smtp) {
+		mail(s)
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		now(report.Refused, 2)
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		now(report.Refused, 3)
+		s.cmd(250, "RSET")
+		mail(s)
+		s.cmd(554, "RCPT TO:<refused@beta.example>")
+		now(report.Refused, 4)
+		mails := count(rec.all(), report.Mail)
+		s.cmd(250, "RCPT TO:<a@acme.example>")
+		now(report.Mail, mails+1)
+		s.data(250)
+		s.cmd(221, "QUIT")
+	})
+	var told []string
+	for _, e := range rec.all() {
+		if e.Kind == report.Refused {
+			told = append(told, fmt.Sprintf("%d %s %s", e.To, e.Domain, e.Reply))
+		}
+	}
+	const no = " beta.example 5.7.1 Recipient address rejected: Access denied"
+	if want := []string{"1" + no, "0" + no, "0" + no, "0" + no}; !slices.Equal(told, want) {
+		t.Errorf("told of refusals: %q", told)
+	}
 }
 
 // "*" means what Postfix itself sends by the held transport; single addresses

@@ -64,6 +64,7 @@ type transaction struct {
 	body       bool  // a piece of the body has come
 	messageID  string
 	all        int               // recipients, in queues or not
+	refused    int               // recipients that the MTA has not taken
 	mix        [sha256.Size]byte // of all of them, whatever their order
 }
 
@@ -178,6 +179,7 @@ func (s *session) MailFrom(_, args string, _ gomilter.Modifier) (*gomilter.Respo
 	s.broken = false
 	s.protect("mail", func() {
 		s.open()
+		s.abort() // one that the MTA has not ended; whoever counts has to hear of it
 		s.tx = &transaction{settings: s.m.settings.Load()}
 		s.tx.arguments(args)
 		s.report(report.Event{Kind: report.Mail, Size: s.tx.size})
@@ -200,15 +202,44 @@ func (tx *transaction) arguments(args string) {
 	}
 }
 
-// RcptTo is called for recipients that the MTA has accepted only: those it
-// refuses are sent to milters that ask for them (SMFIP_RCPT_REJ).
+// RcptTo is also called for recipients that the MTA has refused, where they were
+// asked for (SMFIP_RCPT_REJ).
 func (s *session) RcptTo(to, _ string, mod gomilter.Modifier) (*gomilter.Response, error) {
 	s.protect("rcpt", func() {
-		if s.tx != nil {
-			s.tx.recipient(to, mod.Get(gomilter.MacroRcptMailer))
+		if s.tx == nil {
+			return
 		}
+		mailer := mod.Get(gomilter.MacroRcptMailer)
+		if mod.Protocol()&gomilter.OptRcptRej != 0 && mailer == refusedMailer {
+			s.refuse(to, mod.Get(gomilter.MacroRcptHost), mod.Get(gomilter.MacroRcptAddr))
+			return
+		}
+		if s.tx.all == 0 && s.tx.refused > 0 {
+			// Whoever has seen nothing but refusals has given this transaction up.
+			s.report(report.Event{Kind: report.Mail, Size: s.tx.size})
+		}
+		s.tx.recipient(to, mailer)
 	})
 	return gomilter.RespContinue, nil
+}
+
+const (
+	// refusedMailer is the transport that Postfix and Sendmail name for a recipient
+	// that they have refused; the next hop is the enhanced status then, and the
+	// address the text.
+	refusedMailer = "error"
+	// maxRefused bounds the refusals that are reported of one message.
+	maxRefused = 100
+)
+
+// refuse reports a recipient that the MTA has refused.
+func (s *session) refuse(to, status, text string) {
+	s.tx.refused++
+	if s.tx.refused > maxRefused {
+		return
+	}
+	_, domain, _ := strings.Cut(to[max(strings.LastIndexByte(to, '@'), 0):], "@")
+	s.report(report.Event{Kind: report.Refused, To: s.tx.all, Domain: strings.ToLower(domain), Reply: strings.TrimSpace(status + " " + text)})
 }
 
 func (tx *transaction) recipient(to, mailer string) {

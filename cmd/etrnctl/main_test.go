@@ -254,6 +254,18 @@ func full() *daemon {
 	}
 }
 
+// stopped is a daemon whose MTA has stopped.
+func stopped() *daemon {
+	d := full()
+	d.status.MTA.Error, d.status.MTA.Reconciled = "the mail system is down", ago(200*time.Second)
+	d.status.Queues.UnknownSince = ago(200 * time.Second)
+	d.status.Calls, d.status.Links, d.status.Warnings, d.status.Config.Rejected = nil, nil, nil, nil
+	for i := range d.queues {
+		d.queues[i].UnknownSince = ago(200 * time.Second)
+	}
+	return d
+}
+
 // gone is a daemon whose configuration has lost domains that mail is held for.
 func gone() *daemon {
 	d := full()
@@ -281,6 +293,9 @@ func TestOutput(t *testing.T) {
 		{"status-json", full(), "status --json"},
 		{"queues", full(), "queues"},
 		{"queues-json", full(), "queues --json"},
+		{"queues-stopped", stopped(), "queues"},
+		{"queues-stopped-json", stopped(), "queues --json"},
+		{"status-stopped", stopped(), "status"},
 		{"queues-none", &daemon{}, "queues"},
 		{"queues-none-json", &daemon{}, "queues --json"},
 		// What is held for nobody is beside the queues, never among them.

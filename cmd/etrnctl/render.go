@@ -235,6 +235,9 @@ func (a *app) renderStatus(s api.Status) error {
 	if n := s.Queues.OnHold; n > 0 {
 		field("", "%s of these on hold (postsuper -h)", count(n, "message"))
 	}
+	if s.Queues.Queues > 0 && s.Queues.UnknownSince != nil {
+		field("", "that was so %s ago; it has not been read since", a.since(s.Queues.UnknownSince))
+	}
 	if n := s.Nobody; n.Messages > 0 {
 		field("", "and %s (%s) held for nobody: etrnctl queues", count(n.Messages, "message"), size(n.Bytes))
 	}
@@ -297,6 +300,9 @@ func (a *app) renderQueues(qs []api.Queue) error {
 		t.cell(i+1, fit(q.Domains, room))
 	}
 	t.print(p)
+	if since := qs[0].UnknownSince; since != nil { // of one the same as of all
+		p.f("That was so at %s, %s ago. The mail server's queue has\nnot been read since: etrnctl status says why.\n", a.date(*since), a.since(since))
+	}
 	return p.err
 }
 
@@ -361,12 +367,15 @@ func result(exit int) string {
 	return fmt.Sprintf("failed (%d)", exit)
 }
 
+// endedBadly is said of every call that has an error to tell, whatever was done.
+const endedBadly = "ended with an error"
+
 // renderResult says at the end of a call what came, what went, and for how
 // long the line was used. The error itself is for whoever ends the program.
 func (a *app) renderResult(p *printer, r api.CallResult) {
 	how := "done"
 	if r.Exit != api.ExitOK {
-		how = "ended early"
+		how = endedBadly
 	}
 	p.f("%s: %s, the line was used for %s\n", r.Remote, how, clock(time.Duration(r.Line)))
 	p.f("  came  %s%s%s\n", count(r.In.Messages, "message"), inBrackets(r.In.Bytes), ofExpected(r.In))
@@ -379,13 +388,23 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		if no.Recipients > 0 {
 			what = append(what, count(no.Recipients, "recipient"))
 		}
-		p.f("  refused here  %s\n", strings.Join(append(what, no.Reply), ": "))
+		text := strings.Join(what, ", ")
+		if len(no.Domains) > 0 {
+			text += " for " + strings.Join(no.Domains, ", ")
+		}
+		p.f("  refused here  %s: %s\n", text, no.Reply)
 	}
 	if r.OnHold > 0 {
 		p.f("  stays %s, on hold (postsuper -h)\n", count(r.OnHold, "message"))
 	}
-	if r.Duplicates > 0 {
-		p.f("  twice %s, after the line was cut\n", count(r.Duplicates, "message"))
+	switch n := r.Duplicates; {
+	case n == 1:
+		p.f("  twice 1 message: it had come before\n")
+	case n > 1:
+		p.f("  twice %d messages: they had come before\n", n)
+	}
+	for _, name := range r.Unasked {
+		p.f("  not asked for %s: the local mail server refuses its mail\n", name)
 	}
 	for _, y := range r.Replies {
 		p.f("  asked %s: %d %s\n", y.Name, y.Code, y.Text)

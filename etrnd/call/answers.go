@@ -18,8 +18,10 @@ type question struct {
 	atrn    bool // it was put by ATRN
 	before  int  // messages that had come when it was put
 	seen    int  // messages and parts of messages, likewise
+	loose   bool // the remote is none of ours, and may say that it has nothing while it sends
 	took    time.Duration
 	replies []odmr.Reply
+	shut    []string // names that it was not put for, as the local MTA would refuse their mail
 	err     error
 	cut     bool // the call came to its end meanwhile, which explains err
 }
@@ -174,12 +176,16 @@ func (q *question) accepted() (made, counted bool, announced int) {
 
 // refused is the conclusion when names were refused.
 func (q *question) refused(r *config.Remote) conclusion {
-	n, why := 0, ""
+	n, why, hint := 0, "", ""
 	for _, reply := range q.replies {
 		switch reply.Code {
 		case 250, 251, 252, 253, 458:
 		default:
 			n++
+			hint = "the other side has to list this host (its network, its user or its certificate) for the queue"
+			if reply.Code == 501 || reply.Code == 553 { // RFC 1985, section 5.1: it is no name
+				hint = "it takes no such name: some servers take domains only, others only #queue"
+			}
 			why = fmt.Sprintf("%s: %d %s", reply.Name, reply.Code, reply.Text)
 		}
 	}
@@ -187,7 +193,7 @@ func (q *question) refused(r *config.Remote) conclusion {
 	case 0:
 		return conclusion{}
 	case len(q.replies):
-		return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", r.Name, why), "the other side has to list this host (its network, its user or its certificate) for the queue"}
+		return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused every name: %s", r.Name, why), hint}
 	}
 	return conclusion{api.ExitUnavailable, fmt.Sprintf("%s refused %d of %d names: %s", r.Name, n, len(q.replies), why), "take the name out of request, or have the other side allow it"}
 }
@@ -203,6 +209,8 @@ func (q *question) failed(r *config.Remote) conclusion {
 		return conclusion{api.ExitTempFail, q.err.Error(), "has its disk room? its log tells why; nothing more was requested, and the next call asks again"}
 	case doorError:
 		return conclusion{api.ExitUnavailable, q.err.Error(), receive.GateHint + "; nothing was requested"}
+	case shutError:
+		return conclusion{api.ExitUnavailable, q.err.Error(), shutHint + "; nothing was requested"}
 	}
 	exit, hint, code, login := api.ExitUnavailable, "", 0, false
 	if e, ok := errors.AsType[*odmr.Error](q.err); ok {
@@ -247,6 +255,9 @@ func (q *question) failed(r *config.Remote) conclusion {
 		hint = tlsHint(q.err)
 	case is(odmr.ErrAuth) && unfit(q.err):
 		hint = "no login that both sides know is fit for this connection: a certificate that is trusted (tls-ca, tls-name) makes PLAIN fit, and SCRAM-SHA-256 always is; etrnctl probe shows what it offers"
+		if !r.CRAMMD5 {
+			hint += "; cram-md5 = true allows CRAM-MD5, too"
+		}
 	case is(odmr.ErrAuth):
 		hint = "check user and password-file"
 	case is(odmr.ErrRefused):

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ import (
 // slowly answers like smtp does, with a pause before each reply.
 func slowly(pause time.Duration, ehlo, answer string) func(net.Conn) {
 	return func(c net.Conn) {
-		fmt.Fprint(c, "220 hub.example\r\n")
+		fmt.Fprint(c, hubGreeting)
 		buf := make([]byte, 4096)
 		for {
 			n, err := c.Read(buf)
@@ -353,7 +354,7 @@ func TestRefused(t *testing.T) {
 				if toMend := strings.Contains(r.Hint, "let it take mail for these domains from 127.0.3.66"); toMend != (c.why.Class == receive.Gate) {
 					t.Errorf("the hint is %q", r.Hint)
 				}
-				if want := (api.Refused{Messages: 6, Recipients: 0, Reply: c.why.Reply}); r.Refused == nil || *r.Refused != want {
+				if want := (api.Refused{Messages: 6, Recipients: 0, Reply: c.why.Reply}); r.Refused == nil || !reflect.DeepEqual(*r.Refused, want) {
 					t.Errorf("refused %+v, want %+v", r.Refused, want)
 				}
 			}, turning(func(_ context.Context, s *site, r *fakeReceiver, _ net.Conn) error {

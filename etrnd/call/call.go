@@ -48,6 +48,8 @@ type call struct {
 	asked   time.Time // when the remote was last asked while waiting
 	still   stillness
 	busy    busyTime
+	came    time.Time // when the last message had come, at the last look
+	coming  busyTime  // since then
 	gone    time.Time // since when the local MTA has not been there; zero: it is
 	stopped bool      // which has ended the call
 	end     conclusion
@@ -112,12 +114,16 @@ func (cl *call) result() api.CallResult {
 		start = cl.made
 	}
 	replies := []api.Reply{}
+	var unasked []string
 	for i := range cl.questions {
 		replies = append(replies, cl.questions[i].told(i == 0)...)
+		if i == 0 {
+			unasked = cl.questions[i].shut
+		}
 	}
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, OnHold: cl.shown.onHold, Refused: ev.Refused, Replies: replies,
+		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, OnHold: cl.shown.onHold, Refused: ev.Refused, Unasked: unasked, Replies: replies,
 		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
@@ -205,6 +211,13 @@ func (cl *call) look(ctx context.Context) verdict {
 	o.in, o.pace, o.door = cl.inCounts(), cl.line.pins.shown(), cl.door
 	o.quiet = time.Since(latest(cl.waiting, cl.asked, o.in.Active))
 	o.stale = time.Since(latest(cl.waiting, o.in.Active))
+	if !o.in.Came.Equal(cl.came) {
+		cl.came, cl.coming = o.in.Came, busyTime{}
+	}
+	// What is coming in may take hours. What comes to nothing again and again is not
+	// taken for that.
+	comes := o.in.Busy > o.in.LikelyBusy && o.in.Broken < maxBroken
+	o.vain = time.Since(latest(cl.waiting, o.in.Came)) - cl.coming.until(time.Now(), comes, 0)
 	sent := cl.lookAtPush(&o)
 	o.stopped = cl.goneFor(ctx, o.push.err != "")
 	v := o.verdict()

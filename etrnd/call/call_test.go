@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,12 +61,12 @@ func TestLineIsNotHeldLonger(t *testing.T) {
 			time.Sleep(3 * sec)
 			s.mail("M2")
 		}, 2 * 3 * sec, 0, "", 2, 0}, // twice the time between two messages
-		{"announced, and nothing comes", pull, []string{"253 OK, 2 pending messages"}, nil, nil, 2 * time.Minute, 75, "0 of 2 messages have come, and then nothing for wait = 2m0s", 0, 0},
+		{"announced, and nothing comes", pull, []string{"253 OK, 2 pending messages"}, nil, nil, 2 * time.Minute, 75, "0 of 2 messages have come, and no more within wait = 2m0s", 0, 0},
 		{
 			// It is asked again, after longer and longer times.
 			"two announced, one comes, and the hub insists", pull, []string{"253 OK, 2 pending messages", "253 OK, 1 pending messages"}, nil,
 			func(s *site) { time.Sleep(sec); s.mail("M1") },
-			2 * time.Minute, 75, "1 of 2 messages have come, and then nothing", 1, 0,
+			2 * time.Minute, 75, "1 of 2 messages have come, and no more", 1, 0,
 		},
 		{"two announced, one comes, and the hub finds that this was all", pull, []string{"253 OK, 2 pending messages", "251 OK, no messages waiting"}, nil, func(s *site) {
 			time.Sleep(sec)
@@ -408,7 +409,7 @@ func TestAuto(t *testing.T) {
 			inBubble(t, oneLink(atrnRemote(func(r *config.Remote) {
 				r.Protocol = config.ProtocolAuto
 				if c.user {
-					r.User, r.PasswordFile = "acme", password
+					r.User, r.PasswordFile, r.CRAMMD5 = "acme", password, true
 				}
 			})), func(s *site) {
 				s.net.host("192.0.2.1:366", func(conn net.Conn) {
@@ -429,6 +430,46 @@ func TestAuto(t *testing.T) {
 					t.Errorf("replies: %+v", r.Replies)
 				}
 			})
+		})
+	}
+}
+
+// CRAM-MD5 is used where the configuration says so, whatever the protocol.
+func TestCRAMMD5(t *testing.T) {
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		protocol config.Protocol
+		on       bool
+	}{{config.ProtocolATRN, true}, {config.ProtocolATRN, false}, {config.ProtocolETRN, true}, {config.ProtocolETRN, false}} {
+		inBubble(t, oneLink(atrnRemote(func(r *config.Remote) {
+			r.Protocol, r.User, r.PasswordFile, r.CRAMMD5 = c.protocol, "acme", password, c.on
+		})), func(s *site) {
+			tried := false
+			s.net.host("192.0.2.1:366", func(conn net.Conn) {
+				smtp(conn, "250-hub.example\r\n250-AUTH CRAM-MD5\r\n250 ATRN", func(line string) string {
+					switch {
+					case line == "AUTH CRAM-MD5":
+						tried = true
+						return "334 PDFAaHViLmV4YW1wbGU+"
+					case strings.HasPrefix(line, "ATRN"):
+						return "453 You have no mail"
+					case strings.HasPrefix(line, "ETRN"):
+						return "251 OK, no messages waiting"
+					}
+					return "235 welcome"
+				})
+			})
+			s.up()
+			exit, says := 0, ""
+			if !c.on {
+				exit, says = 69, "the remote offers CRAM-MD5"
+			}
+			if r := s.result(exit, says); tried != c.on || !c.on && !strings.Contains(r.Hint, "cram-md5 = true") {
+				t.Errorf("%s, %t: tried %t, hint %q", c.protocol, c.on, tried, r.Hint)
+			}
 		})
 	}
 }

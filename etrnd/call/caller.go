@@ -9,7 +9,7 @@
 // longer than needed and is not hung up while mail is moving. Three things
 // tell it: the counts in the replies, the milter's view of inbound sessions,
 // and the MTA's queue. Timers only bound them. What follows from what was seen
-// is decided in verdict.go and ending.go, by functions of nothing else.
+// is decided in verdict*.go and ending.go, by functions of nothing else.
 //
 // The package has no schedule and keeps no mail.
 //
@@ -37,6 +37,7 @@ package call
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -78,10 +79,15 @@ type Options struct {
 	Receive func(receive.Options) Receiver // default: receive.New
 	Now     func() time.Time               // what the clock says; default: the machine's
 	Door    Door                           // default: receive.Door
+	Refuses Refuses                        // default: nothing is known to be refused
 }
 
 // Door asks the local MTA at addr whether it will take mail; see receive.Door.
 type Door func(ctx context.Context, addr, hello string, domains []string) (why receive.Refusal, all bool, err error)
+
+// Refuses tells whether the local MTA is certain to refuse mail for a domain from
+// hosts in these networks; see mta.MTA.
+type Refuses func(ctx context.Context, domain string, from []netip.Prefix) (bool, error)
 
 // Caller knows the links and makes the calls.
 type Caller struct {
@@ -92,6 +98,7 @@ type Caller struct {
 	receive func(receive.Options) Receiver
 	now     func() time.Time
 	door    Door
+	refuses Refuses
 	log     *slog.Logger
 	ledger  *ledger
 	ready   chan struct{} // closed when ctx is set
@@ -107,7 +114,7 @@ type Caller struct {
 // New returns a Caller. Run has to be called before anything else.
 func New(o Options) *Caller {
 	c := &Caller{
-		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, now: o.Now, door: o.Door, log: o.Logger,
+		hold: o.Hold, inbound: o.Inbound, modem: o.Modem, network: o.Network, receive: o.Receive, now: o.Now, door: o.Door, refuses: o.Refuses, log: o.Logger,
 		ledger: newLedger(o.Logger), ready: make(chan struct{}), links: map[string]*link{},
 	}
 	if c.modem == nil {
@@ -126,6 +133,9 @@ func New(o Options) *Caller {
 		c.door = func(ctx context.Context, addr, hello string, domains []string) (receive.Refusal, bool, error) {
 			return receive.Door(ctx, receive.Dialer(addr), hello, domains)
 		}
+	}
+	if c.refuses == nil {
+		c.refuses = func(context.Context, string, []netip.Prefix) (bool, error) { return false, nil }
 	}
 	c.setConfigLocked(o.Config)
 	return c

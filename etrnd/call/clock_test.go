@@ -47,7 +47,7 @@ func securely(t *testing.T) (host func(net.Conn), change func(*config.Remote)) {
 		c := newRoomy(pipe)
 		defer close(c.out)
 		buf := make([]byte, 512)
-		fmt.Fprint(c, "220 hub.example\r\n")
+		fmt.Fprint(c, hubGreeting)
 		for {
 			n, err := c.Read(buf)
 			switch {

@@ -53,8 +53,15 @@ func (cl *call) foresee(ctx context.Context) error {
 	if err := d.full(); err != nil {
 		return err
 	}
-	if cl.remote.Protocol == config.ProtocolATRN && d.why.Lasting() {
-		return d.shut(&cl.remote)
+	switch cl.remote.Protocol {
+	case config.ProtocolATRN:
+		if d.why.Lasting() {
+			return d.shut(&cl.remote)
+		}
+	case config.ProtocolETRN:
+		if open, shut := cl.shut(ctx, cl.remote.Request); len(open) == 0 {
+			return shutOf(shut)
+		}
 	}
 	return nil
 }

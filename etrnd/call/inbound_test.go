@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +66,7 @@ func TestTally(t *testing.T) {
 		{"a session", []report.Event{ready, ev(report.Open)}, Counts{Connected: true, Open: 1, Any: true}, true},
 		{"a message is coming", []report.Event{ready, ev(report.Open), ev(report.Mail)}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
 		{"it has come", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Open: 1, Any: true}, true},
-		{"it was broken off", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Abort)}, Counts{Connected: true, Open: 1, Any: true}, true},
+		{"it was broken off", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Abort)}, Counts{Connected: true, Broken: 1, Vanished: 1, Open: 1, Any: true}, true},
 		{"and the session is over", []report.Event{ready, ev(report.Open), ev(report.Mail), ev(report.Message), ev(report.Close)}, Counts{Connected: true, Messages: 1, Seen: 1, Bytes: 1000, Any: true}, true},
 		{"two sessions", []report.Event{ready, ev(report.Mail), ev(report.Message), ev(report.Mail, session("B")), ev(report.Message, session("B"))}, Counts{Connected: true, Messages: 2, Seen: 2, Bytes: 2000, Open: 2, Any: true}, true},
 		{"one that was in the middle of a message when the milter was found", []report.Event{ev(report.Open, midway), ready}, Counts{Connected: true, Open: 1, Busy: 1, Any: true}, true},
@@ -96,8 +97,11 @@ func TestTally(t *testing.T) {
 			if !got.Active.IsZero() != c.active {
 				t.Errorf("a sign of life: %t, want %t", !got.Active.IsZero(), c.active)
 			}
-			got.Active, got.Gap = time.Time{}, 0
-			if got != c.want {
+			if came := c.want.Messages > 0; !got.Came.IsZero() != came {
+				t.Errorf("something came: %t, want %t", !got.Came.IsZero(), came)
+			}
+			got.Active, got.Came, got.Gap = time.Time{}, time.Time{}, 0
+			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%+v\nwant %+v", got, c.want)
 			}
 			tally.Close()

@@ -50,6 +50,13 @@ func (cl *call) pull(ctx context.Context) {
 		cl.questions = append(cl.questions, question{err: listenerError{err}, cut: ctx.Err() != nil})
 		return
 	}
+	if cl.remote.Protocol == config.ProtocolETRN {
+		// What can be known now need not wait for the remote's address.
+		if open, shut := cl.shut(ctx, cl.remote.Request); len(open) == 0 {
+			cl.questions = append(cl.questions, question{err: shutOf(shut), shut: shut})
+			return
+		}
+	}
 	cl.doorstep = nil // what was said before there was a line may be another thing now
 	cl.knock(ctx)
 	cl.ask(ctx, cl.remote.Request)
@@ -280,7 +287,11 @@ func (cl *call) goOnAsking(ctx context.Context, names []string) (q question, ok 
 
 // request puts a question by ETRN.
 func (cl *call) request(ctx context.Context, client *odmr.Client, names []string) question {
-	q, began := question{before: cl.tally.Counts().sure()}, time.Now()
+	names, shut := cl.shut(ctx, names)
+	if len(names) == 0 {
+		return question{err: shutOf(shut), shut: shut}
+	}
+	q, began := question{before: cl.tally.Counts().sure(), loose: !client.Ours(), shut: shut}, time.Now()
 	q.replies, q.err = client.Request(ctx, names)
 	q.took = time.Since(began)
 	for _, reply := range q.replies {
@@ -410,8 +421,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 	}
 	line, _, _ := strings.Cut(string(secret), "\n")
 	o.Auth = &odmr.Auth{User: r.User, Password: strings.TrimSuffix(line, "\r")}
-	if r.Protocol.Turns() {
-		// The one mechanism that every provider has (RFC 2645, section 5.1.1).
+	if r.CRAMMD5 {
 		o.Auth.Mechanisms = []string{users.ScramSHA256, users.Plain, users.Login, users.CramMD5}
 	}
 	return o, nil

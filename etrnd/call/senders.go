@@ -31,7 +31,18 @@ type senders struct {
 }
 
 func newSenders(r *config.Remote) *senders {
-	return &senders{fixed: len(r.Senders) > 0, remote: slices.Clone(r.Senders)}
+	s := &senders{fixed: len(r.Senders) > 0, remote: slices.Clone(r.Senders)}
+	if addr, err := netip.ParseAddr(r.Host); err == nil && !s.fixed {
+		s.add(addr)
+	}
+	return s
+}
+
+// networks are those that the remote's mail comes from, as far as they are known.
+func (s *senders) networks() []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.remote)
 }
 
 func (s *senders) match(client, to netip.Addr) likeness {

@@ -155,11 +155,14 @@ func oneByOne(replies []string) func(string) string {
 	}
 }
 
+// hubGreeting is that of a hub of ours, whose 251 is certain.
+const hubGreeting = "220 hub.example ESMTP on-demand mail relay, send EHLO\r\n"
+
 // smtp plays a server: ehlo is its answer to EHLO, and answer that to what it
 // has no answer for itself.
 func smtp(c net.Conn, ehlo string, answer func(line string) string) {
 	in := bufio.NewReader(c)
-	fmt.Fprint(c, "220 hub.example\r\n")
+	fmt.Fprint(c, hubGreeting)
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
@@ -380,7 +383,11 @@ func (n *fakeNet) DialContext(ctx context.Context, _, addr string) (net.Conn, er
 		defer there.Close()
 		talk(there)
 	}()
-	return addrConn{here, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}, nil
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		at = netip.AddrPortFrom(hubAddr, 366) // of a name
+	}
+	return addrConn{here, net.TCPAddrFromAddrPort(at)}, nil
 }
 
 func (n *fakeNet) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {

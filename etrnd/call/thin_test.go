@@ -152,8 +152,8 @@ func TestMTAStopsInTheMiddle(t *testing.T) {
 		exit   int
 		says   string
 	}{
-		{"it stays away", config.PullPush, 0, 10*sec + mtaGrace, 75, "the local mail server is not running any more; 1 of 3 messages have come"},
-		{"it stays away, and nothing was to go", config.PullOnly, 0, 10*sec + mtaGrace, 75, "the local mail server is not running any more; 1 of 3 messages have come"},
+		{"it stays away", config.PullPush, 0, 10*sec + mtaGrace, 75, "the local mail server does not answer any more; 1 of 3 messages have come"},
+		{"it stays away, and nothing was to go", config.PullOnly, 0, 10*sec + mtaGrace, 75, "the local mail server does not answer any more; 1 of 3 messages have come"},
 		{"it is restarted", config.PullOnly, 4 * sec, 20*sec + 500*ms, 0, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

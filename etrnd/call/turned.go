@@ -51,7 +51,7 @@ func (t *turned) hasEnded() (bool, error) {
 // for that; it only tells what came a second time.
 func (t *turned) counts(tally *Tally) Counts {
 	c := t.server.Counts()
-	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Coming: c.Coming, Busy: c.Busy, Any: true, Active: c.Active}
+	in := Counts{Connected: true, Messages: c.Messages, Bytes: c.Bytes, Coming: c.Coming, Busy: c.Busy, Any: true, Active: c.Active, Came: c.Active}
 	in.Refused, in.Rejected, in.Why = c.Refused, c.Rejected, c.Why
 	if over, _ := t.hasEnded(); !over {
 		in.Open = 1
@@ -77,7 +77,7 @@ func (c Counts) refusals() *api.Refused {
 	if c.Why.Class == receive.Nothing {
 		return nil
 	}
-	return &api.Refused{Messages: c.Refused, Recipients: c.Rejected, Reply: c.Why.Reply}
+	return &api.Refused{Messages: c.Refused, Recipients: c.Rejected, Reply: c.Why.Reply, Domains: c.For}
 }
 
 // seenTurned observes the last turned connection. Exim as a provider ends one

@@ -1,10 +1,6 @@
 package call
 
 import (
-	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/receive"
@@ -20,6 +16,12 @@ const (
 	// that it sends in parts, to some of its recipients each.
 	settle     = 500 * time.Millisecond
 	settleOpen = 2 * time.Second
+	// sameSecond is how long a line is kept after a remote has said that it has
+	// nothing, if it is none of ours: some have sent something at that moment.
+	sameSecond = time.Second
+	// maxBroken is how many messages in a row may come to nothing before their time
+	// counts as one in which nothing comes.
+	maxBroken = 3
 	// stillMax is how long messages may be held in an open queue without
 	// anything happening to them before they are no reason to keep the line.
 	stillMax = 30 * time.Second
@@ -49,6 +51,7 @@ type observed struct {
 	waited    time.Duration // since there has been nothing to do but wait
 	quiet     time.Duration // of that, since the last sign of mail that comes in, or the last question
 	stale     time.Duration // of waited, since the last sign of mail that comes in
+	vain      time.Duration // of waited, since a message has come that had not come before; while one is coming in it stands still
 	pace      socket.Pace   // of the line
 	in        Counts
 	turned    *turnedSeen     // the last connection that was turned around; nil: none was
@@ -151,7 +154,7 @@ func (o *observed) verdict() verdict {
 
 // mtaStopped is the conclusion when the local MTA has stopped in the middle.
 func (o *observed) mtaStopped() conclusion {
-	text := "the local mail server is not running any more"
+	text := "the local mail server does not answer any more"
 	if len(o.questions) > 0 {
 		text += "; " + o.came()
 	}
@@ -172,6 +175,8 @@ func cutOff(why error) conclusion {
 			return conclusion{api.ExitTempFail, why.Error(), "has its disk room? its log tells why; the line was not dialled"}
 		case doorError:
 			return conclusion{api.ExitUnavailable, why.Error(), receive.GateHint + "; the line was not dialled"}
+		case shutError:
+			return conclusion{api.ExitUnavailable, why.Error(), shutHint + "; the line was not dialled"}
 		}
 		hint = "the line was not used; look at the dial command, and try again"
 	}
@@ -198,6 +203,9 @@ func (o *observed) expected() int {
 		return -1
 	}
 	if a := o.answers(); a.made && a.counted {
+		if o.in.Messages < a.total && o.recipientsCounted() {
+			return o.in.Messages
+		}
 		return a.total
 	}
 	return -1
@@ -216,342 +224,11 @@ func (o *observed) request() conclusion {
 			c = q.failed(o.remote)
 		case q.err == nil && !q.atrn && i == 0:
 			// What is asked again was answered before.
-			c = q.refused(o.remote)
+			c = firstBad(q.refused(o.remote), q.unasked())
 		}
 		if c.bad() {
 			return c
 		}
 	}
 	return conclusion{}
-}
-
-// inbound judges whether mail is still coming.
-func (o *observed) inbound() verdict {
-	if len(o.questions) == 0 {
-		return verdict{over: true}
-	}
-	if o.turned != nil {
-		return o.overTurned()
-	}
-	a := o.answers()
-	if !a.made || o.full() && o.in.Busy == 0 {
-		return verdict{over: true}
-	}
-	wait := o.remote.Wait
-	switch {
-	case a.nothing() && o.in.Busy == o.in.LikelyBusy && o.proven():
-		return verdict{over: true}
-	case !o.in.Connected:
-		// Nobody tells what comes in, so only time can.
-		return verdict{waiting: "mail to come in, unseen: etrn-milter does not report", look: wait - o.quiet}.unless(o.quiet >= wait, conclusion{
-			api.ExitTempFail, fmt.Sprintf("nobody could see whether mail came: etrn-milter did not report, so the line was kept for wait = %v", wait),
-			"start etrn-milter, and see that smtpd_milters names its socket (etrnctl setup postfix)",
-		})
-	case o.in.Busy > 0:
-		return verdict{waiting: o.comingIn()}
-	case len(a.busy) > 0:
-		return o.putOff(a)
-	case a.counted && o.in.Messages >= a.total:
-		return o.settled()
-	case a.counted || !o.in.Any:
-		return o.missing(a)
-	}
-	patience := o.patience()
-	return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
-}
-
-// full tells whether the local MTA took nothing when the remote was to be asked
-// again: what it is asked for would find that too.
-func (o *observed) full() bool {
-	_, full := o.questions[len(o.questions)-1].err.(fullError)
-	return full
-}
-
-// patience is how long inbound must be quiet before it is asked after, or taken
-// to be over. A new connection takes the other side some round trips, and what
-// is lost on the way some more; beyond that the line has shown how far apart
-// messages are.
-func (o *observed) patience() time.Duration {
-	d := o.remote.Idle + o.pace.Trips(patienceTrips)
-	d = max(d, min(2*o.in.Gap, 3*d))
-	// Sessions without a transaction may be about to begin the next one: most
-	// senders keep a connection for a moment. They get twice the time.
-	if o.in.Open > 0 {
-		d *= 2
-	}
-	if o.in.Blind {
-		d = max(d, o.remote.Wait)
-	}
-	return d
-}
-
-// settled judges inbound when as many messages have come as were announced. The
-// number is one of messages and says nothing of the parts in which an MTA sends
-// one to many recipients, nor of what has come to the other side meanwhile: where
-// there is reason to think of that, the remote has to say that this was all.
-func (o *observed) settled() verdict {
-	need := settle
-	if o.in.Open > 0 {
-		need = settleOpen
-	}
-	// By then the other side has had our last reply, and has begun what it has
-	// to begin: the first segment of that takes another round trip to arrive,
-	// and the dialogue up to the first sign of mail three more.
-	need += o.pace.Trips(settleTrips)
-	switch {
-	case o.stale < need:
-		return verdict{waiting: "the last message to settle", look: need - o.stale}
-	case o.proven():
-		return verdict{over: true}
-	case o.evaded():
-		patience := o.patience()
-		return verdict{waiting: "more mail to come in; " + o.came(), look: patience - o.quiet}.unless(o.quiet >= patience, conclusion{})
-	}
-	return o.again(need, "the remote to say that this was all", conclusion{
-		api.ExitTempFail, fmt.Sprintf("%s, and %s does not say that this was all", o.came(), o.remote.Name), "the next call asks again",
-	})
-}
-
-// proven tells whether what has come is all for certain: it was whole, or the
-// remote has said since that it has nothing more.
-func (o *observed) proven() bool {
-	last := &o.questions[len(o.questions)-1]
-	if _, counted, n := last.accepted(); counted && n == 0 && last.seen == o.in.Seen {
-		return true
-	}
-	doubt := o.in.Parts > 0 || o.in.Wide || o.in.Likely > 0 || o.answers().total < o.in.Messages
-	return !doubt
-}
-
-// evaded tells whether the remote was asked whether this was all, and has said
-// something that is no answer to that.
-func (o *observed) evaded() bool {
-	last := &o.questions[len(o.questions)-1]
-	_, counted, _ := last.accepted()
-	return len(o.questions) > 1 && last.seen == o.in.Seen && !counted && !last.putOff()
-}
-
-// missing judges inbound when fewer messages have come than were announced, or
-// none where nobody said how many there are, and none is coming. The remote may
-// have tried in vain: a firewall that opens late, an MTA that was full.
-func (o *observed) missing(a answers) verdict {
-	wait, end, waiting := o.remote.Wait, conclusion{}, "mail to begin to come in"
-	if a.counted {
-		end = conclusion{
-			api.ExitTempFail, fmt.Sprintf("%s, and then nothing for wait = %v", o.came(), wait),
-			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
-		}
-		if o.in.Any && o.in.Seen == 0 {
-			end.hint = o.remote.Host + " connects, but no message was taken from it: the log of the local mail server tells why"
-		}
-		if o.in.Stranger.IsValid() {
-			end.hint = fmt.Sprintf("mail came over the line from %v, which is no address of %s: if it is its mail server, list it in senders", o.in.Stranger, o.remote.Host)
-		}
-		waiting = "mail to come in; " + o.came()
-	}
-	v := o.again(o.patience(), "the remote to say what it still has", end)
-	if !v.over && !v.ask {
-		v.waiting = waiting
-	}
-	return v
-}
-
-// putOff judges inbound when the remote has answered 458 for names: it has not
-// done anything about them, now.
-func (o *observed) putOff(a answers) verdict {
-	return o.again(busyPause+o.pace.Trips(busyTrips), fmt.Sprintf("%s to take a request for %s (458)", o.remote.Name, strings.Join(a.busy, ", ")), conclusion{
-		api.ExitTempFail,
-		fmt.Sprintf("%s took no request for %s within wait = %v: 458 %s", o.remote.Name, strings.Join(a.busy, ", "), o.remote.Wait, a.why),
-		"it may be asked too often, or have no time; what it holds stays held there, and the next call asks again",
-	})
-}
-
-// again has the remote asked once more when inbound has been quiet for a while,
-// and after twice that time the next time, until it has been quiet for wait. What
-// a dialogue costs on this line is no more than a part of it.
-func (o *observed) again(pause time.Duration, waiting string, end conclusion) verdict {
-	n := 0 // asked since anything has come
-	for i := range o.questions {
-		if o.questions[i].seen == o.in.Seen {
-			n++
-		}
-	}
-	last := &o.questions[len(o.questions)-1]
-	if last.putOff() {
-		pause = max(pause, busyPause+o.pace.Trips(busyTrips))
-	}
-	pause = max(pause<<min(max(n-1, 0), 16), 4*last.took)
-	left := o.remote.Wait - o.stale
-	switch {
-	case left <= 0:
-		return verdict{over: true, conclusion: end}
-	case left <= last.took:
-		return verdict{waiting: waiting, look: left} // the answer would be late
-	case o.quiet >= pause:
-		return verdict{ask: true, waiting: waiting}
-	}
-	return verdict{waiting: waiting, look: min(left, pause-o.quiet)}
-}
-
-// overTurned judges turned connections: the remote ends one when it has no more,
-// or when it has sent what it sends over one.
-func (o *observed) overTurned() verdict {
-	t := o.turned
-	switch {
-	case !t.over && o.in.Busy > 0:
-		return verdict{waiting: o.comingIn()}
-	case !t.over:
-		return verdict{waiting: fmt.Sprintf("%s to send its mail or to say that it has no more; %s", o.remote.Host, o.came())}
-	case t.err == nil && t.untold && t.since < settle:
-		// The milter tells in its own time what came a second time.
-		return verdict{waiting: "etrn-milter to tell of the last message", look: settle - t.since}
-	case t.err == nil && t.more:
-		return verdict{ask: true, waiting: "the remote to say what it still has"}
-	case t.err == nil:
-		return verdict{over: true, conclusion: firstBad(o.refused(), o.shutOut())}
-	}
-	if c := o.refused(); c.exit == api.ExitUnavailable {
-		return verdict{over: true, conclusion: c}
-	}
-	hint := "what has not come stays held there, and comes with the next call"
-	switch {
-	case errors.Is(t.err, receive.ErrMTA):
-		hint = "is the local mail server running? " + hint
-	case errors.Is(t.err, receive.ErrDoor):
-		hint = "the log of the local mail server tells why; " + hint
-	case errors.Is(t.err, receive.ErrAbuse):
-		hint = "the log has the details; tell the postmaster of " + o.remote.Host
-	}
-	return verdict{over: true, conclusion: conclusion{api.ExitTempFail, "the mail of " + o.remote.Name + ": " + t.err.Error() + "; " + o.came(), hint}}
-}
-
-// refused is the conclusion when the local MTA has refused some of what came. A
-// refusal that is the recipient's or the message's has gone to the sender, and
-// nothing is left to be done.
-func (o *observed) refused() conclusion {
-	text := fmt.Sprintf("the local mail server refused mail of %s: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
-	switch o.in.Why.Class {
-	case receive.Gate:
-		return conclusion{api.ExitUnavailable, text, receive.GateHint + "; what was refused stays held at " + o.remote.Host}
-	case receive.Own:
-		text = fmt.Sprintf("mail of %s that this site has not asked for was refused: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
-		return conclusion{api.ExitUnavailable, text, "if it is for this site, its domain belongs into request; what was refused stays held at " + o.remote.Host + ", and etrnd's log tells which"}
-	case receive.Temporary:
-		return conclusion{api.ExitTempFail, text, "what was refused stays held at " + o.remote.Host + " and comes with the next call; the log of the local mail server tells why"}
-	}
-	return conclusion{}
-}
-
-// shutOut is the conclusion when the local MTA had said beforehand that it would
-// refuse the mail of some domains.
-func (o *observed) shutOut() conclusion {
-	if o.door.Class == receive.Nothing {
-		return conclusion{}
-	}
-	return conclusion{api.ExitUnavailable, fmt.Sprintf("the local mail server refuses mail of %s for some domains: %q", o.remote.Name, o.door.Reply), receive.GateHint}
-}
-
-// pushes tells whether anything may go out in this call.
-func (o *observed) pushes() bool {
-	return len(o.remote.PushQueues) > 0 && o.remote.RouterType != config.PullOnly
-}
-
-// toSend is how many messages go out in this call, as far as that is known.
-func (o *observed) toSend() (n int, known bool) {
-	return o.sent + o.push.held, o.pushes() && o.push.err == "" && o.push.listed
-}
-
-// doorClosed tells whether the local MTA was not there for what would come in: a
-// second sign of the same need not be waited for.
-func (o *observed) doorClosed() bool {
-	return slices.ContainsFunc(o.questions, func(q question) bool {
-		_, closed := q.err.(listenerError)
-		return closed
-	})
-}
-
-// outbound judges whether mail is still going.
-func (o *observed) outbound() verdict {
-	p, r := &o.push, o.remote
-	asked := !r.RouterType.Pushes() // what is held goes when the other side asks for it
-	switch {
-	case !o.pushes():
-		return verdict{over: true}
-	case p.err != "":
-		return verdict{waiting: "the mail server to list its queue", look: maxLook}.unless(o.unlisted > unlistedMax || o.doorClosed(), conclusion{
-			api.ExitTempFail, "the mail server's queue cannot be listed: " + p.err, "what is held stays held; is the mail server running?",
-		})
-	case !p.listed:
-		return verdict{waiting: "the mail server to list its queue", look: 100 * time.Millisecond}
-	case p.held == 0:
-		return verdict{over: true}
-	case asked && !p.open && p.underWay == 0 && o.sent == 0:
-		return verdict{waiting: fmt.Sprintf("%s to ask for %s", r.Name, nMessages(p.held)), look: r.Wait - o.waited}.unless(o.waited >= r.Wait, conclusion{
-			api.ExitTempFail, fmt.Sprintf("%s did not ask for the %s held for it within wait = %v", r.Name, nMessages(p.held), r.Wait),
-			"router-type push-wait holds mail until the other side sends ETRN; push-only sends it at once",
-		})
-	case p.underWay > 0 || p.retry > 0:
-	case p.failed > 0:
-		hint := "they stay held and go with the next call"
-		if strings.HasPrefix(p.reason, "SASL authentication failed") {
-			// Postfix logs in with its copy, which the call does not use.
-			hint = "they stay held; check user and password-file, and run etrnctl setup postfix --apply after a change: Postfix has a copy"
-		}
-		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s could not be sent: %s", nMessages(p.failed), p.reason), hint}}
-	case asked:
-		// What is left was not asked for.
-		return verdict{over: true}
-	case o.still > stillMax:
-		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s held, not sent, and the mail server does not say why", nMessages(p.held)), "they stay held; look at mailq and at the mail server's log"}}
-	}
-	// Under way; or held and not under way: it has just arrived and is about
-	// to be released.
-	return verdict{waiting: nMessages(p.held) + " to go out"}
-}
-
-// came says what has come so far.
-func (o *observed) came() string {
-	n, expected := o.in.Messages, o.expected()
-	var text string
-	switch {
-	case o.turned == nil && expected >= 0:
-		text = fmt.Sprintf("%d of %s have come", n, nMessages(expected))
-		if expected == 1 {
-			text = fmt.Sprintf("%d of 1 message has come", n)
-		}
-	case n == 1:
-		text = "1 message has come"
-	default:
-		text = nMessages(n) + " have come"
-	}
-	if o.in.Refused > 0 {
-		text += fmt.Sprintf(", %d refused here", o.in.Refused)
-	}
-	if o.in.Rejected > 0 {
-		text += fmt.Sprintf(", %s refused here", nOf(o.in.Rejected, "recipient"))
-	}
-	return text
-}
-
-// comingIn says what is coming in at the moment.
-func (o *observed) comingIn() string {
-	size := ""
-	switch n := o.in.Coming; {
-	case o.turned != nil || n == 0: // it is counted as it comes, or nobody has told
-	case n < 1000:
-		size = fmt.Sprintf(" of %d bytes", n)
-	default:
-		size = fmt.Sprintf(" of %d kB", (n+500)/1000)
-	}
-	return fmt.Sprintf("%s%s coming in; %s", nMessages(o.in.Busy), size, o.came())
-}
-
-// nMessages counts messages in words.
-func nMessages(n int) string { return nOf(n, "message") }
-
-func nOf(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

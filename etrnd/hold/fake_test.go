@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -281,7 +282,10 @@ func (f *fakeMTA) tryEach(l *mta.Message) {
 	}
 }
 
-func (f *fakeMTA) IsLocal(context.Context, string) (bool, error)      { return false, nil }
+func (f *fakeMTA) IsLocal(context.Context, string) (bool, error) { return false, nil }
+func (f *fakeMTA) Refuses(context.Context, string, []netip.Prefix) (bool, error) {
+	return false, nil
+}
 func (f *fakeMTA) RecipientDelimiter(context.Context) (string, error) { return "", nil }
 func (f *fakeMTA) Lifetime(context.Context) (time.Duration, error)    { return 5 * 24 * time.Hour, nil }
 func (f *fakeMTA) Refresh()                                           {}

@@ -86,11 +86,14 @@ func (c *Client) request(ctx context.Context, names []string) ([]Reply, error) {
 	return replies, nil
 }
 
-// pipelines tells whether several ETRN may go out at a time.
-func (c *Client) pipelines() bool {
-	ours := c.offers.Has(Ahead) || strings.HasSuffix(c.greeting, " "+greeting)
-	return ours && c.offers.Has("PIPELINING")
+// Ours tells whether the remote is a hub of ours, which says 251 only when it has
+// made sure of it.
+func (c *Client) Ours() bool {
+	return c.offers.Has(Ahead) || strings.HasSuffix(c.greeting, " "+greeting)
 }
+
+// pipelines tells whether several ETRN may go out at a time.
+func (c *Client) pipelines() bool { return c.Ours() && c.offers.Has("PIPELINING") }
 
 // judge tells whether a reply ends the request.
 func (c *Client) judge(name string, rep esmtp.Reply, first bool) error {

@@ -129,7 +129,7 @@ func (d *doorbell) ring(hello string, domains []string) (why Refusal, all bool, 
 		asked++
 		if r.Code/100 >= 4 && classify(r) == Gate && !unsure(r) {
 			shut++
-			why = why.graver(refusalOf(r))
+			why = why.Graver(refusalOf(r))
 		}
 	}
 	if shut < maxShut { // else it may take its time

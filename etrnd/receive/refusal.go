@@ -42,17 +42,17 @@ func (r refusal) why() Refusal {
 	return Refusal{Own, string(r)}
 }
 
-// graver is which of two refusals tells more: the first of the graver class.
-func (r Refusal) graver(other Refusal) Refusal {
+// Graver is which of two refusals tells more: the first of the graver class.
+func (r Refusal) Graver(other Refusal) Refusal {
 	if other.Class > r.Class {
 		return other
 	}
 	return r
 }
 
-// maxInVain is how many messages in a row the MTA may refuse for a reason that
+// MaxInVain is how many messages in a row the MTA may refuse for a reason that
 // concerns all before the line is no longer used for them.
-const maxInVain = 3
+const MaxInVain = 3
 
 // aboutRelay tells, of refusals that concern the gate, those that may concern one
 // domain only.
@@ -111,6 +111,20 @@ func classify(r esmtp.Reply) Class {
 // GateHint is what to do about a refusal that concerns the gate.
 var GateHint = "let it take mail for these domains from " + Source.String() + ", the address that the mail of remotes comes from here: no list of clients, names, networks or logins may refuse it, and the domains must be its own (mydestination; see ATRN in howto.md)"
 
+// RefusalOf is what the MTA has said to others than a Server when it refused a
+// recipient: the enhanced status (RFC 3463) and the text, without the code. all
+// tells whether the same is to be expected for other mail of that client: what
+// concerns the client counts for that, and relaying, too, as long as nothing else
+// is taken.
+func RefusalOf(said string) (why Refusal, all bool) {
+	r := esmtp.Reply{Code: 550, Lines: []string{said}}
+	if strings.HasPrefix(said, "4") {
+		r.Code = 450
+	}
+	why = Refusal{classify(r), foreign.Clip(said, maxShown)}
+	return why, why.Class == Gate || forAll(r)
+}
+
 func refusalOf(r esmtp.Reply) Refusal {
 	return Refusal{classify(r), foreign.Clip(r.String(), maxShown)}
 }
@@ -126,7 +140,7 @@ func (t *turn) soften(r esmtp.Reply) esmtp.Reply {
 // refuses notes why something of the provider's was refused.
 func (s *Server) refuses(why Refusal, change func(*Counts)) {
 	s.count(func(c *Counts) {
-		c.Why = c.Why.graver(why)
+		c.Why = c.Why.Graver(why)
 		change(c)
 	})
 }

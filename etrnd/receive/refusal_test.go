@@ -161,7 +161,7 @@ func TestInVain(t *testing.T) {
 			h.expect("220")
 			h.send(hello)
 			h.expect("250")
-			for range maxInVain {
+			for range MaxInVain {
 				h.send(message)
 				h.expect("250")
 				h.reply()

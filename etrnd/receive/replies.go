@@ -120,7 +120,7 @@ func (t *turn) bring(a *answer) error {
 	if a.final && r.OK() {
 		t.inVain = 0
 	}
-	if t.inVain >= maxInVain {
+	if t.inVain >= MaxInVain {
 		t.write([]byte("421 4.3.2 " + t.o.Hostname + " the mail server takes nothing now, try again later\r\n"))
 		t.push()
 		return fmt.Errorf("%w: %s", ErrDoor, t.Counts().Why.Reply)

@@ -107,6 +107,8 @@ type QueueTotals struct {
 	UnderWay int        `json:"under_way"` // released, and neither gone nor back
 	Waiting  int        `json:"waiting"`   // of these, those that wait for their turn
 	OnHold   int        `json:"on_hold"`   // put on hold by an administrator
+	// UnknownSince is since when it is not known how the queues are; see Queue.
+	UnknownSince *time.Time `json:"unknown_since"`
 }
 
 // Queue is what is held under one name.
@@ -127,6 +129,10 @@ type Queue struct {
 	Domains   []string   `json:"domains"`          // as in the configuration
 	Deliver   string     `json:"deliver"`          // where to
 	Remote    string     `json:"remote,omitempty"` // of the remote whose push it is
+	// UnknownSince is when the MTA's queue could last be read, or when the daemon
+	// started if it never could, as long as it cannot: the numbers are of then. Null:
+	// they hold now.
+	UnknownSince *time.Time `json:"unknown_since"`
 }
 
 // Released is what a release set going.
@@ -226,26 +232,36 @@ type CallResult struct {
 	Line       Seconds   `json:"line_seconds"` // how long the line was used
 	In         Progress  `json:"in"`
 	Out        Progress  `json:"out"`
-	// Duplicates are messages that came, or went, a second time after the
-	// line was cut. They are counted in In and Out too.
+	// Duplicates are messages that had come before, in this call or an earlier one:
+	// with the same Message-ID, for the same recipients. Most often the line was cut
+	// when the remote had sent one and had not heard that it was taken; it may also
+	// have been sent twice by its sender. They are counted in In too.
 	Duplicates int `json:"duplicates"`
 	// OnHold is how many messages that would have gone out stay because an
 	// administrator has put them on hold.
 	OnHold  int      `json:"on_hold"`
 	Refused *Refused `json:"refused,omitempty"` // nil: nothing
+	// Unasked are names of request that were not asked for, since the local mail
+	// server would refuse their mail.
+	Unasked []string `json:"unasked,omitempty"`
 	Replies []Reply  `json:"replies"`
 	Error   string   `json:"error,omitempty"` // empty: all went well
 	Hint    string   `json:"hint,omitempty"`
 	Exit    int      `json:"exit"` // 0, 69, 75 or 78
 }
 
-// Refused is what the local mail server has refused of what came over a turned
-// connection (ATRN).
+// Refused is what the local mail server has refused of what came. A message that
+// the remote has tried twice counts twice.
 type Refused struct {
 	Messages   int `json:"messages"`   // with all of their recipients
 	Recipients int `json:"recipients"` // of others
-	// Reply is its reply, with the code: the first of those that matter most.
+	// Reply is its reply, the first of those that matter most: with the code where
+	// it came over a turned connection (ATRN), without it where the milter has seen
+	// it (ETRN).
 	Reply string `json:"reply"`
+	// Domains that the mail was for, at most five; none where that is not known
+	// (ATRN).
+	Domains []string `json:"domains,omitempty"`
 }
 
 // Reply is a remote's answer to the request for one name.

@@ -214,6 +214,7 @@ type Remote struct {
 
 	User         string
 	PasswordFile string // absolute path; the password is its first line
+	CRAMMD5      bool   // as well, where the remote offers nothing better
 }
 
 // Addr is the remote's address to dial.

@@ -251,7 +251,7 @@ func TestEverything(t *testing.T) {
 			ConnectTimeout: 10 * time.Second, RequestTimeout: 20 * time.Second, Wait: 30 * time.Second, Idle: 2 * time.Second, Limit: 10 * time.Minute,
 			PushQueues: []string{"out", "north"}, PushLogin: PushLoginAlways, Senders: prefixList(t, "2001:db8::/64"),
 			TLS: TLSRequire, TLSCA: dir + "/hub.pem", TLSName: "hub.example.net", TLSCert: dir + "/hub.pem", TLSKey: dir + "/hub.key",
-			User: "site", PasswordFile: dir + "/password",
+			User: "site", PasswordFile: dir + "/password", CRAMMD5: true,
 		},
 		{
 			// No port: ETRN is asked for on 25.
@@ -264,7 +264,7 @@ func TestEverything(t *testing.T) {
 			Name: "west", Link: "Sat", Host: "192.0.2.11", Port: 366, Protocol: ProtocolATRN, RouterType: PullOnly,
 			Request:        []string{"site.example", "other.example"},
 			ConnectTimeout: 30 * time.Second, RequestTimeout: 30 * time.Second, Wait: 2 * time.Minute, Idle: 5 * time.Second, Limit: time.Hour,
-			Senders: prefixList(t, "192.0.2.11/32"), TLS: TLSAuto, User: "site", PasswordFile: dir + "/password",
+			Senders: prefixList(t, "192.0.2.11/32"), TLS: TLSAuto, User: "site", PasswordFile: dir + "/password", CRAMMD5: true,
 		},
 	})
 	if l, ok := c.Link("SAT"); !ok || l != &c.Links[0] {

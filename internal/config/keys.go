@@ -121,6 +121,7 @@ var keys = []key{
 	{table: "remote", name: "tls-key", kind: str},
 	{table: "remote", name: "user", kind: str},
 	{table: "remote", name: "password-file", kind: str},
+	{table: "remote", name: "cram-md5", kind: boolean, defWords: "true with protocol atrn and auto"},
 }
 
 // tables are the tables there are by their names, the top of the file being "",

@@ -300,7 +300,21 @@ func (r *reader) credentials(t *table, rem *Remote) {
 		t.warn("protocol", `write user and password-file`, "ATRN is for users who have authenticated (RFC 2645): without a user the remote will refuse")
 	case !t.has("user") && rem.Protocol == ProtocolAuto:
 		t.warn("protocol", `write user and password-file, or protocol = "etrn"`, "ATRN is for users who have authenticated: without a user %s comes down to ETRN", foreign.Quote("auto"))
-	case rem.User != "" && rem.TLS == TLSOff:
-		t.warn("tls", `write tls = "require"`, "%s leaves only SCRAM-SHA-256 and CRAM-MD5 for AUTH: other mechanisms would show the password to the line", foreign.Quote(string(rem.TLS)))
+	}
+	// RFC 2645, section 5.1.2: the mechanism that every provider has. Whoever answers
+	// in the remote's place gets something to guess the password by.
+	rem.CRAMMD5 = rem.Protocol.Turns()
+	if t.has("cram-md5") {
+		rem.CRAMMD5 = t.boolean("cram-md5")
+		if rem.User == "" && rem.CRAMMD5 {
+			t.fail("cram-md5", "write user and password-file", "has nothing to log in with")
+		}
+	}
+	if rem.User != "" && rem.TLS == TLSOff {
+		left := "SCRAM-SHA-256"
+		if rem.CRAMMD5 {
+			left += " and CRAM-MD5"
+		}
+		t.warn("tls", `write tls = "require"`, "%s leaves only %s for AUTH: other mechanisms would show the password to the line", foreign.Quote(string(rem.TLS)), left)
 	}
 }

@@ -16,6 +16,7 @@ package mta
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -59,6 +60,12 @@ type MTA interface {
 	// for domain, so that it is never held by a queue of "*".
 	IsLocal(ctx context.Context, domain string) (bool, error)
 
+	// Refuses tells whether the server is certain to refuse mail for domain, since
+	// it is neither its destination nor passes it on, from a host that has an
+	// address in one of these networks and has not logged in; none are any other
+	// host. False says little.
+	Refuses(ctx context.Context, domain string, from []netip.Prefix) (bool, error)
+
 	// RecipientDelimiter is the set of characters that separate a user from
 	// an address extension (user+folder@...), or "".
 	RecipientDelimiter(ctx context.Context) (string, error)
@@ -67,8 +74,9 @@ type MTA interface {
 	// release, or cannot be delivered, before it returns it to its sender.
 	Lifetime(ctx context.Context) (time.Duration, error)
 
-	// Refresh forgets what IsLocal, RecipientDelimiter, Stamp and ActiveLimit
-	// remember of the server's configuration.
+	// Refresh forgets what IsLocal, Refuses, RecipientDelimiter, Stamp and
+	// ActiveLimit remember of the server's configuration. A change of its files they
+	// notice by themselves within a few seconds.
 	Refresh()
 }
 

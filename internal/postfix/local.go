@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -25,20 +24,6 @@ const (
 	// the addresses of strangers.
 	maxLocal = 10000
 )
-
-// facts is what is remembered of the configuration until Refresh.
-type facts struct {
-	delimiter string
-	lists     [][]string // mydestination, virtual_alias_domains, virtual_mailbox_domains
-	addresses map[netip.Addr]bool
-	all       bool // inet_interfaces has all addresses of the machine; see ours
-	asked     bool // those are in addresses
-	local     map[string]bool
-	sources   map[string]bool // files that lists name and that have been asked
-	active    int             // qmgr_message_active_limit
-	queueDir  string
-	hashed    bool // what its subdirectories could tell is further down
-}
 
 // IsLocal looks a domain up in mydestination, virtual_alias_domains and
 // virtual_mailbox_domains as Postfix does, and an address literal in
@@ -68,7 +53,7 @@ func (p *Instance) IsLocal(ctx context.Context, domain string) (bool, error) {
 		return is, nil
 	}
 	for _, list := range f.lists {
-		if is, err = p.matchList(ctx, f, list, domain, 0); err != nil {
+		if is, err = p.matchList(ctx, f, list, []string{domain}, 0); err != nil {
 			return false, fmt.Errorf("is %s local: %w", foreign.Quote(domain), err)
 		}
 		if is {
@@ -171,88 +156,6 @@ func (p *Instance) matchAll(ctx context.Context, f *facts, list, domains []strin
 	return nil
 }
 
-// RecipientDelimiter returns the setting recipient_delimiter.
-func (p *Instance) RecipientDelimiter(ctx context.Context) (string, error) {
-	f, err := p.known(ctx)
-	if err != nil {
-		return "", err
-	}
-	return f.delimiter, nil
-}
-
-// Refresh makes the next question read the configuration again.
-func (p *Instance) Refresh() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.facts = nil
-}
-
-// Sources names what the answers of IsLocal, Settings and Defaults have come
-// from since the last Refresh, beside main.cf: the files that its lists of
-// domains name, and the program that knows what is built in.
-func (p *Instance) Sources() []string {
-	var list []string
-	if program, err := p.command("postconf"); err == nil {
-		list = append(list, program)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.facts != nil {
-		list = append(list, slices.Sorted(maps.Keys(p.facts.sources))...)
-	}
-	return list
-}
-
-func (p *Instance) note(f *facts, files ...string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, name := range files {
-		f.sources[name] = true
-	}
-}
-
-func (p *Instance) known(ctx context.Context) (*facts, error) {
-	p.mu.Lock()
-	f := p.facts
-	p.mu.Unlock()
-	if f != nil {
-		return f, nil
-	}
-	names := []string{"recipient_delimiter", "mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "inet_interfaces", "proxy_interfaces",
-		"qmgr_message_active_limit", "queue_directory", "hash_queue_names"}
-	v, err := p.Settings(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	f = &facts{delimiter: v["recipient_delimiter"], addresses: map[netip.Addr]bool{}, local: map[string]bool{}, sources: map[string]bool{}}
-	f.active, f.queueDir, f.hashed = flow(v)
-	for _, name := range names[1:4] {
-		f.lists = append(f.lists, conffile.Words(v[name]))
-	}
-	for _, w := range append(conffile.Words(v["inet_interfaces"]), conffile.Words(v["proxy_interfaces"])...) {
-		switch addr, err := netip.ParseAddr(strings.Trim(w, "[]")); {
-		case err == nil:
-			f.addresses[addr.Unmap()] = true
-		case w == "all":
-			f.all = true
-			loopback(f.addresses)
-		case w == "loopback-only" || w == "localhost":
-			loopback(f.addresses)
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.facts == nil {
-		p.facts = f
-	}
-	return p.facts, nil
-}
-
-func loopback(set map[netip.Addr]bool) {
-	set[netip.AddrFrom4([4]byte{127, 0, 0, 1})] = true
-	set[netip.IPv6Loopback()] = true
-}
-
 // ours reports whether an address is one of those that Postfix takes for its own.
 // The machine is asked for its addresses only when it must be: whoever asks about
 // domains needs no right to see them. In a sandbox without netlink, or with a
@@ -278,8 +181,9 @@ func (p *Instance) ours(f *facts, addr netip.Addr) (bool, error) {
 
 // matchList is Postfix's match on a list of names: the first entry that
 // matches decides, "!" in front of it turns it into a refusal, "/file" stands
-// for the lines of the file and "type:table" for the keys of the table.
-func (p *Instance) matchList(ctx context.Context, f *facts, list []string, domain string, depth int) (bool, error) {
+// for the lines of the file and "type:table" for the keys of the table. keys are
+// what an entry may be, or a table have, for the name that is looked up.
+func (p *Instance) matchList(ctx context.Context, f *facts, list, keys []string, depth int) (bool, error) {
 	if depth > maxListDepth {
 		return false, fmt.Errorf("files name files more than %d deep", maxListDepth)
 	}
@@ -295,13 +199,17 @@ func (p *Instance) matchList(ctx context.Context, f *facts, list []string, domai
 			var inner []string
 			p.note(f, entry)
 			if inner, err = readList(entry); err == nil {
-				hit, err = p.matchList(ctx, f, inner, domain, depth+1)
+				hit, err = p.matchList(ctx, f, inner, keys, depth+1)
 			}
 		case strings.Contains(entry, ":"):
 			p.note(f, tableFiles(entry)...)
-			hit, err = p.inTable(ctx, entry, domain)
+			for _, key := range keys {
+				if hit, err = p.inTable(ctx, entry, key); hit || err != nil {
+					break
+				}
+			}
 		default:
-			hit = strings.EqualFold(entry, domain)
+			hit = slices.ContainsFunc(keys, func(key string) bool { return strings.EqualFold(entry, key) })
 		}
 		if err != nil {
 			return false, err

@@ -54,6 +54,8 @@ const (
 	// Message ends a transaction: the milter has let a whole message pass.
 	// The MTA may still fail to store it, and does so only after this report.
 	Message Kind = "message"
+	// Refused is a recipient that the MTA has refused; the transaction goes on.
+	Refused Kind = "refused"
 	// Abort ends a transaction without a message.
 	Abort Kind = "abort"
 	// Close is the end of a session, and of the transaction in it.
@@ -81,12 +83,13 @@ const (
 	MaxLine       = 128 << 10 // bytes of a line, its newline included
 	MaxRecipients = 100       // addresses of one message
 	MaxAddress    = 512       // bytes of an address
+	MaxReply      = 512       // bytes of a reply
 	maxName       = 128       // bytes of session, queue id, digest
 )
 
 // Event is one report. Which fields are set depends on the kind; those about
 // the session (Session, Client, Local) are set in all of open, mail, message,
-// abort and close, so that each can be understood alone.
+// refused, abort and close, so that each can be understood alone.
 type Event struct {
 	Kind Kind      `json:"kind"`
 	Time time.Time `json:"time"`
@@ -127,9 +130,19 @@ type Event struct {
 	// Letter is the same for two messages with the same Message-ID header,
 	// whoever they are for: an MTA sends a message to many recipients in parts.
 	// Empty when there is no Message-ID. To is how many recipients this part
-	// has.
+	// has; of refused, how many the MTA has taken before.
 	Letter string `json:"letter,omitempty"`
 	To     int    `json:"to,omitempty"`
+
+	// Of refused:
+
+	// Domain is that of the recipient, in lower case. Empty when there is none, or
+	// one that is too long.
+	Domain string `json:"domain,omitempty"`
+	// Reply is what the MTA has said, without the code: the enhanced status
+	// (RFC 3463) and the text, cut to MaxReply bytes and without control
+	// characters.
+	Reply string `json:"reply,omitempty"`
 
 	// Reporter names the stream that an event came in by. The server sets it.
 	Reporter string `json:"-"`
@@ -190,8 +203,14 @@ func (e *Event) check() error {
 			return err
 		}
 	}
+	if err := checkWord(e.Domain, MaxAddress); err != nil {
+		return err
+	}
+	if err := checkWord(e.Reply, MaxReply); err != nil {
+		return err
+	}
 	switch e.Kind {
-	case Open, Mail, Message, Abort, Close:
+	case Open, Mail, Message, Refused, Abort, Close:
 		if e.Session == "" {
 			return fmt.Errorf("kind %q without a session", e.Kind)
 		}
@@ -224,6 +243,10 @@ func (e Event) format() []byte {
 		}
 		e.Recipients = kept
 	}
+	if checkWord(e.Domain, MaxAddress) != nil {
+		e.Domain = ""
+	}
+	e.Reply = foreign.Printable(e.Reply, MaxReply)
 	line, err := json.Marshal(e)
 	if err != nil || len(line) >= MaxLine {
 		// Names escaped to six times their length can get here. What matters

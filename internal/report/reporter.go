@@ -76,8 +76,8 @@ func NewReporter(o ReporterOptions) *Reporter {
 	return &Reporter{o: o, log: o.Logger, wake: make(chan struct{}, 1), sessions: map[string]Event{}, picture: true}
 }
 
-// Report takes an event of kind open, mail, message, abort or close. It does
-// not block. The event's slices must not be changed afterwards.
+// Report takes an event of kind open, mail, message, refused, abort or close. It
+// does not block. The event's slices must not be changed afterwards.
 func (r *Reporter) Report(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

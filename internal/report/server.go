@@ -108,7 +108,7 @@ func (s *Server) read(ctx context.Context, conn net.Conn, name string) (begun bo
 			begun = true
 		case ping:
 			continue
-		case Ready, Lost, Open, Mail, Message, Abort, Close:
+		case Ready, Lost, Open, Mail, Message, Refused, Abort, Close:
 			if !begun {
 				return false, fmt.Errorf("the stream begins with %q, not with hello", e.Kind)
 			}

@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -169,4 +170,33 @@ func TestIndexFollowsTheQueue(t *testing.T) {
 	_, err = w.Hub.Ctl(ctx, "reload")
 	must(t, err)
 	must(t, w.Hub.WaitQueue(ctx, "acme", 6))
+}
+
+// While Postfix is stopped, the numbers are those of before, and that is said.
+func TestQueuesWhileStopped(t *testing.T) {
+	t.Parallel()
+	ctx, w := world(t, Options{})
+	send(ctx, t, w.Online, hubName+":25", Messages(2, 0, "a@acme.example"))
+	must(t, w.Hub.WaitQueue(ctx, "acme", 2))
+	unknown := func(want bool) {
+		t.Helper()
+		must(t, testbed.Until(ctx, fmt.Sprint("etrnd to know how the queue is: ", !want), func() (bool, error) {
+			q, err := w.Hub.Queue(ctx, "acme")
+			return (q.UnknownSince != nil) == want && q.Messages == 2, err
+		}))
+		for _, command := range []string{"queues", "status"} {
+			text, err := w.Hub.Ctl(ctx, command)
+			must(t, err)
+			if says := strings.Contains(strings.ToLower(text), "that was so"); says != want {
+				t.Errorf("%s: %s", command, text)
+			}
+		}
+	}
+	unknown(false)
+	_, err := w.HubHost.Run(ctx, "postfix", "stop")
+	must(t, err)
+	unknown(true)
+	_, err = w.HubHost.Run(ctx, "postfix", "start")
+	must(t, err)
+	unknown(false)
 }

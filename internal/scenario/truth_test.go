@@ -144,3 +144,62 @@ func TestThousandRecipients(t *testing.T) {
 	}
 	must(t, w.Hub.WaitQueue(ctx, "acme", 0))
 }
+
+// A site whose mail server does not take the mail that it has the hub send (ETRN): a
+// name that is known to be refused is not asked for, what comes all the same is
+// waited for no further, and the result names it. As soon as the mail server takes
+// it, so does a call, without a reload.
+func TestRefusedByThePort(t *testing.T) {
+	t.Parallel()
+	config := func(request string) string {
+		return siteConfig("router-type = \"pull-only\"\nrequest = [" + request + "]\nrequest-timeout = \"2m\"\nwait = \"20m\"\n")
+	}
+	ctx, w := world(t, Options{SiteConfig: config(`"acme.example"`)})
+	const n = 8
+	ids := send(ctx, t, w.Online, hubName+":25", Messages(n, 1000, "a@acme.example"))
+	must(t, w.Hub.WaitQueue(ctx, "acme", n))
+	setPostfix(ctx, t, w.SiteHost, "virtual_mailbox_domains=other.example", "smtpd_relay_restrictions=permit_mynetworks, reject_unauth_destination")
+	must(t, w.SiteHost.WriteFile("/etc/etrnd/etrnd.toml", []byte(config(`"acme.example", "@acme.example", "#acme"`)), 0o644))
+	check, _ := w.Site.Ctl(ctx, "check")
+	if want := "Postfix does not take mail for acme.example: it is none of its own domains"; !strings.Contains(check, want) {
+		t.Errorf("check says nothing of it:\n%s", check)
+	}
+	calls := 0
+	refused := func(name string) (string, api.CallResult) {
+		t.Helper()
+		text, r := callAndSay(ctx, t, w, calls+1)
+		calls++
+		t.Logf("%s: %s", name, text)
+		if r.Exit != api.ExitUnavailable || r.In.Messages != 0 || time.Duration(r.Line) > 10*time.Minute {
+			t.Errorf("%s: %+v", name, r)
+		}
+		return text, r
+	}
+	// Postfix would return it all; not one is asked for.
+	if text, r := refused("known before"); !strings.Contains(r.Error, "refuses mail for acme.example") || len(r.Unasked) != 1 || len(r.Replies) != 0 || !strings.Contains(text, "not asked for acme.example") {
+		t.Errorf("known before: %+v\n%s", r, text)
+	}
+	keeps(ctx, t, w, n)
+	// Only the hub knows what is in a queue of its own. Here nothing is returned.
+	setPostfix(ctx, t, w.SiteHost, "smtpd_relay_restrictions=permit_mynetworks, defer_unauth_destination")
+	_, err := w.Site.Ctl(ctx, "reload")
+	must(t, err)
+	text, r := refused("seen while it happens")
+	if r.Refused == nil || r.Refused.Messages == 0 || !strings.Contains(r.Refused.Reply, "Relay access denied") || len(r.Refused.Domains) != 1 || r.Refused.Domains[0] != "acme.example" {
+		t.Errorf("seen while it happens: refused %+v\n%s", r.Refused, text)
+	}
+	for _, y := range r.Replies {
+		if y.Name == "acme.example" {
+			t.Errorf("it was asked for: %+v", r.Replies)
+		}
+	}
+	keeps(ctx, t, w, n)
+	setPostfix(ctx, t, w.SiteHost, "virtual_mailbox_domains=acme.example")
+	must(t, testbed.Until(ctx, "a call that asks for it", func() (bool, error) {
+		text, r := callAndSay(ctx, t, w, calls+1)
+		calls++
+		t.Log(text)
+		return r.Exit == 0 && len(r.Unasked) == 0, nil
+	}))
+	delivered(ctx, t, w.SiteHost, ids)
+}

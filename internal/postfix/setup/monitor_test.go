@@ -121,19 +121,6 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
-// A clock that has been set back leaves files in the future: they are no
-// reason to ask for ever.
-func TestSettling(t *testing.T) {
-	now := time.Now()
-	for d, want := range map[time.Duration]bool{
-		-time.Hour: false, -3 * time.Second: false, -time.Second: true, 0: true, time.Second: true, 24 * time.Hour: false,
-	} {
-		if got := (status{there: true, changed: now.Add(d).UnixNano()}).settling(now); got != want {
-			t.Errorf("changed %v after now: %v", d, got)
-		}
-	}
-}
-
 // counted puts programs that count in front of Postfix's commands.
 func counted(t *testing.T) (dir string, count func() []string) {
 	t.Helper()
@@ -211,13 +198,13 @@ clients = ["192.0.2.0/24"]
 			if err := testbed.Until(ctx, "the answer to be remembered", func() (bool, error) { return len(ask()) == 0, nil }); err != nil {
 				t.Fatal(err)
 			}
-			was := stat([]string{temp})
+			was := postfix.LookAt([]string{temp})
 			for range 100 {
 				if ran := ask(); len(ran) > 0 {
 					t.Fatalf("nothing has changed, and these were run: %q", ran)
 				}
 			}
-			if now := stat([]string{temp}); now[temp] != was[temp] {
+			if now := postfix.LookAt([]string{temp}); now[temp] != was[temp] {
 				t.Error("nothing has changed, and a directory was made")
 			}
 		}
@@ -271,4 +258,42 @@ func BenchmarkMonitor(b *testing.B) {
 			b.Fatal(ok, err)
 		}
 	}
+}
+
+// A check lists the mail queue once, whatever it wants to know of it.
+func TestCheckListsOnce(t *testing.T) {
+	postfixtest.Inside(t, loops, func(t *testing.T, ctx context.Context) {
+		apply(t, ctx, postfix.New(postfix.Options{}), threeQueues)
+		id := postfixtest.Send(t, "x@acme.example")
+		programs, count := counted(t)
+		// For the user of etrnd too.
+		if err := errors.Join(os.Chmod(filepath.Dir(programs), 0o755), os.WriteFile(filepath.Join(programs, "log"), nil, 0o666), os.Chmod(filepath.Join(programs, "log"), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+		said, list := Check(ctx, postfix.New(postfix.Options{CommandDir: programs}), without(threeQueues, "acme.example", "beta.example"))
+		if len(list) != 1 || list[0].ID != id {
+			t.Errorf("the queue has %+v", list)
+		}
+		n := 0
+		for _, line := range count() {
+			if strings.HasPrefix(line, "postqueue") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the queue has been listed %d times", n)
+		}
+		named := 0
+		for _, f := range said {
+			if text := f.What + " " + f.Hint; strings.Contains(text, "held that no queue is for") {
+				named++
+				if strings.Count(text, "etrnctl(8)") != 1 {
+					t.Errorf("it refers to the manual more than once: %s", text)
+				}
+			}
+		}
+		if named != 1 {
+			t.Errorf("that mail is held for nobody is said %d times: %+v", named, said)
+		}
+	})
 }

@@ -14,7 +14,7 @@ import (
 // It is not safe for concurrent use.
 type Router struct {
 	pf   *postfix.Instance
-	seen map[string]status
+	seen postfix.Files
 	last Routed
 }
 
@@ -34,7 +34,7 @@ func (r *Router) Routed(ctx context.Context) (Routed, error) {
 		return nil, err
 	}
 	start := time.Now()
-	before := stat(paths(dir))
+	before := postfix.LookAt(paths(dir))
 	if r.last != nil && maps.Equal(r.seen, before) {
 		return r.last, nil
 	}
@@ -43,8 +43,8 @@ func (r *Router) Routed(ctx context.Context) (Routed, error) {
 		return nil, err
 	}
 	r.last, r.seen = f.routed(), before
-	for path, now := range stat(paths(dir)) {
-		if now != before[path] || now.settling(start) {
+	for path, now := range postfix.LookAt(paths(dir)) {
+		if now != before[path] || now.Settling(start) {
 			r.seen = nil // read again next time
 		}
 	}

@@ -1,0 +1,69 @@
+package call
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
+)
+
+// pushes tells whether anything may go out in this call.
+func (o *observed) pushes() bool {
+	return len(o.remote.PushQueues) > 0 && o.remote.RouterType != config.PullOnly
+}
+
+// toSend is how many messages go out in this call, as far as that is known.
+func (o *observed) toSend() (n int, known bool) {
+	return o.sent + o.push.held, o.pushes() && o.push.err == "" && o.push.listed
+}
+
+// doorClosed tells whether the local MTA was not there for what would come in: a
+// second sign of the same need not be waited for.
+func (o *observed) doorClosed() bool {
+	return slices.ContainsFunc(o.questions, func(q question) bool {
+		_, closed := q.err.(listenerError)
+		return closed
+	})
+}
+
+// outbound judges whether mail is still going.
+func (o *observed) outbound() verdict {
+	p, r := &o.push, o.remote
+	asked := !r.RouterType.Pushes() // what is held goes when the other side asks for it
+	switch {
+	case !o.pushes():
+		return verdict{over: true}
+	case p.err != "":
+		return verdict{waiting: "the mail server to list its queue", look: maxLook}.unless(o.unlisted > unlistedMax || o.doorClosed(), conclusion{
+			api.ExitTempFail, "the mail server's queue cannot be listed: " + p.err, "what is held stays held; is the mail server running?",
+		})
+	case !p.listed:
+		return verdict{waiting: "the mail server to list its queue", look: 100 * time.Millisecond}
+	case p.held == 0:
+		return verdict{over: true}
+	case asked && !p.open && p.underWay == 0 && o.sent == 0:
+		return verdict{waiting: fmt.Sprintf("%s to ask for %s", r.Name, nMessages(p.held)), look: r.Wait - o.waited}.unless(o.waited >= r.Wait, conclusion{
+			api.ExitTempFail, fmt.Sprintf("%s did not ask for the %s held for it within wait = %v", r.Name, nMessages(p.held), r.Wait),
+			"router-type push-wait holds mail until the other side sends ETRN; push-only sends it at once",
+		})
+	case p.underWay > 0 || p.retry > 0:
+	case p.failed > 0:
+		hint := "they stay held and go with the next call"
+		if strings.HasPrefix(p.reason, "SASL authentication failed") {
+			// Postfix logs in with its copy, which the call does not use.
+			hint = "they stay held; check user and password-file, and run etrnctl setup postfix --apply after a change: Postfix has a copy"
+		}
+		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s could not be sent: %s", nMessages(p.failed), p.reason), hint}}
+	case asked:
+		// What is left was not asked for.
+		return verdict{over: true}
+	case o.still > stillMax:
+		return verdict{over: true, conclusion: conclusion{api.ExitTempFail, fmt.Sprintf("%s held, not sent, and the mail server does not say why", nMessages(p.held)), "they stay held; look at mailq and at the mail server's log"}}
+	}
+	// Under way; or held and not under way: it has just arrived and is about
+	// to be released.
+	return verdict{waiting: nMessages(p.held) + " to go out"}
+}
