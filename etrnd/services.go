@@ -76,15 +76,17 @@ func (d *Daemon) services(cfg *config.Config) (services, error) {
 		{name: "control", spec: cfg.Control.Listen, opts: listen.Options{Mode: 0o666}, serve: d.control.Serve},
 		{name: "report", spec: cfg.Milter.Report, opts: reportSocket(), serve: report.NewServer(report.ServerOptions{Handle: d.report, UIDs: milterUIDs(), Logger: d.log}).Serve},
 	}
-	if cfg.Policy.Listen != "" {
-		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: (&policy.Server{Asker: d.hold, Relay: d.mayRelay, Logger: d.log}).Serve})
-	}
+	rights := &policy.Server{Asker: d.hold, Relay: d.mayRelay, Logger: d.log}
 	if path := cfg.LoginSocket(); path != "" {
 		server := &login.Server{
 			Hostname: cfg.Hostname, Users: d.users, CramMD5: cfg.ODMR.CRAMMD5, Logger: d.log,
 			May: func(user string) bool { return d.mayRelay(etrn.Identity{User: user}) },
 		}
+		rights.Login = server.Stands
 		list = append(list, service{name: "login", spec: "unix:" + path, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: server.Serve})
+	}
+	if cfg.Policy.Listen != "" {
+		list = append(list, service{name: "policy", spec: cfg.Policy.Listen, opts: listen.Options{Mode: 0o666}, only: d.mtaUser.is, serve: rights.Serve})
 	}
 	if len(cfg.ODMR.Listen) > 0 {
 		server, err := odmr.NewServer(odmr.ServerOptions{

@@ -23,6 +23,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -45,6 +46,8 @@ type Server struct {
 	// Delay is the time before a failed login is answered; zero is defaultDelay,
 	// negative none.
 	Delay time.Duration
+
+	standing standing
 }
 
 const (
@@ -87,12 +90,16 @@ type session struct {
 	out   *bufio.Writer
 	open  []*attempt // the oldest first
 	hello bool       // VERSION has been said
+	pid   int        // of the process at the other end; 0: not known
+
+	granted granted // guarded by srv.standing
 }
 
 // attempt is one login. The MTA numbers them.
 type attempt struct {
 	id        uint32
 	mechanism string
+	client    netip.Addr // invalid: not told
 	exchange  *users.Exchange
 	rounds    int
 	log       *slog.Logger
@@ -102,6 +109,11 @@ type attempt struct {
 
 func (s *Server) serve(ctx context.Context, conn net.Conn) error {
 	c := &session{srv: s, out: bufio.NewWriter(conn)}
+	if p, err := listen.PeerOf(conn); err == nil {
+		c.pid = p.PID
+	}
+	s.standing.add(c)
+	defer s.standing.remove(c)
 	defer func() {
 		for len(c.open) > 0 {
 			c.drop(c.open[0].id)
@@ -233,6 +245,7 @@ func (c *session) begin(ctx context.Context, id uint32, rest string) error {
 		}
 	}
 	a := &attempt{id: id, mechanism: mechanism, log: c.log(client)}
+	a.client, _ = netip.ParseAddr(client)
 	switch {
 	case !known:
 		return c.fail(ctx, a, users.ErrMechanism)
@@ -295,6 +308,7 @@ func (c *session) step(ctx context.Context, a *attempt, response []byte) error {
 		return c.fail(ctx, a, fmt.Errorf("%w: no queue lets the user %s relay", users.ErrDenied, foreign.Quote(user)))
 	}
 	c.drop(a.id)
+	c.srv.standing.grant(c, granted{user, a.client, a.exchange.Grant()})
 	a.log.Info("logged in on the MTA's port", "mechanism", a.mechanism, "user", user)
 	// The users file allows no character in a name that would end the field.
 	fmt.Fprintf(c.out, "OK\t%d\tuser=%s\n", a.id, user)

@@ -10,7 +10,8 @@
 // On the port where sites log in (internal/postfix/setup) Postfix also asks for
 // each recipient whether the client may send mail to anywhere; the answer is OK
 // or DUNNO, behind which Postfix refuses. So a right that is taken away ends in the
-// middle of a session.
+// middle of a session, and so does a login whose user is gone or has another password
+// (see Server.Login).
 //
 // Requests of any other protocol state are answered DUNNO: this is no general
 // policy service.
@@ -43,7 +44,11 @@ type Asker interface {
 type Server struct {
 	Asker Asker
 	// Relay reports whether somebody may send mail to anywhere; nil: nobody may.
-	Relay  func(who etrn.Identity) bool
+	Relay func(who etrn.Identity) bool
+	// Login reports whether the login of a session still holds, and whether it was
+	// one that etrnd has proved at all; the process is Postfix's, 0 if it is not
+	// known. nil: all logins are Postfix's own, and hold.
+	Login  func(user string, client netip.Addr, pid int) (stands, known bool)
 	Logger *slog.Logger
 }
 
@@ -78,6 +83,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) serve(conn net.Conn) error {
 	in := bufio.NewReaderSize(conn, maxLine)
+	p, _ := listen.PeerOf(conn) // on TCP nobody knows
 	for {
 		conn.SetReadDeadline(time.Now().Add(idle))
 		if _, err := in.Peek(1); err != nil {
@@ -91,7 +97,7 @@ func (s *Server) serve(conn net.Conn) error {
 		if err != nil {
 			return fmt.Errorf("read a request: %w", err)
 		}
-		if _, err := fmt.Fprintf(conn, "action=%s\n\n", s.answer(attrs)); err != nil {
+		if _, err := fmt.Fprintf(conn, "action=%s\n\n", s.answer(attrs, p.PID)); err != nil {
 			return fmt.Errorf("answer a request: %w", err)
 		}
 	}
@@ -123,16 +129,18 @@ func readRequest(in *bufio.Reader) (map[string]string, error) {
 	}
 }
 
-// answer is the action for one request.
-func (s *Server) answer(attrs map[string]string) (action string) {
+// answer is the action for one request of a process.
+func (s *Server) answer(attrs map[string]string, pid int) (action string) {
 	if attrs["request"] != "smtpd_access_policy" {
 		return "DUNNO"
 	}
 	switch attrs["protocol_state"] {
 	case "ETRN":
-		return s.etrn(attrs)
+		return s.etrn(attrs, pid)
 	case "RCPT":
-		if s.Relay != nil && s.Relay(identity(attrs)) {
+		// A login of which nothing is known may be of before a restart, and the
+		// user may be gone since.
+		if s.Relay != nil && s.Relay(s.identity(attrs, pid, true)) {
 			return "OK"
 		}
 	}
@@ -140,9 +148,16 @@ func (s *Server) answer(attrs map[string]string) (action string) {
 }
 
 // identity is what the client of a session of Postfix's has proved of itself.
-func identity(attrs map[string]string) etrn.Identity {
+// A login counts for as long as it would be accepted again. Of one that etrnd knows
+// nothing of it does unless proved says that etrnd must have proved it.
+func (s *Server) identity(attrs map[string]string, pid int, proved bool) etrn.Identity {
 	who := etrn.Identity{User: attrs["sasl_username"], Session: attrs["instance"]}
 	who.Addr, _ = netip.ParseAddr(attrs["client_address"])
+	if who.User != "" && s.Login != nil {
+		if stands, known := s.Login(who.User, who.Addr, pid); !stands && (known || proved) {
+			who.User = ""
+		}
+	}
 	for _, key := range []string{"ccert_fingerprint", "ccert_pubkey_fingerprint"} {
 		// Postfix says "AB:CD:..."; only SHA-256 is long enough to match.
 		if fp := strings.ToLower(strings.ReplaceAll(attrs[key], ":", "")); len(fp) == 64 {
@@ -153,7 +168,7 @@ func identity(attrs map[string]string) etrn.Identity {
 }
 
 // etrn is the action for an ETRN.
-func (s *Server) etrn(attrs map[string]string) (action string) {
+func (s *Server) etrn(attrs map[string]string, pid int) (action string) {
 	name, shown := attrs["etrn_domain"], foreign.Printable(attrs["etrn_domain"], maxShown)
 	log := s.Logger.With("client", foreign.Clip(attrs["client_address"], maxShown), "name", foreign.Clip(name, maxShown), "session", foreign.Clip(attrs["instance"], maxShown))
 	defer func() {
@@ -164,7 +179,8 @@ func (s *Server) etrn(attrs map[string]string) (action string) {
 			action = "451 Local error, try again later"
 		}
 	}()
-	who := identity(attrs)
+	// Postfix may have logins of its own on other ports.
+	who := s.identity(attrs, pid, false)
 	user := foreign.Clip(who.User, maxShown)
 	a := s.Asker.AskStripped(who, name)
 	switch a.Code {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,6 +124,43 @@ func serve(t *testing.T, a *asker) (net.Conn, chan error) {
 	return client, done
 }
 
+// A login counts by what is known of it: for mail to anywhere etrnd must have proved
+// it, for ETRN Postfix may have.
+func TestLogins(t *testing.T) {
+	for name, c := range map[string]struct {
+		stands, known bool
+		etrn, rcpt    string
+	}{
+		"stands":      {true, true, "acme", "OK"},
+		"is over":     {false, true, "", "DUNNO"},
+		"not etrnd's": {false, false, "acme", "DUNNO"},
+	} {
+		a := &asker{answer: etrn.Answer{Code: 251}}
+		var asked []any
+		s := &Server{Asker: a, Relay: func(who etrn.Identity) bool { return who.User == "acme" }, Logger: slog.New(slog.DiscardHandler),
+			Login: func(user string, client netip.Addr, pid int) (bool, bool) {
+				asked = append(asked, user, client.String(), pid)
+				return c.stands, c.known
+			}}
+		attrs := func(state string) map[string]string {
+			m, err := readRequest(bufio.NewReaderSize(strings.NewReader(strings.Replace(request, "=ETRN", "="+state, 1)), maxLine))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		if got := s.answer(attrs("RCPT"), 17); got != c.rcpt {
+			t.Errorf("%s: to RCPT %s", name, got)
+		}
+		if s.answer(attrs("ETRN"), 17); a.who.User != c.etrn {
+			t.Errorf("%s: ETRN of %q", name, a.who.User)
+		}
+		if !slices.Equal(asked, []any{"acme", "192.0.2.7", 17, "acme", "192.0.2.7", 17}) {
+			t.Errorf("%s: asked for %v", name, asked)
+		}
+	}
+}
+
 func FuzzReadRequest(f *testing.F) {
 	f.Add(request)
 	f.Add("a=b\r\n\r\n")
@@ -130,7 +169,7 @@ func FuzzReadRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in string) {
 		attrs, err := readRequest(bufio.NewReaderSize(strings.NewReader(in), maxLine))
 		if err == nil {
-			(&Server{Asker: &asker{}, Logger: slog.New(slog.DiscardHandler)}).answer(attrs)
+			(&Server{Asker: &asker{}, Logger: slog.New(slog.DiscardHandler)}).answer(attrs, 0)
 		}
 	})
 }
