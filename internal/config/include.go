@@ -20,6 +20,8 @@ const (
 	maxIncluded = 100_000
 	// maxTotal bounds all files together.
 	maxTotal = 64 << 20
+	// maxLinks bounds the symbolic links on the way to a file, as the kernel does.
+	maxLinks = 40
 )
 
 // included reads the files that the key include names, each into its top table:
@@ -57,6 +59,9 @@ func (r *reader) included(root *table, c *Config, size int) []*table {
 		root.fail("include", "", "there are %d files, and at most %d are read", len(paths), maxIncluded)
 		return nil
 	}
+	if !r.safelyKept(root, c.Include, paths) {
+		return nil
+	}
 	var tops []*table
 	if st, err := os.Stat(c.Include); err == nil && st.IsDir() {
 		c.included = append(c.included, c.Include)
@@ -66,14 +71,12 @@ func (r *reader) included(root *table, c *Config, size int) []*table {
 		object := func(hint, format string, args ...any) {
 			r.errs = append(r.errs, Problem{File: path, Msg: fmt.Sprintf(format, args...), Hint: hint})
 		}
-		if msg, hint := r.untrusted(path); msg != "" {
-			object(hint, "%s", msg)
-			continue
-		}
-		data, err := readFile(path, maxFile)
+		data, err := readFileBy(os.Open, path, maxFile, r.trusted)
 		if err != nil {
 			hint := ""
-			if errors.Is(err, fs.ErrPermission) {
+			if d := (*distrust)(nil); errors.As(err, &d) {
+				hint = d.mend + " " + path
+			} else if errors.Is(err, fs.ErrPermission) {
 				hint = loadHint(err)
 			}
 			r.errs = append(r.errs, unread(path, err, hint))
@@ -117,10 +120,6 @@ func (r *reader) includedPaths(root *table, pattern string) ([]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if msg, hint := r.untrusted(pattern); msg != "" {
-		root.fail("include", hint, "%s: %s", foreign.Quote(pattern), msg)
-		return nil, nil
-	}
 	entries, err := os.ReadDir(pattern) // sorted
 	if err != nil {
 		return nil, err
@@ -151,26 +150,67 @@ func leftover(name string) bool {
 	return slices.Contains([]string{".bak", ".orig", ".rej", ".old", ".save", ".swp", ".swo", ".tmp", ".rpmnew", ".rpmsave", ".rpmorig", ".ucf-dist", ".ucf-old", ".ucf-new"}, filepath.Ext(name))
 }
 
-// untrusted says why a file or directory cannot be part of the configuration:
+// distrust is why a file or directory cannot be part of the configuration.
+type distrust struct{ why, mend string }
+
+func (d *distrust) Error() string { return d.why }
+
+// trusted reports whether a file or directory can be part of the configuration:
 // whoever can write there decides who gets whose mail, and, with a [[link]],
 // which commands are run. That is root, the owner of the main file, and whom
-// these let in by the group.
-func (r *reader) untrusted(path string) (msg, hint string) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return "", "" // said when it is opened
-	}
+// these let in by the group. In a directory with the sticky bit, too, everybody
+// could put a file that ends every reload.
+func (r *reader) trusted(st fs.FileInfo) error {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {
-		return "", ""
+		return nil
 	}
-	if st.Mode().Perm()&0o002 != 0 && (!st.IsDir() || st.Mode()&fs.ModeSticky == 0) {
-		return "can be written by everyone on this machine", "run chmod o-w " + path
+	if st.Mode().Perm()&0o002 != 0 {
+		return &distrust{"can be written by everyone on this machine", "run chmod o-w"}
 	}
 	if uid := sys.Uid; uid != 0 && int64(uid) != r.ownerID() && int(uid) != os.Geteuid() {
-		return fmt.Sprintf("belongs to the user with the id %d, who could then change the configuration", uid), "run chown root " + path
+		return &distrust{fmt.Sprintf("belongs to the user with the id %d, who could then change the configuration", uid), "run chown root"}
 	}
-	return "", ""
+	return nil
+}
+
+// safelyKept looks at the directories from which files are included, and at those of
+// the links among these: what is read is looked at once more when it is open, but
+// which file that is is chosen in them.
+func (r *reader) safelyKept(root *table, pattern string, paths []string) bool {
+	dirs := map[string]bool{}
+	look := func(dir string) { dirs[dir] = true }
+	if dir := filepath.Dir(pattern); !strings.ContainsAny(dir, `*?[\`) && strings.ContainsAny(pattern, `*?[\`) {
+		look(dir) // in which nothing may match yet
+	}
+	if st, err := os.Stat(pattern); err == nil && st.IsDir() {
+		look(pattern)
+	}
+	for _, path := range paths {
+		for range maxLinks {
+			look(filepath.Dir(path))
+			to, err := os.Readlink(path)
+			if err != nil {
+				break
+			}
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(path), to)
+			}
+			path = to
+		}
+	}
+	ok := true
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			continue // said when the file is opened
+		}
+		if d := (*distrust)(nil); errors.As(r.trusted(st), &d) {
+			root.fail("include", d.mend+" "+dir, "the directory %s %s", foreign.Quote(dir), d.why)
+			ok = false
+		}
+	}
+	return ok
 }
 
 // ownerID is the owner of the main file, or -1.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -118,6 +119,77 @@ func TestInclude(t *testing.T) {
 
 // A socket is found without reading what is included, and in spite of what is
 // wrong elsewhere.
+// Where everybody can put a file, nothing is included from, whichever way the key
+// names it: with the sticky bit nobody can take away what is another's, but anybody
+// could add a file, and end every reload by it.
+func TestIncludeDirectory(t *testing.T) {
+	const head = "hostname = \"hub.example.net\"\ninclude = "
+	for name, c := range map[string]struct {
+		include string
+		mode    os.FileMode
+		dir     string // that gets the mode
+		ok      bool
+	}{
+		"directory":               {"queues.d", 0o755, "queues.d", true},
+		"directory, group":        {"queues.d", 0o775, "queues.d", true},
+		"directory, all":          {"queues.d", 0o777, "queues.d", false},
+		"directory, sticky":       {"queues.d", os.ModeSticky | 0o777, "queues.d", false},
+		"pattern":                 {"queues.d/*.toml", 0o755, "queues.d", true},
+		"pattern, all":            {"queues.d/*.toml", 0o777, "queues.d", false},
+		"pattern, sticky":         {"queues.d/*.toml", os.ModeSticky | 0o777, "queues.d", false},
+		"pattern without a match": {"queues.d/*.none", 0o757, "queues.d", false},
+		"pattern of directories":  {"*.d/*.toml", 0o777, "queues.d", false},
+		"file":                    {"queues.d/a.toml", 0o755, "queues.d", true},
+		"file, all":               {"queues.d/a.toml", 0o777, "queues.d", false},
+		"links":                   {"links.d", 0o755, "queues.d", true},
+		"links, all":              {"links.d", 0o777, "queues.d", false},
+		"links, on the way":       {"links.d", os.ModeSticky | 0o777, "way.d", false},
+		"a link, sticky":          {"links.d/a.toml", os.ModeSticky | 0o777, "queues.d", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := written(t, map[string]string{"etrnd.toml": head + strconv.Quote(c.include) + "\n", "queues.d/a.toml": oneQueue("acme"), "way.d/README": "", "links.d/README": ""})
+			if err := errors.Join(
+				os.Symlink("../queues.d/a.toml", filepath.Join(dir, "way.d/a.toml")),
+				os.Symlink(filepath.Join(dir, "way.d/a.toml"), filepath.Join(dir, "links.d/a.toml")),
+				os.Chmod(filepath.Join(dir, c.dir), c.mode),
+			); err != nil {
+				t.Fatal(err)
+			}
+			if c.include == "*.d/*.toml" {
+				os.RemoveAll(filepath.Join(dir, "way.d")) // else there are three of one queue
+				os.RemoveAll(filepath.Join(dir, "links.d"))
+			}
+			cfg, err := Load(filepath.Join(dir, "etrnd.toml"), WithoutFiles())
+			want := fmt.Sprintf("include: the directory %q can be written by everyone", filepath.Join(dir, c.dir))
+			switch {
+			case c.ok && (err != nil || len(cfg.Queues) != 1):
+				t.Errorf("%v", err)
+			case !c.ok && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "run chmod o-w "+filepath.Join(dir, c.dir)) || strings.Count(err.Error(), "\n") > 1):
+				t.Errorf("got %v, want %s", err, want)
+			}
+		})
+	}
+}
+
+// What counts is the file that was opened, not what had its name before.
+func TestIncludeSwapped(t *testing.T) {
+	dir := written(t, map[string]string{"good": "good", "evil": "evil"})
+	if err := os.Chmod(filepath.Join(dir, "evil"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	r := newReader(filepath.Join(dir, "good"))
+	swapped := func(string) (*os.File, error) { return os.Open(filepath.Join(dir, "evil")) }
+	if data, err := readFileBy(swapped, filepath.Join(dir, "good"), maxFile, r.trusted); err == nil {
+		t.Errorf("read %q", data)
+	}
+	if data, err := readFileBy(os.Open, filepath.Join(dir, "good"), maxFile, r.trusted); err != nil || string(data) != "good" {
+		t.Errorf("read %q, %v", data, err)
+	}
+	if data, err := readFileBy(func(string) (*os.File, error) { return os.Open(dir) }, filepath.Join(dir, "good"), maxFile); err == nil {
+		t.Errorf("read %q of a directory", data)
+	}
+}
+
 func TestControlListen(t *testing.T) {
 	dir := written(t, map[string]string{
 		"etrnd.toml":      "hostname = \"hub.example.net\"\ninclude = \"queues.d\"\nlog-level = 3\n[control]\nlisten = \"unix:/run/x.sock\"\n",

@@ -84,7 +84,9 @@ func readFile(path string, max int64) ([]byte, error) {
 	return readFileBy(os.Open, path, max)
 }
 
-func readFileBy(open func(string) (*os.File, error), path string, max int64) ([]byte, error) {
+// readFileBy is readFile with another way to open it. What is opened has to pass
+// checks: the name may stand for another file by then.
+func readFileBy(open func(string) (*os.File, error), path string, max int64, checks ...func(fs.FileInfo) error) ([]byte, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		if f, err := open(path); err != nil {
@@ -102,6 +104,17 @@ func readFileBy(open func(string) (*os.File, error), path string, max int64) ([]
 		return nil, err
 	}
 	defer f.Close()
+	if st, err = f.Stat(); err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", foreign.Quote(path))
+	}
+	for _, check := range checks {
+		if err := check(st); err != nil {
+			return nil, err
+		}
+	}
 	data, err := io.ReadAll(io.LimitReader(f, max+1))
 	if err != nil {
 		return nil, err
