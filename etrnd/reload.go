@@ -45,6 +45,9 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	if gone := before.Gone(cfg.Set()); len(gone) > 0 || d.hold.Nobody(0).Messages > 0 {
 		warnings = append(warnings, d.leftByReload(ctx, cfg, gone)...)
 	}
+	if w := d.setup.reloaded(ctx, cfg); w != "" {
+		warnings = append(warnings, w)
+	}
 	for _, w := range warnings {
 		d.log.Warn("configuration", "warning", w)
 	}

@@ -19,6 +19,8 @@ const (
 	// With ten thousand queues it takes Postfix seconds, after each change.
 	setUpFirst = time.Second
 	setUpAgain = 50 * time.Millisecond
+	// setUpReload is how long a reload waits.
+	setUpReload = 10 * time.Second
 )
 
 // setUp remembers whether the MTA is set up for the configuration. It finds out
@@ -121,7 +123,24 @@ func (s *setUp) close() {
 
 // warning is what a status says of it; empty if all is well.
 func (s *setUp) warning(ctx context.Context, cfg *config.Config) string {
-	f, current := s.found(ctx, cfg)
+	return setUpWarning(s.found(ctx, cfg))
+}
+
+// reloaded is what the answer to a reload says of it: it waits longer, since whoever
+// reloads has just changed something, and may have forgotten the MTA.
+func (s *setUp) reloaded(ctx context.Context, cfg *config.Config) string {
+	ctx, cancel := context.WithTimeout(ctx, setUpReload)
+	defer cancel()
+	for {
+		f, current := s.found(ctx, cfg)
+		if current || ctx.Err() != nil || s.ctx.Err() != nil {
+			return setUpWarning(f, current)
+		}
+	}
+}
+
+// setUpWarning says it.
+func setUpWarning(f *setUpFound, current bool) string {
 	if f == nil {
 		return "whether Postfix is set up for this configuration is being looked at: ask again in a moment"
 	}
@@ -130,7 +149,7 @@ func (s *setUp) warning(ctx context.Context, cfg *config.Config) string {
 	case f.err != nil:
 		text = fmt.Sprintf("cannot tell whether Postfix is set up for this configuration: %v", f.err)
 	case !f.ok:
-		text = fmt.Sprintf("Postfix is not set up for this configuration (%s): etrnctl setup postfix shows what is missing", strings.Join(f.differ, ", "))
+		text = fmt.Sprintf("Postfix is not set up for this configuration (%s): etrnctl setup postfix shows what is missing, and does it with --apply", strings.Join(f.differ, ", "))
 	case !current:
 		text = "Postfix was set up for this configuration"
 	}

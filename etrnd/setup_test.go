@@ -77,6 +77,12 @@ func TestSetUpIsFoundBeside(t *testing.T) {
 		cfg, err, ok = &config.Config{}, nil, true
 		takes = time.Hour
 		asks("another configuration", time.Second, "being looked at: ask again")
+		takes = 5 * time.Second
+		cfg, ok = &config.Config{}, false
+		began := time.Now()
+		if got := s.reloaded(t.Context(), cfg); !strings.Contains(got, "being looked at: ask again") || time.Since(began) != setUpReload {
+			t.Errorf("a reload, behind an hour: %q after %v", got, time.Since(began))
+		}
 		s.close() // and does not wait for the hour
 		if n := looks; s.warning(t.Context(), cfg) == "" || looks != n {
 			t.Error("looked after the end")
