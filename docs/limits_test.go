@@ -57,6 +57,7 @@ var unlisted = []string{
 	"cmd/etrnctl.maxDenied",
 	"cmd/etrnctl.maxExposed",
 	"internal/account.maxLinks",
+	"internal/config.maxLinks",
 	"internal/postfix.maxComm",
 	"internal/postfix.maxListFile",
 	"internal/postfix.maxLocal",

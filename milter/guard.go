@@ -88,7 +88,7 @@ func (g *guard) Read(p []byte) (int, error) {
 				draining := g.draining
 				g.mu.Unlock()
 				if !draining {
-					g.m.log.Warn("milter connection ends", "peer", g.RemoteAddr().String(), "error", err)
+					g.m.seldom.Warn("milter connection ends", "peer", g.RemoteAddr().String(), "error", err)
 				}
 			}
 			return 0, io.EOF

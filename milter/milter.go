@@ -104,6 +104,7 @@ const maxConnections = 4000
 type Milter struct {
 	o        Options
 	log      *slog.Logger
+	seldom   *slog.Logger // of connections that are no MTA's, perhaps
 	settings atomic.Pointer[Settings]
 	instance string
 	n        atomic.Uint64 // sessions so far
@@ -135,7 +136,7 @@ func New(o Options) (*Milter, error) {
 	// after a restart.
 	var b [5]byte
 	rand.Read(b[:])
-	m := &Milter{o: o, log: o.Logger, instance: hex.EncodeToString(b[:]), guards: map[*guard]struct{}{}}
+	m := &Milter{o: o, log: o.Logger, seldom: foreign.Seldom(o.Logger), instance: hex.EncodeToString(b[:]), guards: map[*guard]struct{}{}}
 	m.none = sync.NewCond(&m.mu)
 	return m, m.Reload(o.Settings)
 }

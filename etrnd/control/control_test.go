@@ -282,6 +282,21 @@ func TestSetGroup(t *testing.T) {
 	}
 }
 
+// Those who may not act fill no disk by asking.
+func TestRefusedSeldom(t *testing.T) {
+	var log bytes.Buffer
+	s := NewServer(Options{Backend: &backend{}, Group: "games", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	h := s.handler(nil)
+	stranger := caller{Peer: listen.Peer{UID: 47110, Groups: []int{0}}}
+	for range 5000 {
+		r := httptest.NewRequest("POST", "/v1/reload", strings.NewReader("{}"))
+		h.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithValue(r.Context(), callerKey{}, stranger)))
+	}
+	if n := strings.Count(log.String(), "\n"); n < 10 || n > 200 {
+		t.Errorf("%d lines for 5,000 requests that were refused", n)
+	}
+}
+
 // On a socket without peer credentials, nobody may do anything: not even root
 // over loopback.
 func TestTCP(t *testing.T) {

@@ -50,9 +50,10 @@ type Options struct {
 
 // Server answers requests on the control socket.
 type Server struct {
-	o     Options
-	log   *slog.Logger
-	group atomic.Pointer[string]
+	o      Options
+	log    *slog.Logger
+	seldom *slog.Logger // for those who may not act: anybody may connect
+	group  atomic.Pointer[string]
 }
 
 // NewServer makes a Server.
@@ -69,7 +70,7 @@ func NewServer(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, log: o.Logger}
+	s := &Server{o: o, log: o.Logger, seldom: foreign.Seldom(o.Logger)}
 	s.SetGroup(o.Group)
 	return s
 }
@@ -236,7 +237,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		start := time.Now()
 		p := callerFrom(r.Context())
 		w := &statusWriter{ResponseWriter: rw, status: http.StatusOK}
-		log := s.log.With("method", foreign.Clip(r.Method, maxShown), "path", foreign.Clip(r.URL.Path, maxShown), "uid", p.UID, "pid", p.PID)
+		refused := mayAct(p, *s.group.Load())
+		log := s.log
+		if refused != nil {
+			log = s.seldom
+		}
+		log = log.With("method", foreign.Clip(r.Method, maxShown), "path", foreign.Clip(r.URL.Path, maxShown), "uid", p.UID, "pid", p.PID)
 		defer func() {
 			v := recover()
 			switch {
@@ -263,8 +269,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			}
 			log.Log(r.Context(), level, "control request", "status", w.status, "took", time.Since(start))
 		}()
-		if e := mayAct(p, *s.group.Load()); e != nil {
-			s.fail(w, http.StatusForbidden, e)
+		if refused != nil {
+			s.fail(w, http.StatusForbidden, refused)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -27,6 +27,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/foreign"
@@ -48,6 +49,14 @@ type Server struct {
 	Delay time.Duration
 
 	standing standing
+	seldom   sync.Once
+	quiet    *slog.Logger // of logins that fail
+}
+
+// failures is the log of what anybody can cause who may speak to the MTA.
+func (s *Server) failures() *slog.Logger {
+	s.seldom.Do(func() { s.quiet = foreign.Seldom(s.Logger) })
+	return s.quiet
 }
 
 const (
@@ -79,7 +88,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	o := listen.ServeOptions{Limits: &listen.Limits{Max: maxConnections, Logger: s.Logger}, Logger: s.Logger}
 	return listen.Serve(ctx, l, o, func(ctx, _ context.Context, conn net.Conn) {
 		if err := s.serve(ctx, conn); err != nil && ctx.Err() == nil {
-			s.Logger.Warn("login connection ended", "error", err)
+			s.failures().Warn("login connection ended", "error", err)
 		}
 	})
 }
@@ -102,7 +111,7 @@ type attempt struct {
 	client    netip.Addr // invalid: not told
 	exchange  *users.Exchange
 	rounds    int
-	log       *slog.Logger
+	shown     string // the client, for the log
 	// cancel ends the wait for a processor to check the password.
 	cancel context.CancelFunc
 }
@@ -239,12 +248,12 @@ func (c *session) begin(ctx context.Context, id uint32, rest string) error {
 			// the MTA's.
 			b, err := base64.StdEncoding.Strict().DecodeString(value)
 			if err != nil {
-				return c.fail(ctx, &attempt{id: id, mechanism: mechanism, log: c.log(client)}, fmt.Errorf("%w: the initial response is not base64", users.ErrMalformed))
+				return c.fail(ctx, &attempt{id: id, mechanism: mechanism, shown: foreign.Clip(client, maxShown)}, fmt.Errorf("%w: the initial response is not base64", users.ErrMalformed))
 			}
 			response, rest = b, ""
 		}
 	}
-	a := &attempt{id: id, mechanism: mechanism, log: c.log(client)}
+	a := &attempt{id: id, mechanism: mechanism, shown: foreign.Clip(client, maxShown)}
 	a.client, _ = netip.ParseAddr(client)
 	switch {
 	case !known:
@@ -258,10 +267,6 @@ func (c *session) begin(ctx context.Context, id uint32, rest string) error {
 	}
 	c.open = append(c.open, a)
 	return c.step(ctx, a, response)
-}
-
-func (c *session) log(client string) *slog.Logger {
-	return c.srv.Logger.With("client", foreign.Clip(client, maxShown))
 }
 
 // goOn is CONT: the client's next message. One for a login that is not under way
@@ -309,7 +314,7 @@ func (c *session) step(ctx context.Context, a *attempt, response []byte) error {
 	}
 	c.drop(a.id)
 	c.srv.standing.grant(c, granted{user, a.client, a.exchange.Grant()})
-	a.log.Info("logged in on the MTA's port", "mechanism", a.mechanism, "user", user)
+	c.srv.Logger.Info("logged in on the MTA's port", "client", a.shown, "mechanism", a.mechanism, "user", user)
 	// The users file allows no character in a name that would end the field.
 	fmt.Fprintf(c.out, "OK\t%d\tuser=%s\n", a.id, user)
 	return nil
@@ -323,7 +328,7 @@ func (c *session) fail(ctx context.Context, a *attempt, cause error) error {
 	if a.exchange != nil {
 		claimed = a.exchange.Claimed()
 	}
-	a.log.Warn("login on the MTA's port failed", "mechanism", a.mechanism, "claimed", foreign.Clip(claimed, maxShown), "error", cause)
+	c.srv.failures().Warn("login on the MTA's port failed", "client", a.shown, "mechanism", a.mechanism, "claimed", foreign.Clip(claimed, maxShown), "error", cause)
 	if errors.Is(cause, users.ErrBusy) || errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
 		fmt.Fprintf(c.out, "FAIL\t%d\ttemp\treason=too busy to check passwords, try again later\n", a.id)
 		return nil

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
@@ -53,7 +54,8 @@ func (c closing) Error() string { return string(c) }
 // goroutine runs it; only drain is called from elsewhere.
 type dialogue struct {
 	srv   *Server
-	log   *slog.Logger
+	all   *slog.Logger  // where the lines of strangers are bounded together
+	log   *slog.Logger  // the same, with a bound of its own
 	raw   net.Conn      // the socket
 	meter *socket.Meter // the same
 	conn  net.Conn      // the socket, or TLS over it
@@ -62,8 +64,9 @@ type dialogue struct {
 	stop  <-chan struct{} // closed when the server shuts down
 
 	who      etrn.Identity
-	secure   bool // TLS is on
-	hello    bool // HELO or EHLO was sent
+	secure   bool        // TLS is on
+	known    atomic.Bool // it has shown that it may do something here
+	hello    bool        // HELO or EHLO was sent
 	ends     time.Time
 	errors   int
 	failures int // of AUTH
@@ -84,9 +87,8 @@ func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct
 	id := sessionID()
 	meter := socket.NewMeter(conn)
 	conn = meter
-	return &dialogue{
+	d := &dialogue{
 		srv:   srv,
-		log:   foreign.Quota(srv.log, maxLogged, "more of this session is not logged").With("session", id, "client", conn.RemoteAddr().String()),
 		raw:   conn,
 		meter: meter,
 		conn:  conn,
@@ -95,6 +97,9 @@ func newDialogue(srv *Server, conn net.Conn, addr netip.Addr, stop <-chan struct
 		stop:  stop,
 		who:   etrn.Identity{Addr: addr, Session: id},
 	}
+	d.all = foreign.Unless(srv.seldom, &d.known)
+	d.log = foreign.Quota(d.all, maxLogged, "more of this session is not logged").With("session", id, "client", conn.RemoteAddr().String())
+	return d
 }
 
 // drain ends the dialogue at once if it waits for a command, and otherwise after
@@ -130,7 +135,7 @@ func (d *dialogue) run(ctx context.Context) {
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	d.srv.log.Info("session closed", attrs...)
+	d.all.Info("session closed", attrs...)
 }
 
 // guarded turns a panic into the end of this dialogue alone.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/esmtp"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/socket"
 	"github.com/etrnd/etrnd/internal/users"
@@ -53,6 +54,7 @@ const (
 type Server struct {
 	o      ServerOptions
 	log    *slog.Logger
+	seldom *slog.Logger // of those who have not shown that they may do anything
 	limits *listen.Limits
 }
 
@@ -88,7 +90,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	or(&o.DrainTimeout, 10*time.Second)
 	limits := &listen.Limits{Max: o.MaxConnections, PerClient: o.MaxConnectionsPerClient, Logger: o.Logger,
 		Busy: func(reason string) string { return fmt.Sprintf("421 %s %s, try again later\r\n", o.Hostname, reason) }}
-	return &Server{o: o, log: o.Logger, limits: limits}, nil
+	return &Server{o: o, log: o.Logger, seldom: foreign.Seldom(o.Logger), limits: limits}, nil
 }
 
 // Serve answers on l until ctx ends, then closes l, says 421 to dialogues that

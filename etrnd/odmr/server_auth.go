@@ -52,6 +52,7 @@ func (d *dialogue) auth(ctx context.Context, arg string) error {
 		}
 		if done {
 			d.who.User, d.grant = exchange.User(), exchange.Grant()
+			d.known.Store(true)
 			d.log = d.log.With("user", d.who.User)
 			d.log.Info("authenticated", "mechanism", name, "tls", d.secure)
 			d.reply(235, "authenticated")

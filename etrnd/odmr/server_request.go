@@ -62,6 +62,8 @@ func (d *dialogue) etrn(ctx context.Context, name string) error {
 	level := slog.LevelInfo
 	if a.Code >= 400 {
 		level = slog.LevelWarn
+	} else {
+		d.known.Store(true)
 	}
 	d.log.Log(ctx, level, "etrn", "name", name, "code", a.Code, "messages", a.Count, "reason", cmp.Or(a.Log, text))
 	if a.Code == 459 {

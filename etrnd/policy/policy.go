@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/etrn"
@@ -50,6 +51,15 @@ type Server struct {
 	// known. nil: all logins are Postfix's own, and hold.
 	Login  func(user string, client netip.Addr, pid int) (stands, known bool)
 	Logger *slog.Logger
+
+	seldom sync.Once
+	quiet  *slog.Logger // of those who are refused
+}
+
+// refusals is the log of what anybody can cause who may speak to the MTA.
+func (s *Server) refusals() *slog.Logger {
+	s.seldom.Do(func() { s.quiet = foreign.Seldom(s.Logger) })
+	return s.quiet
 }
 
 const (
@@ -76,7 +86,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	o := listen.ServeOptions{Limits: &listen.Limits{Max: maxConnections, Logger: s.Logger}, Logger: s.Logger}
 	return listen.Serve(ctx, l, o, func(ctx, _ context.Context, conn net.Conn) {
 		if err := s.serve(conn); err != nil && ctx.Err() == nil {
-			s.Logger.Warn("policy connection ended", "error", err)
+			s.refusals().Warn("policy connection ended", "error", err)
 		}
 	})
 }
@@ -170,7 +180,8 @@ func (s *Server) identity(attrs map[string]string, pid int, proved bool) etrn.Id
 // etrn is the action for an ETRN.
 func (s *Server) etrn(attrs map[string]string, pid int) (action string) {
 	name, shown := attrs["etrn_domain"], foreign.Printable(attrs["etrn_domain"], maxShown)
-	log := s.Logger.With("client", foreign.Clip(attrs["client_address"], maxShown), "name", foreign.Clip(name, maxShown), "session", foreign.Clip(attrs["instance"], maxShown))
+	about := []any{"client", foreign.Clip(attrs["client_address"], maxShown), "name", foreign.Clip(name, maxShown), "session", foreign.Clip(attrs["instance"], maxShown)}
+	log, refused := s.Logger.With(about...), s.refusals().With(about...)
 	defer func() {
 		// An ETRN that nobody has judged must not pass: without restrictions
 		// Postfix lets anyone in.
@@ -185,10 +196,10 @@ func (s *Server) etrn(attrs map[string]string, pid int) (action string) {
 	a := s.Asker.AskStripped(who, name)
 	switch a.Code {
 	case 458:
-		log.Info("ETRN put off", "code", a.Code, "user", user, "reason", a.Log)
+		refused.Info("ETRN put off", "code", a.Code, "user", user, "reason", a.Log)
 		return fmt.Sprintf("458 Unable to queue messages for node %s: %s", shown, a.Text)
 	case 459:
-		log.Warn("ETRN refused", "code", a.Code, "user", user, "reason", a.Log)
+		refused.Warn("ETRN refused", "code", a.Code, "user", user, "reason", a.Log)
 		return fmt.Sprintf("459 Node %s not allowed: %s", shown, a.Text)
 	}
 	log.Info("ETRN accepted", "code", a.Code, "user", user, "messages", a.Count)

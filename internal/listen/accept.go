@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // Back-off after a failed accept. It begins short, since a descriptor may be
@@ -42,7 +44,8 @@ func Resilient(ln net.Listener, log *slog.Logger) net.Listener {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	l := &resilient{Listener: ln, log: log, done: make(chan struct{})}
+	// Whoever may connect can use up the descriptors, again and again.
+	l := &resilient{Listener: ln, log: foreign.Seldom(log), done: make(chan struct{})}
 	l.close = sync.OnceValue(func() error {
 		close(l.done)
 		err := ln.Close()

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/etrnd/etrnd/internal/foreign"
 )
 
 // Limits bounds the connections that are open at one time. The listeners that
@@ -22,8 +24,12 @@ type Limits struct {
 	// Busy is what a connection beyond the limits is told before it is closed,
 	// given the reason; nil: nothing.
 	Busy func(reason string) string
-	// Logger is told about refused connections; nil is silence.
+	// Logger is told about refused connections, though not about each of many;
+	// nil is silence.
 	Logger *slog.Logger
+
+	seldom sync.Once
+	log    *slog.Logger
 
 	mu   sync.Mutex
 	open int
@@ -132,7 +138,8 @@ func (l *Limits) refuse(c net.Conn, at net.Addr, reason string) {
 		} else {
 			attrs = append(attrs, "client", c.RemoteAddr().String())
 		}
-		l.Logger.Warn("connection refused", attrs...)
+		l.seldom.Do(func() { l.log = foreign.Seldom(l.Logger) })
+		l.log.Warn("connection refused", attrs...)
 	}
 	if l.Busy != nil {
 		c.SetWriteDeadline(time.Now().Add(busyTimeout))

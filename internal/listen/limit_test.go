@@ -82,6 +82,24 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Whoever fills his share of the connections and goes on fills no disk with it.
+func TestRefusedSeldom(t *testing.T) {
+	var log bytes.Buffer // written by Accept alone, which has told each refused one before the next
+	l := &Limits{PerClient: 1, Busy: func(string) string { return "busy" }, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	ln := open(t, "127.0.0.1:0", Options{})
+	conns := accepting(t, l.Listener(ln))
+	from(t, ln, "127.0.0.1")
+	receive(t, conns)
+	for range 400 {
+		c := from(t, ln, "127.0.0.1")
+		told(t, c)
+		c.Close()
+	}
+	if n := strings.Count(log.String(), "connection refused"); n < 10 || n > 200 {
+		t.Errorf("%d lines for 400 connections that were refused", n)
+	}
+}
+
 func TestClientOf(t *testing.T) {
 	client := func(addr string) client {
 		return clientOf(peerless{net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}, true)

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 )
 
@@ -41,9 +42,10 @@ type ServerOptions struct {
 
 // Server takes the events of any number of reporters.
 type Server struct {
-	o   ServerOptions
-	log *slog.Logger
-	n   atomic.Uint64 // reporters so far
+	o      ServerOptions
+	log    *slog.Logger
+	seldom *slog.Logger  // for those who may not report
+	n      atomic.Uint64 // reporters so far
 
 	handling sync.Mutex // one event at a time
 }
@@ -53,7 +55,7 @@ func NewServer(o ServerOptions) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, log: o.Logger}
+	return &Server{o: o, log: o.Logger, seldom: foreign.Seldom(o.Logger)}
 }
 
 // Serve accepts streams on a unix socket until the context ends or the
@@ -67,11 +69,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
 	peer, err := listen.PeerOf(conn)
 	if err != nil {
-		s.log.Error("reporter refused: cannot tell who it is", "error", err)
+		s.seldom.Warn("reporter refused: cannot tell who it is", "error", err)
 		return
 	}
 	if peer.UID != 0 && peer.UID != os.Geteuid() && !slices.Contains(s.o.UIDs, peer.UID) {
-		s.log.Warn("reporter refused: its user may not report", "uid", peer.UID, "pid", peer.PID)
+		s.seldom.Warn("reporter refused: its user may not report", "uid", peer.UID, "pid", peer.PID)
 		return
 	}
 	name := "m" + strconv.FormatUint(s.n.Add(1), 10)
