@@ -19,6 +19,7 @@ import (
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/clock"
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/listen"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -78,7 +79,7 @@ func New(o Options) (*Daemon, error) {
 	d := &Daemon{o: o, log: o.Logger, started: time.Now(), running: cfg, cfg: cfg, loaded: time.Now()}
 	instance := postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger}
 	d.mta = postfix.New(instance)
-	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: o.Logger}
+	d.mtaUser = &mtaUser{ask: postfix.New(instance).Owner, log: foreign.Seldom(o.Logger)}
 	monitor := setup.NewMonitor(func(cfg *config.Config) *postfix.Instance {
 		return postfix.New(postfix.Options{ConfigDir: cfg.MTA.ConfigDir, Logger: o.Logger})
 	})
