@@ -73,6 +73,7 @@ func (b backend) Status(ctx context.Context) api.Status {
 		s.Queues.Bytes += st.Bytes
 		s.Queues.UnderWay += st.UnderWay
 		s.Queues.Waiting += st.UnderWay - st.InHand
+		s.Queues.OnHold += st.OnHold
 		if !st.Oldest.IsZero() && (s.Queues.Oldest == nil || st.Oldest.Before(*s.Queues.Oldest)) {
 			s.Queues.Oldest = at(st.Oldest)
 		}
@@ -108,7 +109,7 @@ func (b backend) Queues(ctx context.Context) (iter.Seq[*api.Queue], error) {
 			}
 			one.q = api.Queue{
 				Name: st.Queue, Messages: st.Messages, Bytes: st.Bytes, Oldest: at(&one.oldest, st.Oldest),
-				Open: st.Open, OpenUntil: at(&one.until, st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, Released: at(&one.released, st.Released),
+				Open: st.Open, OpenUntil: at(&one.until, st.Until), UnderWay: st.UnderWay, Waiting: st.UnderWay - st.InHand, Failed: st.Failed, OnHold: st.OnHold, Released: at(&one.released, st.Released),
 				Domains: domains, Deliver: q.Deliver.String(), Remote: q.Remote, UnknownSince: at(&one.unknown, unknown),
 			}
 			if !yield(&one.q) {

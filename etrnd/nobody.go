@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/api"
+	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/postfix/setup"
 	"github.com/etrnd/etrnd/internal/queue"
 )
@@ -66,11 +69,12 @@ func heldForNobody(n api.Nobody) string {
 
 // leftByReload tells what the queues in force have left without one: patterns
 // that are gone, and mail. It waits until that is known, but not for long.
-func (d *Daemon) leftByReload(ctx context.Context, gone []queue.Pattern) (said []string) {
+func (d *Daemon) leftByReload(ctx context.Context, cfg *config.Config, gone []queue.Pattern) (said []string) {
 	ctx, cancel := context.WithTimeout(ctx, sortedWait)
 	defer cancel()
 	if len(gone) > 0 {
-		said = append(said, fmt.Sprintf("no queue is for %s any more; from \"etrnctl setup postfix --apply\" on, the MTA takes no new mail for it unless its other settings say so", some(gone)))
+		f, current := d.setup.found(ctx, cfg)
+		said = append(said, fmt.Sprintf("no queue is for %s any more; %s takes no new mail for it unless its other settings say so", some(gone), since(f, current)))
 	}
 	if !d.hold.Sorted(ctx) {
 		return append(said, "the MTA's queue could not be listed in time, so it is not known whether mail is held for a domain that is in no queue any more: see etrnctl queues")
@@ -79,6 +83,25 @@ func (d *Daemon) leftByReload(ctx context.Context, gone []queue.Pattern) (said [
 		said = append(said, text)
 	}
 	return said
+}
+
+// nobodys finds a name that was asked for, in any spelling, among the domains for
+// which mail is held for nobody.
+func nobodys(name string, n hold.Nobody) (domain string, ok bool) {
+	domain, err := queue.Domain(strings.TrimPrefix(name, "@"))
+	return domain, err == nil && slices.ContainsFunc(n.Domains, func(d hold.NobodyDomain) bool { return d.Domain == domain })
+}
+
+// since says from when on the MTA goes by the queues of a configuration, by what
+// is known of how it is set up.
+func since(f *setUpFound, current bool) string {
+	switch {
+	case f == nil || f.err != nil || !current:
+		return "once the MTA is set up for this configuration, which etrnctl check tells, it"
+	case f.ok:
+		return "the MTA, which is set up for that already,"
+	}
+	return "from \"etrnctl setup postfix --apply\" on, the MTA"
 }
 
 func some(list []queue.Pattern) string {

@@ -30,10 +30,8 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 	}
 	unknown := api.Errorf(api.ExitUsage, "queues of the configuration: "+named(set), "no queue goes by the name %s", foreign.Quote(name))
 	if sels == nil {
-		for _, dom := range b.d.hold.Nobody(nobodyListed).Domains {
-			if strings.EqualFold(dom.Domain, strings.TrimPrefix(name, "@")) {
-				return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+dom.Domain+" --apply", "mail for %s is held for nobody: no queue has the domain", foreign.Quote(dom.Domain))
-			}
+		if domain, ok := nobodys(name, b.d.hold.Nobody(nobodyListed)); ok {
+			return nil, api.Errorf(api.ExitUsage, "put the domain into a queue, or let its mail go: etrnctl setup postfix --let-go "+domain+" --apply", "mail for %s is held for nobody: no queue has the domain", foreign.Quote(domain))
 		}
 		return nil, unknown
 	}
@@ -43,14 +41,14 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 	if err := b.away(sels); err != nil {
 		return nil, err
 	}
-	list := b.release(sels)
-	if held(list) {
+	list, some := b.release(sels)
+	if some {
 		return list, nil
 	}
 	look, cancel := context.WithTimeout(ctx, lookBefore)
 	defer cancel()
 	b.d.hold.Look(look)
-	if list = b.release(sels); held(list) || byName || strings.HasPrefix(name, "#") || !onlyByAny(set, sels) {
+	if list, some = b.release(sels); some || byName || strings.HasPrefix(name, "#") || !onlyByAny(set, sels) {
 		return list, nil
 	}
 	// A queue of "*" takes any name for a domain, a misspelt one too.
@@ -58,6 +56,9 @@ func (b backend) Release(ctx context.Context, name string) ([]api.Released, erro
 		return nil, unknown
 	}
 	for i := range list {
+		if list[i].OnHold > 0 {
+			continue
+		}
 		list[i].Note = fmt.Sprintf("no queue goes by the name %s, and nothing is held for such a domain; queues: %s", foreign.Quote(name), named(set))
 	}
 	return list, nil
@@ -79,29 +80,26 @@ func (b backend) away(sels []queue.Selection) error {
 	return api.Errorf(api.ExitTempFail, "it goes when the site connects and sends ATRN; there is nothing to do here", "nothing released: the site of queue %s is not connected", foreign.Quote(name))
 }
 
-func (b backend) release(sels []queue.Selection) (list []api.Released) {
+// release reports also whether there is anything to go, or under way.
+func (b backend) release(sels []queue.Selection) (list []api.Released, some bool) {
 	for _, sel := range sels {
-		list = append(list, released(sel.Queue, b.d.hold.Release(sel)))
+		st := b.d.hold.Release(sel)
+		list = append(list, released(sel.Queue, st))
+		some = some || st.Messages+st.UnderWay > 0
 	}
-	return list
+	return list, some
 }
 
 func released(name string, st hold.Started) api.Released {
-	r := api.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes}
-	if st.Messages == 0 && st.UnderWay > 0 {
+	r := api.Released{Queue: name, Messages: st.Messages, Bytes: st.Bytes, OnHold: st.OnHold}
+	switch {
+	case st.Messages > 0:
+	case st.UnderWay > 0:
 		r.Note = fmt.Sprintf("%d under way already", st.UnderWay)
+	case st.OnHold > 0:
+		r.Note = fmt.Sprintf("%d on hold: an administrator has put them there (postsuper -h), and postsuper -H takes them off", st.OnHold)
 	}
 	return r
-}
-
-// held reports whether there is anything to go, or under way.
-func held(list []api.Released) bool {
-	for _, r := range list {
-		if r.Messages > 0 || r.Note != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // onlyByAny reports whether nothing but "*" makes the selections what a name

@@ -43,7 +43,7 @@ func (d *Daemon) Reload(ctx context.Context) (warnings []string, err error) {
 	d.cfg, d.loaded, d.rejected, d.problems, d.restart = cfg, time.Now(), time.Time{}, nil, restart
 	d.mu.Unlock()
 	if gone := before.Gone(cfg.Set()); len(gone) > 0 || d.hold.Nobody(0).Messages > 0 {
-		warnings = append(warnings, d.leftByReload(ctx, gone)...)
+		warnings = append(warnings, d.leftByReload(ctx, cfg, gone)...)
 	}
 	for _, w := range warnings {
 		d.log.Warn("configuration", "warning", w)

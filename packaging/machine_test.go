@@ -85,6 +85,7 @@ mkdir -p /var/spool/postfix /var/log/journal
 postconf -e myhostname=hub.example.net 'mydestination=$myhostname, localhost' inet_interfaces=all smtp_host_lookup=native
 install -d -o postfix -g postfix /var/lib/postfix
 postfix set-permissions >/dev/null 2>&1 || :
+[ -e /etc/aliases ] || printf 'postmaster: root\n' >/etc/aliases # whose package need not have made one
 newaliases
 /usr/local/sbin/postinstall
 for unit in postfix etrnd etrn-milter; do

@@ -54,9 +54,10 @@ func (a *app) checkCommand() *cobra.Command {
 				found = add(found, "warning", cfg.Warnings)
 				found = append(found, d.findUsers(a.configFile, cfg)...)
 				found = append(found, d.findSockets(a.configFile, cfg)...)
-				found = append(found, checkMTA(ctx, cfg)...)
+				said, list := checkMTA(ctx, cfg)
+				found = append(found, said...)
 				found = append(found, checkRequests(ctx, a.configFile, cfg)...)
-				found = append(found, a.checkClock(ctx, cfg)...)
+				found = append(found, a.checkClock(ctx, cfg, list)...)
 				found = append(found, a.checkRunning(ctx, cfg)...)
 			}
 			if _, err := os.Stat(a.configFile); err == nil {
@@ -64,7 +65,7 @@ func (a *app) checkCommand() *cobra.Command {
 				if cfg != nil {
 					included = cfg.Included()
 				}
-				found = append(d.find(a.configFile, included), found...)
+				found = append(append(d.find(a.configFile, included), d.findExposed(a.configFile, included, cfg)...), found...)
 			}
 			return a.renderCheck(cfg, found)
 		}),

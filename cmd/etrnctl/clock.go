@@ -12,17 +12,15 @@ import (
 
 // checkClock looks whether the clock can be right, and whether it was when mail
 // was accepted: by its time Postfix returns what it has had for too long.
-func (a *app) checkClock(ctx context.Context, cfg *config.Config) (found []finding) {
+func (a *app) checkClock(ctx context.Context, cfg *config.Config, list []mta.Message) (found []finding) {
 	now := a.now()
 	if what := sysclock.Behind(now, append(sysclock.Own(), a.configFile)...); what != "" {
 		found = append(found, finding{Level: "warning", Text: what + ": mail that is accepted now is returned as too old once the clock is set", Hint: "set the clock before Postfix starts; see \"A clock that is not set\" in howto.md"})
 	}
-	pf := instance(cfg)
-	list, err := mta.All(ctx, pf)
-	if err != nil {
-		return found // said elsewhere
+	if len(list) == 0 {
+		return found
 	}
-	lifetime, err := pf.Lifetime(ctx)
+	lifetime, err := instance(cfg).Lifetime(ctx)
 	if err != nil || lifetime <= 0 {
 		return found
 	}

@@ -78,6 +78,9 @@ func (a *app) releaseCommand() *cobra.Command {
 				default:
 					p.f("%s: released %s (%s)\n", r.Queue, count(r.Messages, "message"), size(r.Bytes))
 				}
+				if r.OnHold > 0 && r.Messages > 0 {
+					p.f("%s: not released: %d on hold (postsuper -h)\n", r.Queue, r.OnHold)
+				}
 			}
 			return p.err
 		}),

@@ -205,7 +205,7 @@ var (
 
 	good = api.CallResult{
 		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: api.Seconds(72 * time.Second),
-		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1, Refused: &api.Refused{Messages: 2, Recipients: 1, Reply: "452 4.3.1 Insufficient system storage"},
+		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1, OnHold: 2, Refused: &api.Refused{Messages: 2, Recipients: 1, Reply: "452 4.3.1 Insufficient system storage"},
 		Replies: []api.Reply{
 			{Name: "site.example", Code: 251, Text: "OK, no messages waiting for node site.example", Count: 0},
 			{Name: "#site", Code: 253, Text: "OK, 14 pending messages for node #site started", Count: 14},
@@ -243,12 +243,12 @@ func full() *daemon {
 			Warnings: []string{"Postfix is not set up for this configuration: etrnctl setup postfix"},
 		},
 		queues: []api.Queue{
-			{Name: "acme", Messages: 214, Bytes: 1222567, Oldest: ago(200 * time.Minute), Domains: []string{"acme.example", ".acme.example"}, Deliver: "smtp:[mail.acme.example]", Failed: 1},
+			{Name: "acme", Messages: 214, Bytes: 1222567, Oldest: ago(200 * time.Minute), Domains: []string{"acme.example", ".acme.example"}, Deliver: "smtp:[mail.acme.example]", Failed: 1, OnHold: 2},
 			{Name: "beta", Messages: 2, Bytes: 12000, Oldest: ago(40 * time.Second), Open: true, OpenUntil: &until, UnderWay: 2, Domains: []string{"beta.example", "postmaster@beta.test", "one.beta.test", "two.beta.test", "three.beta.test"}},
 			{Name: "hub", Open: true, Domains: []string{"*"}, Remote: "hub"},
 		},
 		history:  []api.CallResult{good, refused},
-		released: []api.Released{{Queue: "acme", Messages: 214, Bytes: 1222567}, {Queue: "beta"}},
+		released: []api.Released{{Queue: "acme", Messages: 214, Bytes: 1222567, OnHold: 2}, {Queue: "beta"}},
 		calls:    []api.CallRef{hub},
 		warnings: []string{`/etc/etrnd/etrnd.toml:9: odmr: users: "/etc/etrnd/users" can be read by everyone`},
 	}

@@ -215,3 +215,73 @@ func shorten(s string, n int) string {
 	}
 	return strings.TrimRight(string(r[:n-3]), " ") + "..."
 }
+
+// working shows on a terminal what a command is doing that takes a while, on one
+// line that goes when it is done. Elsewhere it says nothing: what counts comes at
+// the end.
+type working struct {
+	w    io.Writer // nil: nothing is shown
+	size func() (columns, rows int)
+	now  func() time.Time
+
+	mu    sync.Mutex
+	doing string
+	began time.Time
+
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+func (a *app) working() *working {
+	w := &working{size: a.size, now: a.now, stop: make(chan struct{})}
+	if a.terminal() && !a.json {
+		w.w = a.out
+		w.done.Go(func() {
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					w.mu.Lock()
+					w.draw()
+					w.mu.Unlock()
+				case <-w.stop:
+					return
+				}
+			}
+		})
+	}
+	return w
+}
+
+// say is called again and again while something goes on.
+func (w *working) say(doing string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if doing == w.doing {
+		return
+	}
+	w.doing, w.began = doing, w.now()
+	w.draw()
+}
+
+// draw writes the line anew, with the time once it takes some.
+func (w *working) draw() {
+	if w.w == nil {
+		return
+	}
+	text := w.doing
+	if used := w.now().Sub(w.began); text != "" && used >= 2*time.Second {
+		text += " (" + clock(used) + ")"
+	}
+	columns, _ := w.size()
+	// A terminal that cannot be written to is told by what comes after.
+	_, _ = io.WriteString(w.w, "\r\x1b[K"+shorten(clean(text), columns-1))
+}
+
+// end leaves the line empty.
+func (w *working) end() {
+	close(w.stop)
+	w.done.Wait()
+	w.say("")
+}

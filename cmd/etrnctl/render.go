@@ -232,6 +232,9 @@ func (a *app) renderStatus(s api.Status) error {
 	default:
 		field("queues", "%d with %s (%s), the oldest for %s", q.Queues, count(q.Messages, "message"), size(q.Bytes), a.since(q.Oldest))
 	}
+	if n := s.Queues.OnHold; n > 0 {
+		field("", "%s of these on hold (postsuper -h)", count(n, "message"))
+	}
 	if s.Queues.Queues > 0 && s.Queues.UnknownSince != nil {
 		field("", "that was so %s ago; it has not been read since", a.since(s.Queues.UnknownSince))
 	}
@@ -323,6 +326,9 @@ func (a *app) queueState(q api.Queue) string {
 	if q.Failed > 0 {
 		s = append(s, fmt.Sprintf("%d failed", q.Failed))
 	}
+	if q.OnHold > 0 {
+		s = append(s, fmt.Sprintf("%d on hold", q.OnHold))
+	}
 	return strings.Join(s, ", ")
 }
 
@@ -387,6 +393,9 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 			text += " for " + strings.Join(no.Domains, ", ")
 		}
 		p.f("  refused here  %s: %s\n", text, no.Reply)
+	}
+	if r.OnHold > 0 {
+		p.f("  stays %s, on hold (postsuper -h)\n", count(r.OnHold, "message"))
 	}
 	switch n := r.Duplicates; {
 	case n == 1:

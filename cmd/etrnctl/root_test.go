@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -74,6 +75,28 @@ func TestSetupPostfix(t *testing.T) {
 	}
 	if out, err := h.Run(ctx, "/usr/local/bin/etrnctl", "check"); err != nil || !strings.Contains(out, "ok: mta: Postfix is set up for this configuration\n") || !strings.HasSuffix(out, ": 1 queue, 0 links, 0 remotes\n") || !strings.Contains(out, "the milter does not answer") || !strings.Contains(out, "etrnd: it does not run") {
 		t.Errorf("check: %v\n%s", err, out)
+	}
+	// Whether it has been reloaded is said as it was.
+	const config = "hostname = \"hub.example.net\"\n[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\", \".acme.example\"%s]\ndeliver = \"smtp:[mail.acme.example]\"\nclients = [\"192.0.2.0/24\"]\n"
+	reloads := func() int {
+		text, err := h.ReadFile("/var/log/mail.log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), "reload -- version")
+	}
+	for _, more := range []string{`, "more.example"`, ""} {
+		if err := h.WriteFile("/etc/etrnd/etrnd.toml", fmt.Appendf(nil, config, more), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		was := reloads()
+		out := setup("\n", "--apply")
+		if said, is := !strings.Contains(out, "without a reload"), reloads() > was; said != is {
+			t.Errorf("reloaded: %v, and it is said that\n%s", is, out)
+		}
+	}
+	if conf() != after {
+		t.Error("a customer who came and went has changed main.cf or master.cf")
 	}
 	// An ordinary user is told who may.
 	if out, err := h.Command(ctx, "/usr/local/bin/etrnctl", "setup", "postfix", "--undo").As("nobody").CombinedOutput(); err == nil || !strings.Contains(string(out), "permission denied") || !strings.Contains(string(out), "try it as root") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -71,16 +72,20 @@ func (a *app) setupPostfixCommand() *cobra.Command {
 			defer stop()
 			req := setup.RequirementsOf(cfg)
 			req.Held, req.LetGo = setup.Held(held), letGo
-			var plan *setup.Plan
+			w := a.working()
+			w.say("looking at Postfix")
+			newPlan := setup.NewPlan
 			if undo {
-				plan, err = setup.NewUndo(ctx, instance(cfg), req)
-			} else {
-				plan, err = setup.NewPlan(ctx, instance(cfg), req)
+				newPlan = setup.NewUndo
 			}
+			plan, err := newPlan(ctx, instance(cfg), req)
+			if err == nil {
+				plan.Warnings = append(plan.Warnings, plan.Returned(ctx)...)
+			}
+			w.end()
 			if err != nil {
 				return mtaError(err)
 			}
-			plan.Warnings = append(plan.Warnings, plan.Returned(ctx)...)
 			return a.carryOut(ctx, plan, apply || undo, undo)
 		}),
 	}
@@ -108,7 +113,11 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 		}
 	}
 	if act {
-		if err := plan.Apply(ctx); err != nil {
+		w := a.working()
+		plan.Tell = w.say
+		err := plan.Apply(ctx)
+		w.end()
+		if err != nil {
 			return mtaError(err)
 		}
 	}
@@ -136,7 +145,9 @@ func (a *app) carryOut(ctx context.Context, plan *setup.Plan, act, undo bool) er
 		p.f("Do it again when none is left, or let it go: etrnctl setup postfix --undo --held on-hold\n(or deliver); see HELD FOR NOBODY in etrnctl(8).\n")
 	case act && undo:
 		p.f("Postfix is as it was before the set-up\n")
-	case act && plan.Quiet():
+	case act && !plan.Running():
+		p.f("Postfix is set up for %s; it does not run, and goes by that when it is started\n", a.configFile)
+	case act && !plan.Reloaded():
 		p.f("Postfix is set up for %s; it notices the new tables within ten seconds, without a reload\n", a.configFile)
 	case act:
 		p.f("Postfix is set up for %s\n", a.configFile)
@@ -156,9 +167,23 @@ func instance(cfg *config.Config) *postfix.Instance {
 }
 
 func mtaError(err error) error {
+	var halt *setup.Halt
 	switch {
 	case errors.Is(err, setup.ErrNotKept):
 		return api.Errorf(api.ExitUsage, "etrnctl queues --nobody lists what is", "%v", err)
+	case errors.As(err, &halt):
+		e := &api.Error{Exit: api.ExitConfig, Message: halt.Err.Error(), Details: halt.State, Hint: halt.Do}
+		switch {
+		case errors.Is(err, context.Canceled):
+			e.Exit, e.Message = api.ExitTempFail, "interrupted"
+		case os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission):
+			e.Exit, e.Hint = api.ExitNoPerm, "try it as root"
+		case halt.Again:
+			e.Exit = api.ExitTempFail
+		}
+		return e
+	case setup.Exhausted(err):
+		return api.Errorf(api.ExitTempFail, "nothing has been changed; when that is mended, do it again", "%v", err)
 	case errors.Is(err, context.Canceled):
 		return api.Errorf(api.ExitTempFail, "see with etrnctl setup postfix how Postfix stands", "interrupted: %v", err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, mta.ErrPermission):
@@ -173,17 +198,17 @@ func mtaError(err error) error {
 
 // checkMTA is the part of check that concerns the MTA. What it finds are
 // warnings: the configuration may be right and Postfix still to be set up,
-// and an ordinary user cannot see everything.
-func checkMTA(ctx context.Context, cfg *config.Config) []finding {
-	var found []finding
-	for _, f := range setup.Check(ctx, instance(cfg), setup.RequirementsOf(cfg)) {
+// and an ordinary user cannot see everything. It returns what the mail queue has.
+func checkMTA(ctx context.Context, cfg *config.Config) (found []finding, list []mta.Message) {
+	said, list := setup.Check(ctx, instance(cfg), setup.RequirementsOf(cfg))
+	for _, f := range said {
 		level := "warning"
 		if f.OK {
 			level = "ok"
 		}
 		found = append(found, finding{Level: level, Text: f.What, Hint: f.Hint})
 	}
-	return found
+	return found, list
 }
 
 // checkRequests looks whether the MTA takes mail for what remotes are asked for. Of

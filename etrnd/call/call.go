@@ -68,6 +68,7 @@ type shown struct {
 	dups    int
 	refused *api.Refused
 	out     api.Progress
+	onHold  int    // messages that do not go, for that
 	clear   string // what is to be said of TLS that failed; empty: nothing
 }
 
@@ -122,7 +123,7 @@ func (cl *call) result() api.CallResult {
 	}
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Refused: ev.Refused, Unasked: unasked, Replies: replies,
+		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, OnHold: cl.shown.onHold, Refused: ev.Refused, Unasked: unasked, Replies: replies,
 		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
@@ -229,7 +230,7 @@ func (cl *call) look(ctx context.Context) verdict {
 		s.dups, s.refused = o.in.Duplicates, o.in.refusals()
 		s.out.Messages, s.out.Bytes = sent.Messages, sent.Bytes
 		if n, known := o.toSend(); known {
-			s.out.Expected = n
+			s.out.Expected, s.onHold = n, o.push.onHold
 		}
 		if !v.over {
 			s.phase, s.waiting = v.phase, v.waiting

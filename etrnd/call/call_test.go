@@ -590,7 +590,7 @@ func TestPushSeen(t *testing.T) {
 	var p pushSeen
 	p.add(hold.State{Messages: 5, OnHold: 2, UnderWay: 1, Failed: 1, Retry: 1, Reason: "lost"})
 	p.add(hold.State{Messages: 1, Open: true})
-	if want := (pushSeen{held: 4, underWay: 1, failed: 1, retry: 1, reason: "lost", open: true}); p != want {
+	if want := (pushSeen{held: 4, onHold: 2, underWay: 1, failed: 1, retry: 1, reason: "lost", open: true}); p != want {
 		t.Errorf("%+v, want %+v", p, want)
 	}
 }

@@ -319,6 +319,7 @@ func (cl *call) pushQueues() (states []hold.State) {
 // add sums up one more queue.
 func (p *pushSeen) add(s hold.State) {
 	p.held += s.Messages - s.OnHold
+	p.onHold += s.OnHold
 	p.underWay += s.UnderWay
 	p.failed += s.Failed
 	p.retry += s.Retry

@@ -81,6 +81,7 @@ type pushSeen struct {
 	err    string // why the last listing failed
 
 	held     int // messages, those that an administrator put on hold left out
+	onHold   int // those
 	underWay int // of these, released and being tried
 	failed   int // of these, tried and back
 	retry    int // of failed, about to be tried a second time

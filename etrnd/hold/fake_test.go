@@ -42,6 +42,8 @@ type fakeMTA struct {
 	down    error                               // what Up says
 	takes   time.Duration                       // an attempt
 	slow    func([]mta.Recipient) time.Duration // or this
+	each    func(address string) time.Duration  // or this for each recipient, none of which waits for another
+	putBy   func() bool                         // what is flushed is left in the incoming queue
 	fails   func(id string, attempt int, recipient string) (reason string)
 	release func(ctx context.Context, domains, ids []string) error // before anything moves
 	list    func(ctx context.Context) error
@@ -191,7 +193,7 @@ func (f *fakeMTA) Release(ctx context.Context, domains, ids []string) error {
 	for _, id := range slices.Sorted(maps.Keys(f.messages)) {
 		l := f.messages[id]
 		noted := slices.ContainsFunc(l.Recipients, func(r mta.Recipient) bool { return slices.Contains(domains, domainOf(r.Address)) })
-		if l.Queue == "deferred" && (noted || slices.Contains(ids, id)) {
+		if (l.Queue == "deferred" || l.Queue == "incoming" && f.putBy != nil) && (noted || slices.Contains(ids, id)) {
 			f.try(l)
 		}
 	}
@@ -206,6 +208,10 @@ func (f *fakeMTA) try(l *mta.Message) {
 	f.moved[l.ID]++
 	attempt := f.moved[l.ID]
 	f.entered, f.touched = time.Now(), time.Now()
+	if f.putBy != nil && f.putBy() {
+		l.Queue = "incoming"
+		return
+	}
 	if f.active > 0 && f.trying >= f.active {
 		// There is no place: it waits in the incoming queue.
 		l.Queue = "incoming"
@@ -221,6 +227,10 @@ func (f *fakeMTA) try(l *mta.Message) {
 	}
 	f.trying++
 	f.most = max(f.most, f.trying)
+	if f.each != nil {
+		f.tryEach(l)
+		return
+	}
 	takes := f.takes
 	if f.slow != nil {
 		takes = f.slow(l.Recipients)
@@ -251,6 +261,25 @@ func (f *fakeMTA) try(l *mta.Message) {
 			delete(f.messages, l.ID)
 		}
 	})
+}
+
+// tryEach delivers to each recipient in its own time.
+func (f *fakeMTA) tryEach(l *mta.Message) {
+	left := len(l.Recipients)
+	for _, r := range l.Recipients {
+		time.AfterFunc(f.each(r.Address), func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.touched = time.Now()
+			f.sent[l.ID+" "+r.Address]++
+			// Nobody keeps what a listing has handed out.
+			l.Recipients = slices.DeleteFunc(slices.Clone(l.Recipients), func(o mta.Recipient) bool { return o.Address == r.Address })
+			if left--; left == 0 {
+				f.trying--
+				delete(f.messages, l.ID)
+			}
+		})
+	}
 }
 
 func (f *fakeMTA) IsLocal(context.Context, string) (bool, error) { return false, nil }
@@ -341,7 +370,7 @@ func (m *Manager) check(t *testing.T) {
 	want := map[string]*sums{}
 	domains := map[string]int{} // "queue domain" to messages
 	unlistedN, missingN, underWayN, inHandN := 0, 0, 0, 0
-	inHand, unlistedIn := map[*queueIndex]int{}, map[*queueIndex]int{}
+	inHand, lent, unlistedIn := map[*queueIndex]int{}, map[*queueIndex]int{}, map[*queueIndex]int{}
 	var due []string
 	for id, msg := range ix.messages {
 		if msg.id != id {
@@ -368,6 +397,9 @@ func (m *Manager) check(t *testing.T) {
 			for _, q := range a.want {
 				if msg.in(q) {
 					inHand[q]++
+					if a.by != nil && a.by != q {
+						lent[q]++
+					}
 					some = 1
 				}
 			}
@@ -450,7 +482,7 @@ func (m *Manager) check(t *testing.T) {
 		t.Errorf("not in the index: queues %v, domains %v", want, domains)
 	}
 	for _, q := range ix.queues {
-		if q.flow.inHand != inHand[q] || q.unlisted != unlistedIn[q] || q.flow.inHand > 0 && !has(ix.moving, q) {
+		if q.flow.inHand != inHand[q] || q.flow.lent != lent[q] || q.unlisted != unlistedIn[q] || q.flow.inHand > 0 && !has(ix.moving, q) {
 			t.Errorf("queue %q has %d in the MTA's hand and %d unlisted, a recount %d and %d", q.name, q.flow.inHand, q.unlisted, inHand[q], unlistedIn[q])
 		}
 	}
@@ -460,33 +492,35 @@ func (m *Manager) check(t *testing.T) {
 	if ix.unlisted != unlistedN || ix.missing != missingN || ix.underWay != underWayN {
 		t.Errorf("%d unlisted, %d missing, %d under way; a recount %d, %d, %d", ix.unlisted, ix.missing, ix.underWay, unlistedN, missingN, underWayN)
 	}
-	var filed []string
-	for i, msg := range ix.later.filed {
-		if int(msg.attempt.at) != i || msg.attempt.ready != nil || !ix.has(msg) || i > 0 && ix.later.Less(i, (i-1)/2) {
+	filed := map[string]bool{}
+	for i, msg := range ix.later {
+		if int(msg.attempt.at) != i || msg.attempt.ready || !ix.has(msg) || i > 0 && ix.later.Less(i, (i-1)/2) {
 			t.Errorf("later is no heap at %d", i)
 		}
-		filed = append(filed, msg.id)
+		filed[msg.id] = true
 	}
 	ready := 0
 	for i, q := range ix.rounds {
 		if q.inRound != i || q.ready.Len() == 0 || ix.queues[q.name] != q {
 			t.Errorf("queue %q is in rounds at %d, and means to be at %d", q.name, i, q.inRound)
 		}
-		for i, msg := range q.ready.filed {
-			if a := msg.attempt; int(a.at) != i || a.ready != q || !slices.Contains(a.want, q) || !ix.has(msg) || i > 0 && q.ready.Less(i, (i-1)/2) {
+		for i, p := range q.ready {
+			msg := p.message
+			if a := msg.attempt; int(p.inReady) != i || p.domain.queue != q || !a.ready || !a.want.has(q) || !ix.has(msg) || i > 0 && q.ready.Less(i, (i-1)/2) {
 				t.Errorf("what is ready of queue %q is no heap at %d", q.name, i)
 			}
-			filed = append(filed, msg.id)
-			ready++
+			if !filed[msg.id] {
+				ready++
+			}
+			filed[msg.id] = true
 		}
 	}
 	if ready != ix.ready {
 		t.Errorf("%d are ready, a recount %d", ix.ready, ready)
 	}
 	slices.Sort(due)
-	slices.Sort(filed)
-	if !slices.Equal(due, filed) {
-		t.Errorf("due are %v, filed are %v", due, filed)
+	if list := slices.Sorted(maps.Keys(filed)); !slices.Equal(due, list) {
+		t.Errorf("due are %v, filed are %v", due, list)
 	}
 	for q := range m.open {
 		if q.window == nil || ix.queues[q.name] != q {

@@ -18,6 +18,7 @@ import (
 // flow is how much of a queue the MTA has in hand, and may have.
 type flow struct {
 	inHand int // messages
+	lent   int // of these, those that were taken when another queue of theirs had a place
 	window int // places; zero: as at the beginning
 	done   int // what went since the last listing
 	stale  int // listings in a row that saw nothing go
@@ -46,7 +47,7 @@ const (
 )
 
 // charge makes a message take a place of these queues, and of no others.
-func (ix *index) charge(msg *message, want []*queueIndex) {
+func (ix *index) charge(msg *message, want queueList) {
 	a := msg.attempt
 	if a == nil || slices.Equal(a.charged, want) {
 		return
@@ -59,35 +60,35 @@ func (ix *index) charge(msg *message, want []*queueIndex) {
 		}
 	}
 	for _, q := range a.charged {
-		if !slices.Contains(want, q) {
-			q.flow.inHand--
-		}
+		q.flow.add(-1, a.by, q)
 	}
 	for _, q := range want {
-		if !slices.Contains(a.charged, q) {
-			q.flow.inHand++
-			ix.moving[q] = struct{}{}
-		}
+		q.flow.add(1, a.by, q)
+		ix.moving[q] = struct{}{}
 	}
 	a.charged = slices.Clone(want)
 }
 
+// add counts a message of queue q that was taken for another one's place, maybe.
+func (f *flow) add(n int, by, q *queueIndex) {
+	f.inHand += n
+	if by != nil && by != q {
+		f.lent += n
+	}
+}
+
 // places are the queues of which a message takes a place of those in the MTA's
 // hand: it goes for them, and there is somebody left to deliver to.
-func (msg *message) places() []*queueIndex {
-	a := msg.attempt
-	if !a.inHand {
+func (msg *message) places() queueList {
+	if !msg.attempt.inHand {
 		return nil
 	}
-	if !slices.ContainsFunc(a.want, func(q *queueIndex) bool { return !msg.in(q) }) {
-		return a.want
-	}
-	return slices.DeleteFunc(slices.Clone(a.want), func(q *queueIndex) bool { return !msg.in(q) })
+	return msg.stillFor()
 }
 
 // through counts a message that has left a queue while the MTA had it in hand.
 func (msg *message) through(q *queueIndex) {
-	if msg.attempt != nil && slices.Contains(msg.attempt.charged, q) {
+	if msg.attempt != nil && msg.attempt.charged.has(q) {
 		q.flow.done++
 	}
 }
@@ -134,6 +135,23 @@ func (m *Manager) placesLocked(q *queueIndex) int {
 		return 1
 	}
 	return places
+}
+
+// fullLocked is a queue of a message for whose sake it has to wait although another
+// one has a place; nil: none. A queue that moves keeps none of the others waiting.
+// But one that is stuck would take all places of the MTA by and by with what it
+// shares with others, so of that it has no more than half of what is left for all.
+func (m *Manager) fullLocked(msg *message, by *queueIndex) *queueIndex {
+	if msg.more == nil {
+		return nil
+	}
+	free := m.freeLocked()
+	for q := range msg.queues() {
+		if q != by && msg.wantedFor(q) && q.flow.lent > 0 && q.flow.lent >= free/2 && m.placesLocked(q) <= 0 {
+			return q
+		}
+	}
+	return nil
 }
 
 // adjustLocked fits the windows to what a listing has shown.
@@ -196,12 +214,18 @@ func (m *Manager) Limit(queue string, inHand int) (undo func()) {
 // there are n or nothing more has a place.
 func (m *Manager) takeTurnsLocked(n int, now time.Time) (taken []*message) {
 	ix := &m.index
-	for idle := 0; len(taken) < n && len(ix.rounds) > idle; {
+	looked := 0
+	for idle := 0; len(taken) < n && looked < 2*n && len(ix.rounds) > idle; {
 		ix.next %= len(ix.rounds)
 		q := ix.rounds[ix.next]
 		took := 0
-		for took < flowQuantum && len(taken) < n && q.ready.Len() > 0 && m.placesLocked(q) > 0 {
-			msg := q.ready.filed[0]
+		for took < flowQuantum && looked < 2*n && len(taken) < n && q.ready.Len() > 0 && m.placesLocked(q) > 0 {
+			looked++
+			msg := q.ready[0].message
+			if full := m.fullLocked(msg, q); full != nil {
+				ix.waitFor(msg, full)
+				continue
+			}
 			ix.unfile(msg)
 			if msg.place == unlisted && m.listsSoonLocked() {
 				// The listing says whether there is such a message: only what
@@ -211,7 +235,7 @@ func (m *Manager) takeTurnsLocked(n int, now time.Time) (taken []*message) {
 				m.listByLocked(now)
 				continue
 			}
-			m.takeLocked(msg, now)
+			m.takeLocked(msg, q, now)
 			taken = append(taken, msg)
 			took++
 		}
@@ -239,11 +263,14 @@ func (m *Manager) listsSoonLocked() bool {
 	return m.sight.running && m.listErr == nil && !m.listed.IsZero() && m.listTook <= cheapListing
 }
 
-// takeLocked puts a message into the MTA's hand. It is in no heap.
-func (m *Manager) takeLocked(msg *message, now time.Time) {
+// takeLocked puts a message into the MTA's hand, by a place of one queue, or of
+// all of its queues. It is in no heap.
+func (m *Manager) takeLocked(msg *message, by *queueIndex, now time.Time) {
 	a := msg.attempt
+	m.index.charge(msg, nil)
+	a.by = by
 	a.flushes++
-	a.due, a.inHand = time.Time{}, true
+	a.due, a.inHand, a.begun = time.Time{}, true, true
 	if msg.place == unlisted && int(a.flushes) < len(arrivalDelays) {
 		a.due = now.Add(arrivalDelays[a.flushes])
 	}
@@ -259,7 +286,7 @@ func (m *Manager) nextLocked(now time.Time) time.Time {
 		}
 	}
 	if m.index.later.Len() > 0 {
-		return m.index.later.filed[0].attempt.filed
+		return m.index.later[0].attempt.filed
 	}
 	return time.Time{}
 }

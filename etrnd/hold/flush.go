@@ -89,9 +89,9 @@ func flushDelay(failures int) time.Duration {
 func (m *Manager) takeDue(now time.Time) (domains, ids []string, due []*message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.retryLocked(now)
+	again := m.retryLocked(now)
 	domains, due = m.takeDomainsLocked(now)
-	for _, msg := range m.takeTurnsLocked(flushChunk, now) {
+	for _, msg := range append(again, m.takeTurnsLocked(flushChunk, now)...) {
 		ids = append(ids, msg.id)
 		due = append(due, msg)
 	}
@@ -99,19 +99,30 @@ func (m *Manager) takeDue(now time.Time) (domains, ids []string, due []*message)
 }
 
 // retryLocked makes ready what is to be flushed by now, and asks again for
-// what failed in a pinned queue.
-func (m *Manager) retryLocked(now time.Time) {
-	for msg := m.index.due(now); msg != nil; msg = m.index.due(now) {
-		if a := msg.attempt; a.want == nil {
+// what failed in a pinned queue. It returns what the MTA has in hand already, and
+// is to be told of once more.
+func (m *Manager) retryLocked(now time.Time) (again []*message) {
+	for len(again) < flushChunk {
+		msg := m.index.due(now)
+		if msg == nil {
+			break
+		}
+		switch a := msg.attempt; {
+		case a.want == nil:
 			a.due = time.Time{}
 			for q := range msg.queues() {
 				if q.window.pinned() && q.window.opens(msg, now) && msg.place != onHold {
 					msg.release(q, now)
 				}
 			}
+		case msg.putBy():
+			a.due = time.Time{}
+			a.nudges = min(a.nudges+1, 8)
+			again = append(again, msg)
 		}
 		m.index.settle(msg, now)
 	}
+	return again
 }
 
 // takeDomainsLocked chooses domains that are flushed whole now, and takes what
@@ -164,7 +175,7 @@ func (m *Manager) takeDomainsLocked(now time.Time) (domains []string, due []*mes
 		for d := range msg.domains() {
 			if _, ok := slices.BinarySearch(domains, d); ok {
 				m.index.unfile(msg)
-				m.takeLocked(msg, now)
+				m.takeLocked(msg, nil, now)
 				due = append(due, msg)
 				break
 			}
@@ -188,15 +199,25 @@ func (m *Manager) allReadyLocked() bool {
 	return listed >= domainWorth && listed == m.total
 }
 
-// allReady yields what is to be flushed now.
+// allReady yields what is to be flushed now, each once.
 func (ix *index) allReady() iter.Seq[*message] {
 	return func(yield func(*message) bool) {
 		for _, q := range ix.rounds {
-			for _, msg := range q.ready.filed {
-				if !yield(msg) {
+			for _, p := range q.ready {
+				if p.message.firstReady() == p && !yield(p.message) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// firstReady is the first of its parts that wait for their turn.
+func (msg *message) firstReady() *part {
+	for i := range msg.parts() {
+		if p := &msg.parts()[i]; p.inReady >= 0 {
+			return p
+		}
+	}
+	return nil
 }

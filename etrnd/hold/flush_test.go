@@ -334,7 +334,7 @@ func TestPanic(t *testing.T) {
 		m.mu.Lock()
 		m.index.queue("acme").bytes = -1
 		m.index.queue("acme").messages[0].class = classWaiting
-		m.index.queue("acme").ready.filed = append(m.index.queue("acme").ready.filed, m.index.messages[number(1)])
+		m.index.queue("acme").ready = append(m.index.queue("acme").ready, m.index.queue("acme").messages[1])
 		m.mu.Unlock()
 		m.mta.set(func() {
 			m.mta.list = func(context.Context) error {

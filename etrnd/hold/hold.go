@@ -76,13 +76,14 @@ type Manager struct {
 	watchers int                      // who wait for changes
 	active   int                      // messages that the MTA has in hand at most; 0: not known
 
-	listings  uint16    // compared, in a circle; of the goroutine that lists
-	sight     sight     // what is known of listings to those who wait for one
-	listAt    time.Time // when the next listing is due
-	doubt     bool      // a message was absent from the last listing, once
-	moving    bool      // a release was under way in the last listing
-	total     int       // messages in the last good listing, of any queue or none
-	listed    time.Time // when the last good listing began; zero: never
+	listings  uint16                    // compared, in a circle; of the goroutine that lists
+	putBy     struct{ before, now int } // messages that listings have shown to be put by; likewise
+	sight     sight                     // what is known of listings to those who wait for one
+	listAt    time.Time                 // when the next listing is due
+	doubt     bool                      // a message was absent from the last listing, once
+	moving    bool                      // a release was under way in the last listing
+	total     int                       // messages in the last good listing, of any queue or none
+	listed    time.Time                 // when the last good listing began; zero: never
 	listTook  time.Duration
 	listEnded time.Time
 	listErr   error

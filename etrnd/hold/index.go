@@ -1,7 +1,6 @@
 package hold
 
 import (
-	"cmp"
 	"container/heap"
 	"iter"
 	"slices"
@@ -35,12 +34,14 @@ type index struct {
 	moving map[*queueIndex]struct{} // those with something in the MTA's hand
 
 	links uint32 // counts calls of link
+	made  int    // counts queues, those included that are gone
 }
 
 // queueIndex is one queue. That of the name "" is of the recipients who are in
 // no queue of ours, next to others of the same message who are.
 type queueIndex struct {
 	name     string
+	made     int   // its number, in the order in which they were made
 	messages byAge // one part for each message: the first in this queue
 	domains  []*domainIndex
 	failed   []*part // of those, what was tried and has come back
@@ -48,7 +49,7 @@ type queueIndex struct {
 	count    [classes]int
 	unlisted int // messages that no listing has shown yet
 
-	ready   byTurn // what is to be flushed now; one of two queues is in one of them
+	ready   byTurn // what is to be flushed now for this queue; see refile
 	inRound int    // where it is in index.rounds, while anything is ready
 	flow    flow
 
@@ -97,7 +98,8 @@ func newIndex() index {
 func (ix *index) queue(name string) *queueIndex {
 	q := ix.queues[name]
 	if q == nil {
-		q = &queueIndex{name: name}
+		q = &queueIndex{name: name, made: ix.made}
+		ix.made++
 		ix.queues[name] = q
 	}
 	return q
@@ -192,7 +194,7 @@ func (ix *index) link(msg *message, now time.Time) {
 		d, q := p.domain, p.domain.queue
 		p.inDomain = int32(len(d.parts))
 		d.parts = push(d.parts, p)
-		p.inQueue, p.inFailed, p.class = -1, -1, classWaiting
+		p.inQueue, p.inFailed, p.inReady, p.class = -1, -1, -1, classWaiting
 		if q.linked == ix.links {
 			continue // the message has a part in this queue already
 		}
@@ -275,10 +277,7 @@ func (ix *index) settle(msg *message, now time.Time) {
 	if a := msg.attempt; a != nil {
 		ix.charge(msg, msg.places())
 	}
-	if a := msg.attempt; a != nil && (!a.filed.Equal(a.due) || a.turn != a.flushes || a.ready != nil && !slices.Contains(a.want, a.ready)) {
-		ix.unfile(msg)
-		ix.file(msg, now)
-	}
+	ix.refile(msg, now)
 	if msg.attempt.over() {
 		msg.attempt = nil
 	}
@@ -327,64 +326,6 @@ func (ix *index) tally(msg *message, marks uint8) {
 	msg.tallied = marks
 }
 
-// file puts a message where its time will find it.
-func (ix *index) file(msg *message, now time.Time) {
-	a := msg.attempt
-	if a.due.IsZero() {
-		return
-	}
-	a.filed, a.turn = a.due, a.flushes
-	if a.want == nil || a.due.After(now) {
-		heap.Push(&ix.later, msg)
-		return
-	}
-	// One that goes for two queues waits for a place of one of them.
-	q := a.want[0]
-	for _, other := range a.want[1:] {
-		if other.flow.inHand+other.ready.Len() < q.flow.inHand+q.ready.Len() {
-			q = other
-		}
-	}
-	a.ready = q
-	heap.Push(&q.ready, msg)
-	ix.ready++
-	if q.ready.Len() == 1 {
-		q.inRound = len(ix.rounds)
-		ix.rounds = append(ix.rounds, q)
-	}
-}
-
-func (ix *index) unfile(msg *message) {
-	a := msg.attempt
-	if a == nil || a.filed.IsZero() {
-		return
-	}
-	a.filed = time.Time{}
-	q := a.ready
-	if q == nil {
-		heap.Remove(&ix.later, int(a.at))
-		return
-	}
-	a.ready = nil
-	heap.Remove(&q.ready, int(a.at))
-	ix.ready--
-	if q.ready.Len() == 0 {
-		last := ix.rounds[len(ix.rounds)-1]
-		ix.rounds[q.inRound], last.inRound = last, q.inRound
-		ix.rounds = cut(ix.rounds)
-	}
-}
-
-// due takes the next message out of later if its time has come.
-func (ix *index) due(now time.Time) *message {
-	if ix.later.Len() == 0 || ix.later.filed[0].attempt.filed.After(now) {
-		return nil
-	}
-	msg := ix.later.filed[0]
-	ix.unfile(msg)
-	return msg
-}
-
 // byAge is a heap of parts, the oldest message first.
 type byAge []*part
 
@@ -406,49 +347,13 @@ func (h *byAge) Pop() any {
 	return p
 }
 
-// filed is the part of a heap of messages that all orders share.
-type filed []*message
-
-func (h filed) Len() int { return len(h) }
-func (h filed) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].attempt.at, h[j].attempt.at = int32(i), int32(j)
-}
-func (h *filed) Push(x any) {
-	msg := x.(*message)
-	msg.attempt.at = int32(len(*h))
-	*h = append(*h, msg)
-}
-func (h *filed) Pop() any {
-	msg := (*h)[len(*h)-1]
-	*h = cut(*h)
-	return msg
-}
-
-// byDue is a heap of messages, the next in time first.
-type byDue struct{ filed }
-
-func (h byDue) Less(i, j int) bool {
-	return h.filed[i].attempt.filed.Before(h.filed[j].attempt.filed)
-}
-
-// byTurn is a heap of messages in the order in which they are flushed.
-type byTurn struct{ filed }
-
-func (h byTurn) Less(i, j int) bool { return beforeInTurn(h.filed[i], h.filed[j]) < 0 }
-
-// beforeInTurn compares by the flushes a message has had, so that one that is
-// not found does not hold up the rest, and then by priority and age.
-func beforeInTurn(a, b *message) int {
-	return cmp.Or(cmp.Compare(a.attempt.turn, b.attempt.turn), cmp.Compare(b.urgent, a.urgent), cmp.Compare(a.arrived, b.arrived), cmp.Compare(a.id, b.id))
-}
-
 // rebuilt is an index of the same messages whose sums and lists are made anew.
 func (ix *index) rebuilt(now time.Time) index {
 	fresh := newIndex()
+	fresh.made = ix.made
 	for name, q := range ix.queues {
 		// The same place in memory: attempts know their queues by it.
-		*q = queueIndex{name: name, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits, line: q.flow.line}}
+		*q = queueIndex{name: name, made: q.made, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits, line: q.flow.line}}
 		fresh.queues[name] = q
 	}
 	for _, msg := range ix.messages {
@@ -459,7 +364,7 @@ func (ix *index) rebuilt(now time.Time) index {
 		msg.makeParts(0)
 		msg.tallied = 0
 		if a := msg.attempt; a != nil {
-			a.filed, a.ready, a.charged = time.Time{}, nil, nil
+			a.filed, a.ready, a.charged, a.by = time.Time{}, false, nil, nil
 		}
 		fresh.put(msg, groups, msg.arrived, msg.size, now)
 	}

@@ -183,7 +183,7 @@ func (w *walk) arrive() {
 	}
 }
 
-// postsuper puts a message on hold, takes it off, or deletes it.
+// postsuper puts a message on hold, takes it off, requeues or deletes it.
 func (w *walk) postsuper() {
 	f := w.m.mta
 	f.mu.Lock()
@@ -196,10 +196,14 @@ func (w *walk) postsuper() {
 	switch {
 	case l.Queue == "hold":
 		l.Queue, f.entered = "deferred", time.Now()
+	case l.Queue == "maildrop":
 	case w.IntN(2) == 0:
 		delete(f.messages, l.ID)
-	case l.Queue == "deferred":
+	case l.Queue == "deferred" && w.IntN(2) == 0:
 		l.Queue = "hold"
+	case l.Queue == "deferred":
+		w.n++
+		f.requeue(l, number(w.n), time.Duration(w.IntN(5000))*time.Millisecond)
 	}
 }
 

@@ -342,6 +342,7 @@ type entry struct {
 
 func (m *Manager) compare(set *queue.Set, start time.Time) *comparison {
 	m.listings++
+	m.putBy.before, m.putBy.now = m.putBy.now, 0
 	return &comparison{m: m, set: set, start: start, sorter: newSorter(set), rest: newNobody(m.routed)}
 }
 
@@ -396,6 +397,9 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 		m.goneLocked(msg)
 		msg = nil
 	}
+	if l.place == requeued && (msg == nil || msg.arrived != arrived) {
+		return false // it is about to be taken in, and is seen then
+	}
 	if !ours(groups) && (msg == nil || !msg.wanted()) {
 		return false // none of ours, or its recipients have all been served
 	}
@@ -418,7 +422,13 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.size {
 		m.replaceLocked(msg, groups, arrived, l.size, resorted, now)
 	}
-	msg.judge(start)
+	msg.judge(start, m.putBy.before)
+	if msg.putBy() {
+		m.putBy.now++
+	}
+	if msg.place == requeued {
+		m.keepOpenLocked(msg, now)
+	}
 	// Not only what is new: a message may come off hold, or get under an open
 	// window by a reload.
 	if a := msg.attempt; a == nil || a.want == nil && a.failed == "" {
@@ -489,9 +499,9 @@ func (m *Manager) compareAbsent(set *queue.Set, start time.Time) (moved bool) {
 }
 
 // goneLocked takes out a message that has left the MTA's queue, and counts it
-// if it was released.
+// if it was released and tried: what waited for its turn was deleted.
 func (m *Manager) goneLocked(msg *message) {
-	if msg.wanted() && (msg.place != unlisted || !msg.flushed().IsZero()) {
+	if msg.wanted() && msg.begun() {
 		for q := range msg.queues() {
 			q.left.add(msg)
 			msg.through(q)

@@ -1,6 +1,7 @@
 package hold
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"time"
@@ -39,10 +40,11 @@ const (
 	active
 	deferred
 	onHold
+	requeued // in maildrop, where it was moved by an administrator
 	elsewhere
 )
 
-var places = map[string]place{"incoming": incoming, "active": active, "deferred": deferred, "hold": onHold}
+var places = map[string]place{"incoming": incoming, "active": active, "deferred": deferred, "hold": onHold, "maildrop": requeued}
 
 func placeOf(m mta.Message) place {
 	if p, ok := places[m.Queue]; ok {
@@ -61,6 +63,7 @@ type part struct {
 	inDomain int32 // where it is in domain.parts
 	inQueue  int32 // in domain.queue.messages; -1: an earlier part stands for the message
 	inFailed int32 // in domain.queue.failed; -1: not
+	inReady  int32 // in domain.queue.ready; -1: not
 	class    class
 }
 
@@ -118,17 +121,19 @@ func tried(reason unique.Handle[string]) bool { return reason != noReason && rea
 
 // attempt is a release of a message and what became of it.
 type attempt struct {
-	want []*queueIndex // for which the message is to go; nil: none, or it has ended
+	want queueList // for which the message is to go; nil: none, or it has ended
 	// due is when to flush (again) what is wanted, and when to try again what
 	// failed, if a queue of it is pinned then. Zero: what a listing shows
 	// will tell.
 	due     time.Time
 	flushed time.Time // when the last flush was done
 	flushes int32     // of this release
+	nudges  int8      // flushes since then of what the MTA has put by
 	again   bool      // asked for once more while under way: if it fails, try at once
 	asked   bool      // released by request, not only because a queue was open
 	last    bool      // nobody wants it any more: not to be flushed again
 	inHand  bool      // the MTA tries it, as far as is known, or is about to
+	begun   bool      // it may have tried it for this release
 	told    bool      // to a client, in a count
 	session string    // of the client that was last told
 
@@ -136,11 +141,31 @@ type attempt struct {
 	failures int32
 
 	// Of the index.
-	filed   time.Time     // the due time under which it is in a heap; zero: in none
-	turn    int32         // the flushes under which it is in one
-	at      int32         // where in that heap
-	ready   *queueIndex   // in whose heap of what is ready; nil: in that of later
-	charged []*queueIndex // of which it takes a place while it is in the MTA's hand
+	filed   time.Time   // the due time under which it is in a heap; zero: in none
+	turn    int32       // the flushes under which it is in one
+	at      int32       // where in that of later
+	ready   bool        // in those of what is ready, of its queues
+	by      *queueIndex // whose place it was taken for; nil: for those of all its queues
+	charged queueList   // of which it takes a place while it is in the MTA's hand
+}
+
+// queueList are queues in the order of their making: there may be a thousand for
+// one message, and each is looked for again and again.
+type queueList []*queueIndex
+
+func (l queueList) find(q *queueIndex) (i int, ok bool) {
+	return slices.BinarySearchFunc(l, q, func(a, b *queueIndex) int { return cmp.Compare(a.made, b.made) })
+}
+
+func (l queueList) has(q *queueIndex) bool {
+	_, ok := l.find(q)
+	return ok
+}
+
+// with is the list and a queue that is not in it.
+func (l queueList) with(q *queueIndex) queueList {
+	i, _ := l.find(q)
+	return slices.Insert(l, i, q)
 }
 
 // over reports whether nothing is left to remember.
@@ -150,13 +175,46 @@ func (a *attempt) over() bool {
 
 // stop ends a release.
 func (a *attempt) stop() {
-	a.want, a.due, a.again, a.asked, a.inHand = nil, time.Time{}, false, false, false
+	a.want, a.due, a.again, a.asked, a.inHand, a.begun = nil, time.Time{}, false, false, false, false
 }
 
 func (msg *message) wanted() bool { return msg.attempt != nil && msg.attempt.want != nil }
 
 func (msg *message) wantedFor(q *queueIndex) bool {
-	return msg.attempt != nil && slices.Contains(msg.attempt.want, q)
+	return msg.attempt != nil && msg.attempt.want.has(q)
+}
+
+// stillFor are the queues for which it is to go and has recipients left.
+func (msg *message) stillFor() queueList {
+	want, n := msg.attempt.want, 0
+	for q := range msg.all() {
+		if want.has(q) {
+			n++
+		}
+	}
+	if n == len(want) {
+		return want
+	}
+	left := make(queueList, 0, n)
+	for q := range msg.all() {
+		if want.has(q) {
+			left = left.with(q)
+		}
+	}
+	return left
+}
+
+// begun reports whether the MTA may have tried what was released.
+func (msg *message) begun() bool {
+	switch msg.place {
+	case requeued:
+		return false
+	case active, incoming:
+		return true
+	case unlisted:
+		return !msg.flushed().IsZero()
+	}
+	return msg.attempt.begun
 }
 
 // flushed is when the last flush was done; zero: never.
@@ -287,12 +345,12 @@ func (msg *message) release(q *queueIndex, now time.Time) bool {
 		msg.attempt = &attempt{}
 	}
 	a := msg.attempt
-	if slices.Contains(a.want, q) {
+	if a.want.has(q) {
 		a.again, a.last = true, false
 		return false
 	}
-	a.want = append(a.want, q)
-	a.due, a.flushed, a.flushes, a.inHand = now, time.Time{}, 0, false
+	a.want = a.want.with(q)
+	a.due, a.flushed, a.flushes, a.nudges, a.inHand = now, time.Time{}, 0, 0, false
 	a.failed, a.again, a.last = "", false, false
 	return true
 }
@@ -339,7 +397,7 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 			a.due = time.Time{} // not tried again
 		}
 	}
-	if !slices.Contains(a.want, q) {
+	if !a.want.has(q) {
 		return
 	}
 	begun := !a.flushed.IsZero() && msg.place != deferred
@@ -358,12 +416,34 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 // it is deferred.
 var arrivalDelays = []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 900 * time.Millisecond, 2 * time.Second, 4 * time.Second}
 
+// nudgeDelay is how long what was flushed may be in the incoming queue before it is
+// flushed once more, after so many times. It passes that queue within moments, unless
+// the MTA has no place for it, or was reloaded while it tried the message: Postfix's
+// new queue manager finds that the old one's delivery still goes on, and puts the
+// message by for minimal_backoff_time, five minutes, however soon that delivery ends
+// ("skipped, still being delivered"). A flush makes it look again. Deliveries may
+// take long, so the number of these flushes has no bound; the time that they take
+// has one, however many messages there are.
+func nudgeDelay(nudges int8, messages int) time.Duration {
+	return min(firstNudge<<nudges, lastNudge) + time.Duration(messages)*perNudge
+}
+
+const (
+	firstNudge = 2 * time.Second
+	lastNudge  = 15 * time.Second
+	perNudge   = 50 * time.Millisecond // some ten times what a flush takes
+)
+
+// putBy reports whether a message that is due is to be flushed for that: it has its
+// place among what the MTA has in hand.
+func (msg *message) putBy() bool { return msg.wanted() && msg.attempt.inHand && msg.place == incoming }
+
 // maxTries bounds the flushes of one release that have no effect.
 const maxTries = 12
 
 // judge looks at a message whose release is under way, as a listing that began
-// at listed shows it.
-func (msg *message) judge(listed time.Time) {
+// at listed shows it; putBy is how many the one before has shown to be put by.
+func (msg *message) judge(listed time.Time, putBy int) {
 	if !msg.wanted() {
 		return
 	}
@@ -372,13 +452,16 @@ func (msg *message) judge(listed time.Time) {
 	var reason string
 	for i := range msg.parts() {
 		p := &msg.parts()[i]
-		if !slices.Contains(a.want, p.domain.queue) {
+		if !a.want.has(p.domain.queue) {
 			continue
 		}
 		left = true
 		if tried(p.reason) {
 			reason = p.reason.Value()
 		}
+	}
+	if left {
+		a.want = msg.stillFor()
 	}
 	switch {
 	case !left:
@@ -387,8 +470,15 @@ func (msg *message) judge(listed time.Time) {
 	case msg.place == onHold:
 		// An administrator's doing; it counts as such, not as a failure.
 		a.stop()
+	case msg.place == requeued:
+		// It goes under its new id.
+		a.due, a.flushed, a.inHand = time.Time{}, time.Time{}, false
 	case a.flushed.IsZero() || listed.Before(a.flushed):
 		// Not flushed yet, or the listing is older than the flush.
+	case msg.place == incoming && !a.last && !listed.Before(a.flushed.Add(nudgeDelay(a.nudges, putBy))):
+		// It has been seen to stay there by the MTA, if that has been started
+		// anew meanwhile.
+		a.due = listed
 	case msg.place != deferred:
 		// Being tried, or about to be: a further flush would find nothing.
 		a.due = time.Time{}

@@ -91,6 +91,7 @@ type Started struct {
 	Bytes    int64
 	UnderWay int // messages that were under way already, as a listing has shown
 	Unlisted int // of Messages, those that only the milter has told of
+	OnHold   int // messages that are left alone, since an administrator has put them on hold
 }
 
 // Release lets a selection go. It does not wait for the MTA.
@@ -109,6 +110,7 @@ func (m *Manager) releaseLocked(sel queue.Selection, now time.Time, asked bool) 
 	q.released = now
 	for msg := range m.eachLocked(sel) {
 		if msg.place == onHold {
+			st.OnHold++
 			continue
 		}
 		fresh := msg.place == unlisted && !msg.wanted()

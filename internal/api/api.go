@@ -106,6 +106,7 @@ type QueueTotals struct {
 	Oldest   *time.Time `json:"oldest"`
 	UnderWay int        `json:"under_way"` // released, and neither gone nor back
 	Waiting  int        `json:"waiting"`   // of these, those that wait for their turn
+	OnHold   int        `json:"on_hold"`   // put on hold by an administrator
 	// UnknownSince is since when it is not known how the queues are; see Queue.
 	UnknownSince *time.Time `json:"unknown_since"`
 }
@@ -123,6 +124,7 @@ type Queue struct {
 	UnderWay  int        `json:"under_way"`        // messages released, and neither gone nor back
 	Waiting   int        `json:"waiting"`          // of these, those that wait for their turn
 	Failed    int        `json:"failed"`           // messages tried and put back
+	OnHold    int        `json:"on_hold"`          // messages put on hold by an administrator, which nothing releases
 	Released  *time.Time `json:"released"`         // the last release
 	Domains   []string   `json:"domains"`          // as in the configuration
 	Deliver   string     `json:"deliver"`          // where to
@@ -138,6 +140,9 @@ type Released struct {
 	Queue    string `json:"queue"`
 	Messages int    `json:"messages"`
 	Bytes    int64  `json:"bytes"`
+	// OnHold is how many messages stay because an administrator has put them on
+	// hold.
+	OnHold int `json:"on_hold"`
 	// Note says what was not found, when nothing was released.
 	Note string `json:"note,omitempty"`
 }
@@ -231,8 +236,11 @@ type CallResult struct {
 	// with the same Message-ID, for the same recipients. Most often the line was cut
 	// when the remote had sent one and had not heard that it was taken; it may also
 	// have been sent twice by its sender. They are counted in In too.
-	Duplicates int      `json:"duplicates"`
-	Refused    *Refused `json:"refused,omitempty"` // nil: nothing
+	Duplicates int `json:"duplicates"`
+	// OnHold is how many messages that would have gone out stay because an
+	// administrator has put them on hold.
+	OnHold  int      `json:"on_hold"`
+	Refused *Refused `json:"refused,omitempty"` // nil: nothing
 	// Unasked are names of request that were not asked for, since the local mail
 	// server would refuse their mail.
 	Unasked []string `json:"unasked,omitempty"`

@@ -31,18 +31,44 @@ type Options struct {
 // that is there are kept; where they cannot be, nothing is changed. A symbolic
 // link stays one: what it points to is replaced.
 func Write(path string, data []byte, o Options) error {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write %s: %w", path, err)
+	s, err := Stage(path, data, o)
+	if err != nil {
+		return err
 	}
-	if err := replace(path, data, o); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if err := s.Commit(); err != nil {
+		return errors.Join(err, s.Discard())
 	}
 	return nil
 }
 
-func replace(path string, data []byte, o Options) error {
+// Mark is in the names of files that Stage makes, ".NAME" + Mark + a number: by it
+// those are known that a program left which did not come to its end.
+const Mark = ".etrnd-"
+
+// Staged is a file that lies beside another one, whole and written down, ready to
+// take its place: for those who change several files, and want to know before the
+// first of them that there is room for the last.
+type Staged struct {
+	// Path is the file that is replaced, or made, and Temp what takes its place,
+	// on the same file system; empty once it has.
+	Path, Temp string
+}
+
+// Stage does all of Write but for the last step.
+func Stage(path string, data []byte, o Options) (*Staged, error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("write %s: %w", path, err)
+	}
+	temp, err := stage(path, data, o)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", path, err)
+	}
+	return &Staged{Path: path, Temp: temp}, nil
+}
+
+func stage(path string, data []byte, o Options) (temp string, err error) {
 	mode, uid, gid := o.Mode.Perm(), -1, -1
 	if mode == 0 {
 		mode = 0o600
@@ -55,28 +81,57 @@ func replace(path string, data []byte, o Options) error {
 		mode = info.Mode().Perm()
 		uid, gid = owner(info)
 	case !errors.Is(err, fs.ErrNotExist):
-		return err
+		return "", err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	// Nobody else can have made a file of this name, or can read it (0600).
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+Mark+"*")
+	if err != nil {
+		return "", err
+	}
+	if err = errors.Join(fill(tmp, data, mode, uid, gid, o.ModTime), tmp.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return tmp.Name(), nil
+}
+
+// Commit puts the file in its place. After an error it may be tried again.
+func (s *Staged) Commit() error {
+	if err := s.commit(); err != nil {
+		return fmt.Errorf("write %s: %w", s.Path, err)
+	}
+	return nil
+}
+
+func (s *Staged) commit() error {
+	dir, err := os.Open(filepath.Dir(s.Path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	// Nobody else can have made a file of this name, or can read it (0600).
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(fill(tmp, data, mode, uid, gid, o.ModTime), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
+	if s.Temp != "" {
+		if err := os.Rename(s.Temp, s.Path); err != nil {
+			if link := (*os.LinkError)(nil); errors.As(err, &link) {
+				err = link.Err // whose names are of no interest
+			}
+			return err
+		}
+		s.Temp = ""
 	}
 	if err := dir.Sync(); err != nil {
 		return fmt.Errorf("the new text is in place, but may be lost if the power fails: %w", err)
 	}
+	return nil
+}
+
+// Discard removes a file that has not taken its place.
+func (s *Staged) Discard() error {
+	if s.Temp == "" {
+		return nil
+	}
+	if err := os.Remove(s.Temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.Temp = ""
 	return nil
 }
 

@@ -10,7 +10,8 @@ import (
 	"github.com/etrnd/etrnd/internal/testbed"
 )
 
-// hubPart is what is measured of a hub at a provider's size, without a line.
+// hubPart is what is measured beside the contenders: a hub at a provider's size,
+// without a line, and what single parts of etrnd are worth.
 type hubPart struct {
 	key string
 	run func(ctx context.Context, b *bench) ([]hubRow, error)
@@ -22,6 +23,7 @@ var hubParts = []hubPart{
 	{"index", hubIndex},
 	{"drain", hubDrain},
 	{"milter", hubMilter},
+	{"kept", hubKept},
 }
 
 // hubRow is one figure.

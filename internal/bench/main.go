@@ -6,8 +6,9 @@
 // Every run has hosts, files and a Postfix of its own (internal/testbed), the
 // programs are the real ones, and mail is counted where it ends, in the site's
 // mailbox. /var is in memory on all of them alike: this is about links, not
-// about disks. It does not measure TLS, and it does not measure a machine: what
-// the figures stand for is the ratio between two rows of one table.
+// about disks. TLS is only in what it is worth to keep connections. It does not
+// measure a machine: what the figures stand for is the ratio between two rows of
+// one table.
 //
 // It needs root and what internal/testbed needs. docs/benchmarks.md says how to
 // read what it prints.
@@ -110,7 +111,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	capture := flags.String("capture", "", "directory for a packet capture of each run (needs tcpdump)")
 	runs := flags.Int("runs", 1, "make `N` runs of each case and take the one in the middle")
 	hub := flags.String("hub", "", "`SETTINGS` of main.cf for the hub beside etrnd, such as \"a=1 b=2\", to try out what etrnctl should set")
-	hubOnly := flags.String("hub-parts", "", "of the hub at a provider's size, measure only these `WORDS`, or \"none\": index drain milter")
+	hubOnly := flags.String("hub-parts", "", "of the hub at a provider's size, measure only these `WORDS`, or \"none\": setup index drain milter kept")
 	noLinks := flags.Bool("no-links", false, "measure no links")
 	if err := flags.Parse(args); err != nil {
 		return 64

@@ -152,12 +152,40 @@ func (r *reader) parse(file string, data []byte) *table {
 	line, msg, hint := 0, err.Error(), ""
 	var pe toml.ParseError
 	if errors.As(err, &pe) {
-		line, msg = pe.Position.Line, pe.Message
+		line, msg = faultAt(string(data), pe), ends.Replace(pe.Message)
 		if strings.Contains(msg, "already been defined") {
 			hint = "write each key and each [table] once; only [[queue]], [[link]] and [[remote]] may be repeated"
 		}
 	}
 	return object(line, hint, "not valid TOML: "+strings.TrimSuffix(clip(msg), "."))
+}
+
+// ends are what the TOML library shows of what nobody can see.
+var ends = strings.NewReplacer(`'\n'`, "the end of the line", `'\x00'`, "the end of the file")
+
+// faultAt is the line that has to be mended. The library counts a newline that it
+// did not expect to the next line or to the one before, by the kind of error; only
+// its offsets are right. And where a comma or bracket is missing, or the end of a
+// string of many lines, it points to what comes after.
+func faultAt(text string, pe toml.ParseError) int {
+	text = strings.TrimPrefix(text, "\ufeff")
+	at := min(max(pe.Position.Start, 0), len(text))
+	lines := strings.Split(text[:at], "\n")
+	n := len(lines)
+	for _, quotes := range []string{`"""`, "'''"} {
+		if strings.HasPrefix(pe.Message, "unexpected EOF") && strings.Contains(pe.Message, quotes) {
+			return 1 + strings.Count(text[:max(strings.LastIndex(text, quotes), 0)], "\n")
+		}
+	}
+	if strings.HasPrefix(pe.Message, "expected a comma") {
+		for n > 1 {
+			if before := strings.TrimSpace(lines[n-1]); before != "" && before[0] != '#' {
+				break
+			}
+			n--
+		}
+	}
+	return n
 }
 
 // decode parses TOML into a map. A bug of the library on odd input is a

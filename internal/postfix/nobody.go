@@ -3,9 +3,6 @@ package postfix
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/mta"
@@ -75,61 +72,4 @@ func (p *Instance) ReadMaildrop(ctx context.Context, list []mta.Message) error {
 		}
 	}
 	return nil
-}
-
-// Moment is a time since the boot of the machine, in hundredths of a second: the
-// time of day may be set meanwhile.
-type Moment int64
-
-// MomentNow is the present one. It is 0 where /proc is not to be read.
-func MomentNow() Moment {
-	text, err := os.ReadFile("/proc/uptime")
-	if err != nil {
-		return 0
-	}
-	seconds, _, _ := strings.Cut(string(text), " ")
-	whole, part, _ := strings.Cut(seconds, ".")
-	n, err := strconv.ParseInt(whole+(part + "00")[:2], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return Moment(n)
-}
-
-// SessionsSince counts the processes of smtpd(8) that began no later than at a
-// moment: each goes by the settings and tables of its beginning until its client
-// has gone. It finds none where /proc is not to be read.
-func (p *Instance) SessionsSince(ctx context.Context, at Moment) (n int, err error) {
-	v, err := p.Settings(ctx, "queue_directory")
-	if err != nil {
-		return 0, err
-	}
-	text, err := os.ReadFile(filepath.Join(filepath.Clean(v["queue_directory"]), "pid", "master.pid"))
-	if err != nil {
-		return 0, nil // it does not run
-	}
-	master := strings.TrimSpace(string(text))
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return 0, err
-	}
-	for _, dir := range dirs {
-		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil && isSession(string(stat), master, at) {
-			n++
-		}
-	}
-	return n, nil
-}
-
-// isSession reads /proc/PID/stat: "PID (NAME) STATE PARENT ...", with the time
-// at which the process began in the 22nd place, in hundredths of a second too
-// (proc(5); the kernel has no other unit towards programs).
-func isSession(stat, master string, at Moment) bool {
-	head, rest, ok := strings.Cut(stat, ") ")
-	f := strings.Fields(rest)
-	if !ok || !strings.HasSuffix(head, "(smtpd") || len(f) < 20 || f[1] != master {
-		return false
-	}
-	began, err := strconv.ParseInt(f[19], 10, 64)
-	return err == nil && Moment(began) <= at
 }

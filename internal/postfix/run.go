@@ -103,8 +103,16 @@ func (p *Instance) run(ctx context.Context, read func(io.Reader) error, stdin io
 	case strings.Contains(text, "Flush service is not configured"):
 		return fmt.Errorf("%s: %w: %q (it has to be in fast_flush_domains)", name, mta.ErrNotFlushable, foreign.Clip(said, 300))
 	}
+	for _, errno := range exhausted {
+		if strings.Contains(strings.ToLower(stderr.String()), errno.Error()) {
+			err = errno
+		}
+	}
 	return fmt.Errorf("%s: %w: %q", name, err, foreign.Clip(said, 300))
 }
+
+// exhausted are errors of the file system that a command passes on in words.
+var exhausted = []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO}
 
 // silentError is the failure of a command that gave no reason. For postmap -q
 // it means that the key is not there.

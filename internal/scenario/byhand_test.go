@@ -29,6 +29,7 @@ type thin struct {
 	pushed  bool                                              // nothing is asked for
 	byHooks bool                                              // no etrnctl call: Connect
 	two     bool                                              // a second remote, which is pushed to
+	anew    bool                                              // each call has another address, and comes at once
 }
 
 // restart restarts the daemons of both sides at once.
@@ -87,9 +88,13 @@ func TestByHand(t *testing.T) {
 			time.Sleep(60 * time.Second)
 			w.Line.Restore()
 		}},
+		{name: "geo", shape: geo, in: 5, out: 5, calls: 2},
 		{name: "iridium-many", shape: iridium, in: 30, out: 5, calls: 1},
 		{name: "lan-both", shape: lan, in: 40, out: 40, calls: 2},
 		{name: "two-remotes", shape: iridium, in: 3, out: 3, calls: 1, two: true},
+		// With connections that are kept, and dead.
+		{name: "anew-geo", shape: geo, in: 2, out: 2, calls: 2, anew: true},
+		{name: "anew-lan", shape: lan, in: 2, out: 2, calls: 2, anew: true},
 		{name: "cut-atrn", shape: iridium, atrn: true, in: 5, out: 5, calls: 1, during: func(ctx context.Context, t *testing.T, w *World) {
 			must(t, w.Line.WaitBytes(ctx, testbed.BtoA, 9000))
 			w.Line.Cut()
@@ -157,6 +162,9 @@ func (c thin) run(t *testing.T) {
 	default:
 		o.SiteConfig = siteConfig("router-type = \"pull-push\"\nrequest = [\"acme.example\"]\npush = [\"*\"]\n" + tls)
 	}
+	if c.anew {
+		hub = strings.Replace(hub, `clients = ["192.0.2.2"]`, `clients = ["192.0.2.0/24"]`, 1)
+	}
 	if c.two {
 		o.SiteConfig += `
 [[remote]]
@@ -171,8 +179,7 @@ push = ["beta.example"]
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
 	defer cancel()
 	for _, h := range []*testbed.Host{w.HubHost, w.SiteHost} {
-		must(t, h.WriteFile("/etc/postfix/own.pem", []byte(key+cert), 0o600))
-		setPostfix(ctx, t, h, "smtpd_tls_chain_files=/etc/postfix/own.pem", "smtpd_tls_security_level=may", "smtp_tls_security_level=may", "smtp_tls_loglevel=1", "smtpd_tls_loglevel=1")
+		postfixTLS(ctx, t, h, cert, key)
 	}
 	defer c.keep(t, w)
 	const size = 3000
@@ -199,6 +206,9 @@ push = ["beta.example"]
 					must(t, w.Site.WaitQueue(ctx, "second", c.out))
 				}
 			}
+		}
+		if c.anew && n > 0 {
+			must(t, w.Line.Renumber(fmt.Sprintf("192.0.2.%d", 10+n), ""))
 		}
 		var wg sync.WaitGroup
 		stop := make(chan struct{})

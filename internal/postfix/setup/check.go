@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/etrnd/etrnd/internal/account"
@@ -29,39 +29,42 @@ func (l *findings) bad(what, hint string) { *l = append(*l, Finding{What: what, 
 // Check looks at everything that holding and releasing depend on: the commands,
 // the queue, the set-up, the sockets. As root it tries what the daemons and
 // Postfix do as their users, with the rights that they have and root's left out;
-// any other user sees what he can. It changes nothing.
-func Check(ctx context.Context, pf *postfix.Instance, req Requirements) []Finding {
+// any other user sees what he can. It changes nothing. The mail queue, which may be
+// large, is listed once, and what it has returned: nil if that could not be done.
+func Check(ctx context.Context, pf *postfix.Instance, req Requirements) ([]Finding, []mta.Message) {
 	var found findings
 	v, err := pf.Settings(ctx, "mail_version", "mail_owner", "setgid_group")
 	if err != nil {
 		found.bad(err.Error(), "install Postfix, or set config-dir in [mta] to where its main.cf is")
-		return found
+		return found, nil
 	}
-	if what := "Postfix " + v["mail_version"]; versionOK(v["mail_version"]) {
+	if what := "Postfix " + v["mail_version"]; sinceRelease(v["mail_version"], 3, 4) {
 		found.good(what)
 	} else {
 		found.bad(what, "Postfix 3.4 or later is needed")
 	}
-	found.queue(ctx, pf, v["setgid_group"])
+	list, ok := found.queue(ctx, pf, v["setgid_group"])
+	if ok {
+		req.listed = func() []mta.Message { return slices.Clone(list) }
+	}
 	found.files(ctx, pf, req)
 	found.hooks("/")
 	found.sockets(ctx, req, v["mail_owner"])
-	return found
+	return found, list
 }
 
 // queue looks whether the mail queue can be listed. For root postqueue reads it
 // itself when Postfix is down; for etrnd it does not.
-func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string) {
+func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string) (list []mta.Message, ok bool) {
 	if os.Geteuid() == 0 {
 		if etrnd, err := account.Daemon(); err == nil {
 			pf = pf.As(etrnd.Credential())
 		}
 	}
-	messages := 0
-	err := pf.List(ctx, func(mta.Message) { messages++ })
+	list, err := mta.All(ctx, pf)
 	if err == nil {
-		l.good(fmt.Sprintf("the mail queue can be listed (%s)", nOf(messages, "message")))
-		return
+		l.good(fmt.Sprintf("the mail queue can be listed (%s)", nOf(len(list), "message")))
+		return list, true
 	}
 	hint := "see what \"postqueue -j\" says as this user"
 	switch {
@@ -71,6 +74,7 @@ func (l *findings) queue(ctx context.Context, pf *postfix.Instance, group string
 		hint = "run: systemctl start postfix"
 	}
 	l.bad(err.Error(), hint)
+	return nil, false
 }
 
 // files looks whether Postfix is set up.
@@ -90,19 +94,10 @@ func (l *findings) files(ctx context.Context, pf *postfix.Instance, req Requirem
 		l.bad(what, "run \"etrnctl setup postfix\"")
 	}
 	for _, text := range pl.Warnings {
-		l.bad(text, "see etrnctl(8), setup postfix")
+		hint := "see etrnctl(8), setup postfix"
+		if strings.Contains(text, "etrnctl(8)") {
+			hint = ""
+		}
+		l.bad(text, hint)
 	}
-}
-
-// versionOK is for 3.4 and later; what cannot be read is not held against
-// anyone.
-func versionOK(version string) bool {
-	major, rest, _ := strings.Cut(version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	a, err := strconv.Atoi(major)
-	if err != nil {
-		return true
-	}
-	b, err := strconv.Atoi(strings.TrimFunc(minor, func(r rune) bool { return r < '0' || r > '9' }))
-	return a > 3 || a == 3 && (err != nil || b >= 4)
 }

@@ -212,7 +212,7 @@ func TestDeriveRefuses(t *testing.T) {
 // changed only where they are not.
 func TestDeriveFingerprints(t *testing.T) {
 	const digest = "smtpd_tls_fingerprint_digest"
-	ours := &record{Values: []valueRecord{{Name: digest, Value: "sha256"}}}
+	ours := &record{contents: contents{Values: []valueRecord{{Name: digest, Value: "sha256"}}}}
 	cases := map[string]struct {
 		main     string
 		settings map[string]string

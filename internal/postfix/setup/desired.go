@@ -75,7 +75,7 @@ func look(ctx context.Context, pf *postfix.Instance, f *files) (*environment, er
 	env.settings, err = pf.Settings(ctx, append(append(slices.Clone(lists), "queue_directory", "parent_domain_matches_subdomains",
 		"relay_recipient_maps", "sender_dependent_default_transport_maps", "relay_clientcerts", "smtpd_tls_fingerprint_digest", "default_database_type", "recipient_delimiter",
 		"smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file", "smtpd_tls_chain_files",
-		"smtp_tls_security_level", "smtp_tls_CAfile", "smtp_tls_CApath"), around...)...)
+		"smtp_tls_security_level", "smtp_tls_CAfile", "smtp_tls_CApath"), append(slices.Clone(around), reuseSettings...)...)...)
 	if err != nil {
 		return nil, err
 	}

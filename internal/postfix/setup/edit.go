@@ -43,8 +43,8 @@ func edit(ctx context.Context, pf *postfix.Instance, env *environment, want *des
 		return nil, err
 	}
 	wasMain, wasMaster, _ := env.old.undone(env.main, env.master)
-	e.record.Before = map[string]string{"main.cf": wasMain, "master.cf": wasMaster}
-	e.record.After = map[string]string{"main.cf": sum(e.main.Text), "master.cf": sum(e.master.Text)}
+	e.record.Before = textsOf(wasMain, wasMaster)
+	e.record.After = textsOf(sum(e.main.Text), sum(e.master.Text))
 	return &e.edited, nil
 }
 

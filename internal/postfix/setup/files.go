@@ -84,6 +84,7 @@ func load(ctx context.Context, pf *postfix.Instance) (*files, error) {
 		if f.record, err = decodeRecord(*f.recordText); err != nil {
 			return nil, fmt.Errorf("%s: %w", ownPath(dir, recordName), err)
 		}
+		f.record.settle(f.main, f.master)
 	}
 	return f, nil
 }

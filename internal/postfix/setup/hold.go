@@ -30,8 +30,8 @@ func (d *derivation) hold() error {
 		d.unhurried("retry")
 	}
 	for _, s := range services {
-		d.need("defer_transports", s.name)
-		d.entries = append(d.entries, s.entry(d.path(s)...))
+		d.need(heldList, s.name)
+		d.entries = append(d.entries, s.entry(append(d.path(s), d.addReuse(s)...)...))
 		d.setAll(s.settings())
 		d.unhurried(s.name)
 	}

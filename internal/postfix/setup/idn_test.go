@@ -116,3 +116,73 @@ func dialUTF8() (*textproto.Conn, error) {
 	_, _, err = c.ReadResponse(220)
 	return c, err
 }
+
+// A dropped domain is one, however it is written in the mail that is held for it
+// and on the command line.
+func TestDroppedInTwoSpellings(t *testing.T) {
+	opts := testbed.PostfixOptions{Main: loops.Main, Files: map[string]string{"/etc/hosts": "127.0.0.1 localhost xn--bcher-kva.example\n"}}
+	postfixtest.Inside(t, opts, func(t *testing.T, ctx context.Context) {
+		const name = "xn--bcher-kva.example"
+		pf := postfix.New(postfix.Options{})
+		req := Requirements{Routes: []Route{{Pattern: name, Deliver: "smtp:[192.0.2.25]", Relay: true}}}
+		for _, as := range []string{"bücher.example", "BÜCHER.Example", name, "bu\u0308cher.example"} {
+			apply(t, ctx, pf, req)
+			var ids []string
+			ids = append(ids, postfixtest.Send(t, "a@"+name))
+			if err := tryUTF8("b@bücher.example"); err != nil {
+				t.Fatal(err)
+			}
+			postfixtest.Settled(t, ctx, pf, "held", func(q postfixtest.Queue) bool {
+				ids = ids[:0]
+				for id, m := range q {
+					if !postfixtest.Held(m, 1) {
+						return false
+					}
+					ids = append(ids, id)
+				}
+				return len(ids) == 2
+			})
+			said, _ := Check(ctx, pf, Requirements{})
+			var held []string
+			for _, f := range said {
+				if strings.Contains(f.What, "held") || strings.Contains(f.What, "no queue is for") {
+					held = append(held, f.What)
+				}
+			}
+			if text := strings.Join(held, "\n"); len(held) != 2 || !strings.Contains(text, "2 messages: "+name+" (2 messages)") || !strings.Contains(text, "any more: "+name+". ") {
+				t.Errorf("before the set-up it is said that\n%s", text)
+			}
+			pl := apply(t, ctx, pf, Requirements{})
+			if got := keptPatterns(pl); len(got) != 1 || got[0] != name || pl.Kept[0].Messages != 2 {
+				t.Errorf("kept are %+v", pl.Kept)
+			}
+			unmoved(t, ctx, pf, "dropped", ids...)
+			// Nothing of it is said to go, and the daemon agrees.
+			for _, unseen := range []bool{false, true} {
+				pl, err := NewPlan(ctx, pf, Requirements{Unseen: unseen})
+				if err != nil || !pl.Empty() || strings.Contains(strings.Join(pl.Warnings, "\n"), "nothing is held any more") {
+					t.Errorf("applied, there is still something to do: %v, %q, %q", err, pl.Files(), pl.Warnings)
+				}
+			}
+			pl, err := NewPlan(ctx, pf, Requirements{LetGo: []string{as}})
+			if err == nil {
+				err = pl.Apply(ctx)
+			}
+			if err != nil {
+				t.Fatalf("let go as %s: %v", as, err)
+			}
+			if len(pl.Kept) != 0 || len(pl.Let) != 1 || pl.Let[0].Messages != 2 {
+				t.Errorf("let go as %s: kept %+v, let go %+v", as, pl.Kept, pl.Let)
+			}
+			postfixtest.Settled(t, ctx, pf, "what was let go to be gone", func(q postfixtest.Queue) bool {
+				for _, id := range ids {
+					if _, there := q[id]; there {
+						return false
+					}
+				}
+				return true
+			})
+			run(t, ctx, "postsuper", "-d", "ALL")
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/internal/esmtp"
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
 )
@@ -107,6 +108,7 @@ func keep(list []mta.Message, now, next *routing) (kept []Kept, odd []string) {
 			if !strings.Contains(key, "@") {
 				key = folded(r.Address[strings.LastIndexByte(r.Address, '@')+1:])
 			}
+			key = oneName(key)
 			if done[key] {
 				continue
 			}
@@ -135,6 +137,18 @@ func keep(list []mta.Message, now, next *routing) (kept []Kept, odd []string) {
 		kept = append(kept, *found[key])
 	}
 	return kept, odd
+}
+
+// oneName is what stands for all spellings of a key: of a domain the form with
+// A-labels (RFC 5890), of which a route is made for every spelling. A spelling that
+// is not among those is a key of its own.
+func oneName(key string) string {
+	domain, _, _ := domainOf(key)
+	a, err := esmtp.Domain(domain)
+	if err != nil || !slices.Contains(esmtp.Spellings(a), domain) {
+		return key
+	}
+	return key[:len(key)-len(domain)] + a
 }
 
 // keyOfTable reports whether a name can be the key of a transport table.

@@ -47,7 +47,9 @@ func TestKeep(t *testing.T) {
 		"an address of a domain":    {tableOf("u@a.example", "a.example"), tableOf("a.example"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
 		"a domain and not the user": {tableOf("u@a.example", "a.example"), tableOf("u@a.example"), []mta.Message{m("A", "deferred", "u@a.example", "v@a.example")}, "a.example 1/0"},
 		"wider":                     {tableOf("b.a.example"), tableOf(".a.example"), []mta.Message{m("A", "deferred", "u@b.a.example")}, ""},
-		"not ASCII":                 {tableOf(".a.example", "äss.example"), tableOf(), []mta.Message{m("A", "deferred", "u@İx.A.example"), m("B", "deferred", "u@Äß.example"), m("C", "deferred", "u@ẞ.a.example")}, "i̇x.a.example 1/0, ss.a.example 1/0, äss.example 1/0"},
+		"not ASCII":                 {tableOf(".a.example", "äss.example"), tableOf(), []mta.Message{m("A", "deferred", "u@İx.A.example"), m("B", "deferred", "u@Äß.example"), m("C", "deferred", "u@ẞ.a.example")}, "ss.a.example 1/0, xn--ix-rub.a.example 1/0, xn--ss-uia.example 1/0"},
+		"one domain":                {tableOf("bücher.example", "xn--bcher-kva.example"), tableOf(), []mta.Message{m("A", "deferred", "u@BÜCHER.example", "v@xn--bcher-kva.example"), m("B", "deferred", "u@bu\u0308cher.example")}, "xn--bcher-kva.example 1/0"},
+		"an address, spelled":       {tableOf("u@bücher.example", "u@xn--bcher-kva.example"), tableOf(), []mta.Message{m("A", "deferred", "u@BÜCHER.example"), m("B", "deferred", "u@xn--bcher-kva.example")}, "u@xn--bcher-kva.example 2/0"},
 		"the rest":                  {tableOf("*"), tableOf(), []mta.Message{m("A", "deferred", "u@x.example"), m("B", "deferred", "u@hub.example.net"), m("C", "deferred", "u@[192.0.2.1]")}, "[192.0.2.1] 1/0, x.example 1/0"},
 		"into the rest":             {tableOf("a.example"), tableOf("*"), []mta.Message{m("A", "deferred", "u@a.example")}, ""},
 		"final here":                {tableOf("hub.example.net"), tableOf("*"), []mta.Message{m("A", "deferred", "u@hub.example.net")}, "hub.example.net 1/0"},
@@ -138,7 +140,7 @@ func TestTransportOfFiles(t *testing.T) {
 	for first, want := range map[string]string{
 		"transient": "transient", "held-turn": "held", "held-lmtp": "held", "held-nobody": "held", "held-to-hub": "held",
 	} {
-		env := &environment{old: &record{Lists: []listRecord{{Name: "defer_transports", Elements: []string{first}}}}}
+		env := &environment{old: &record{contents: contents{Lists: []listRecord{{Name: "defer_transports", Elements: []string{first}}}}}}
 		if got := env.transport(); got != want {
 			t.Errorf("%s: %q, want %q", first, got, want)
 		}

@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/etrnd/etrnd/internal/atomicfile"
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/foreign"
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -105,6 +104,10 @@ type passwords struct {
 
 func (p passwords) paths() []string { return slices.Sorted(maps.Keys(p.files)) }
 
+// toService is what such a transport is called, after that of held mail and before
+// the name of the remote.
+const toService = "-to-"
+
 // logIn makes the transports of next hops that want a login.
 func (d *derivation) logIn() error {
 	d.logins = map[string]heldService{}
@@ -118,7 +121,7 @@ func (d *derivation) logIn() error {
 			continue
 		}
 		of[l.Deliver] = l
-		d.logins[l.Deliver] = heldService{name: d.req.Transport + "-to-" + l.Remote, program: "smtp", options: strings.Join(d.loginOptions(l), "\n")}
+		d.logins[l.Deliver] = heldService{name: d.req.Transport + toService + l.Remote, program: "smtp", options: strings.Join(d.loginOptions(l), "\n")}
 		if err := d.readPassword(l, lines); err != nil {
 			return fmt.Errorf("the login of the remote %q: %w", l.Remote, err)
 		}
@@ -306,13 +309,11 @@ func (pl *Plan) secrets(now *files, want passwords) {
 	}
 }
 
-// putSecret replaces a file that root alone may read. One that others can read is
-// closed to them first: it may be somebody's idea of a backup.
-func putSecret(path, text string) error {
+// closeSecret closes a file to all but root, if it is there: it may be somebody's
+// idea of a backup.
+func closeSecret(path string) error {
 	if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(path, 0o600); err != nil {
-			return err
-		}
+		return os.Chmod(path, 0o600)
 	}
-	return atomicfile.Write(path, []byte(text), atomicfile.Options{Mode: 0o600, ModTime: aged()})
+	return nil
 }

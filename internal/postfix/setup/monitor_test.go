@@ -259,3 +259,41 @@ func BenchmarkMonitor(b *testing.B) {
 		}
 	}
 }
+
+// A check lists the mail queue once, whatever it wants to know of it.
+func TestCheckListsOnce(t *testing.T) {
+	postfixtest.Inside(t, loops, func(t *testing.T, ctx context.Context) {
+		apply(t, ctx, postfix.New(postfix.Options{}), threeQueues)
+		id := postfixtest.Send(t, "x@acme.example")
+		programs, count := counted(t)
+		// For the user of etrnd too.
+		if err := errors.Join(os.Chmod(filepath.Dir(programs), 0o755), os.WriteFile(filepath.Join(programs, "log"), nil, 0o666), os.Chmod(filepath.Join(programs, "log"), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+		said, list := Check(ctx, postfix.New(postfix.Options{CommandDir: programs}), without(threeQueues, "acme.example", "beta.example"))
+		if len(list) != 1 || list[0].ID != id {
+			t.Errorf("the queue has %+v", list)
+		}
+		n := 0
+		for _, line := range count() {
+			if strings.HasPrefix(line, "postqueue") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the queue has been listed %d times", n)
+		}
+		named := 0
+		for _, f := range said {
+			if text := f.What + " " + f.Hint; strings.Contains(text, "held that no queue is for") {
+				named++
+				if strings.Count(text, "etrnctl(8)") != 1 {
+					t.Errorf("it refers to the manual more than once: %s", text)
+				}
+			}
+		}
+		if named != 1 {
+			t.Errorf("that mail is held for nobody is said %d times: %+v", named, said)
+		}
+	})
+}

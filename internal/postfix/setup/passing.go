@@ -2,7 +2,9 @@ package setup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/postfix"
@@ -21,44 +23,77 @@ func (pl *Plan) applyInTwo(ctx context.Context) error {
 	req.passing = true
 	first, err := pl.again(ctx, req)
 	if err != nil {
-		return err
+		return pl.unchanged(err)
 	}
 	first.quiet = false // Postfix is told now, and does not find out in a while
-	if err := first.apply(ctx); err != nil {
-		return err
-	}
-	switched := postfix.MomentNow()
-	if pl.req.Held == HeldOnHold {
-		if err := pl.pf.PutOnHold(ctx, idsOf(pl.Kept)); err != nil {
-			return fmt.Errorf("%w; it stays held for nobody", err)
-		}
-	}
-	req = pl.req
-	req.placed = true
-	if req.lingering, err = lingers(ctx, pl.pf, switched); err != nil {
-		return err
-	}
-	last, err := pl.again(ctx, req)
+	err = first.apply(ctx)
+	pl.reloads = first.reloads
 	if err != nil {
 		return err
 	}
+	last, err := pl.goOn(ctx)
+	if err != nil {
+		return pl.nobodysYet(err)
+	}
+	err = last.letGo(ctx)
+	pl.reloads += last.reloads
+	return err
+}
+
+// goOn makes and applies the second plan.
+func (pl *Plan) goOn(ctx context.Context) (last *Plan, err error) {
+	switched := postfix.MomentNow()
+	if pl.req.Held == HeldOnHold {
+		pl.tell("putting mail on hold")
+		if err := pl.pf.PutOnHold(ctx, idsOf(pl.Kept)); err != nil {
+			return nil, err
+		}
+	}
+	req := pl.req
+	req.placed = true
+	pl.tell("waiting for SMTP sessions that began before")
+	if req.lingering, err = lingers(ctx, pl.pf, switched); err != nil {
+		return nil, err
+	}
+	if last, err = pl.again(ctx, req); err != nil {
+		return nil, err
+	}
 	if err := last.apply(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	pl.Kept, pl.Let = last.Kept, last.Let
 	if req.lingering {
 		pl.Note = "some SMTP sessions began before the change and may still bring mail for what has gone, so its routes to nobody stay for now: do the same again in some minutes"
 	}
-	return last.letGo(ctx)
+	return last, nil
 }
 
 // again plans anew, by the files and the queue as they are.
 func (pl *Plan) again(ctx context.Context, req Requirements) (*Plan, error) {
 	pl.pf.Refresh()
+	pl.tell("looking at the queue")
+	plan := NewPlan
 	if pl.undo {
-		return NewUndo(ctx, pl.pf, req)
+		plan = NewUndo
 	}
-	return NewPlan(ctx, pl.pf, req)
+	next, err := plan(ctx, pl.pf, req)
+	if err != nil {
+		return nil, err
+	}
+	next.Tell, next.running = pl.Tell, pl.running
+	return next, nil
+}
+
+// nobodysYet is a Halt between the two steps.
+func (pl *Plan) nobodysYet(err error) error {
+	h := &Halt{Err: fmt.Errorf("set up Postfix: %w", err), Do: pl.doAgain(err), Again: true}
+	var inner *Halt
+	if errors.As(err, &inner) {
+		h.Err, h.Do, h.Again = inner.Err, inner.Do, inner.Again
+		h.State = slices.DeleteFunc(slices.Clone(inner.State), func(s string) bool { return s == nothingChanged })
+	}
+	h.State = append([]string{"half of it is done: for what goes nothing more is taken, and what Postfix has for it is held for nobody"}, h.State...)
+	return h
 }
 
 // lingers waits until the sessions that began by a moment have ended, and
@@ -89,11 +124,17 @@ func (pl *Plan) letGo(ctx context.Context) error {
 	if err != nil || !running || len(pl.Let) == 0 {
 		return err
 	}
-	// The resolver looks at its tables in intervals.
-	if err := pl.pf.Reload(ctx); err != nil {
-		return err
+	err = pl.renewed(ctx)
+	if err == nil {
+		pl.tell("having what is let go tried")
+		// A process each: of very many the next runs of Postfix's queue try the
+		// rest.
+		ids := idsOf(pl.Let)
+		err = pl.pf.Release(ctx, nil, ids[:min(len(ids), triedAtOnce)])
 	}
-	// A process each: of very many the next runs of Postfix's queue try the rest.
-	ids := idsOf(pl.Let)
-	return pl.pf.Release(ctx, nil, ids[:min(len(ids), triedAtOnce)])
+	if err != nil {
+		return &Halt{Err: fmt.Errorf("have Postfix try what is let go: %w", err), Again: true,
+			State: []string{"the set-up is done; what is let go is tried when Postfix next runs its queue, within an hour or so"}, Do: "see what becomes of it: mailq"}
+	}
+	return nil
 }

@@ -1,7 +1,6 @@
 package setup
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -9,11 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-
-	"github.com/rogpeppe/go-internal/diff"
 
 	"github.com/etrnd/etrnd/internal/postfix"
+	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
 // Plan is a set of changes to Postfix's files, or to take them back.
@@ -26,6 +23,8 @@ type Plan struct {
 	Kept, Let []Kept
 	// Note is what to know after it has been applied; empty: nothing.
 	Note string
+	// Tell, if it is set, is told by Apply what is being done, again and again.
+	Tell func(doing string)
 
 	pf      *postfix.Instance
 	req     Requirements
@@ -33,10 +32,13 @@ type Plan struct {
 	gone    []string // what Postfix takes mail for now, and is to go
 	dir     string
 	changes []change
+	course  course   // of the two files that are Postfix's
 	record  *record  // nil: an undo
 	pending bool     // a change made before has not been announced
 	quiet   bool     // Postfix notices the changes by itself
 	watch   []string // further files that the plan comes from
+	reloads int      // that Apply has made
+	running bool     // Postfix, when Apply looked
 }
 
 // A change is one file. Nil is a file that is not there.
@@ -118,6 +120,7 @@ func newPlan(ctx context.Context, pf *postfix.Instance, req Requirements, now *f
 		// Thousands are one, seen thousands of times.
 		pl.Warnings = append(pl.Warnings[:maxWarned], fmt.Sprintf("and %d more warnings like these", n-maxWarned))
 	}
+	pl.course = courseTo(standOf(now.main, now.master, env.old.contents), stand{to.main, to.master, to.record.contents}, env.defaults[heldList])
 	recordText := to.record.encode()
 	recordPath := ownPath(pl.dir, recordName)
 	pl.change(recordPath, now.recordText, &recordText)
@@ -193,7 +196,7 @@ func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 			return nil, err
 		}
 	} else {
-		pl = allUndone(pf, req, now)
+		pl = allUndone(pf, req, now, env)
 	}
 	pl.undo = true
 	pl.leaves(left)
@@ -201,10 +204,12 @@ func NewUndo(ctx context.Context, pf *postfix.Instance, req Requirements) (*Plan
 }
 
 // allUndone takes out all of it.
-func allUndone(pf *postfix.Instance, req Requirements, now *files) *Plan {
+func allUndone(pf *postfix.Instance, req Requirements, now *files, env *environment) *Plan {
 	pl := &Plan{pf: pf, dir: now.dir, req: req}
 	mainText, masterText, warnings := now.record.undone(now.main, now.master)
 	pl.Warnings = warnings
+	was, none := standOf(now.main, now.master, now.record.contents), standOf(conffile.File{Text: mainText}, conffile.File{Text: masterText}, contents{})
+	pl.course = courseTo(was, none, env.defaults[heldList])
 	if now.record.hasSplit() {
 		pl.Warnings = append(pl.Warnings, splitEnds)
 	}
@@ -285,9 +290,6 @@ func sameText(a, b *string) bool {
 // been told.
 func (pl *Plan) Empty() bool { return len(pl.changes) == 0 && !pl.pending && !pl.putsOnHold() }
 
-// Quiet reports whether Postfix is left to notice the changes by itself.
-func (pl *Plan) Quiet() bool { return pl.quiet && len(pl.changes) > 0 }
-
 // putsOnHold reports whether there is mail to be put on hold.
 func (pl *Plan) putsOnHold() bool { return pl.req.Held == HeldOnHold && len(pl.Kept) > 0 }
 
@@ -311,67 +313,5 @@ func (pl *Plan) Files() []string {
 	return names
 }
 
-// Diff is a unified diff of every file that would change, for people and for
-// patch(1).
-func (pl *Plan) Diff() string {
-	var b strings.Builder
-	for _, c := range pl.shown() {
-		b.WriteString(c.unified())
-	}
-	return b.String()
-}
-
 // maxWarned bounds the warnings of one plan.
 const maxWarned = 100
-
-// maxShown bounds the lines of a table's difference that are shown: it grows
-// with the customers, and what is wrong with a large one shows in its beginning
-// and in its size.
-const maxShown = 60
-
-// unified is the difference of one file. That of a table may be cut, and says
-// so; a file that is as it was and has to be made anew has none.
-func (c change) unified() string {
-	if c.secret {
-		return fmt.Sprintf("# %s: logins of what is pushed, which are not shown\n", c.path)
-	}
-	text := c.difference()
-	if c.kind == "" && c.was == "" {
-		return text
-	}
-	switch {
-	case text == "" && c.after == nil:
-		return fmt.Sprintf("# %s: its index goes\n", c.path)
-	case text == "":
-		return fmt.Sprintf("# %s: its index is made anew\n", c.path)
-	}
-	at, lines := 0, 0
-	for ; lines < maxShown && at < len(text); lines++ {
-		at += strings.IndexByte(text[at:], '\n') + 1
-	}
-	rest := text[at:]
-	if n := strings.Count(rest, "\n"); n > 1 {
-		added, gone := strings.Count("\n"+rest, "\n+"), strings.Count("\n"+rest, "\n-")
-		return text[:at] + fmt.Sprintf("# %s: %d more lines of difference, %d of them added and %d taken out\n", c.path, n, added, gone)
-	}
-	return text
-}
-
-func (c change) difference() string {
-	from, to := c.path, c.path
-	var before, after []byte
-	if c.before == nil {
-		from = "/dev/null"
-	} else {
-		before = []byte(*c.before)
-	}
-	if c.after == nil {
-		to = "/dev/null"
-	} else {
-		after = []byte(*c.after)
-	}
-	// The first line is "diff FROM TO", which says nothing that the next two
-	// do not say.
-	_, text, _ := bytes.Cut(diff.Diff(from, before, to, after), []byte("\n"))
-	return string(text)
-}

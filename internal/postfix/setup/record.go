@@ -1,10 +1,13 @@
 package setup
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
@@ -21,14 +24,23 @@ type record struct {
 	// Pending is set while the files are changed and Postfix may not know.
 	Pending bool              `json:"pending,omitempty"`
 	Before  map[string]string `json:"before"` // "main.cf", "master.cf"
-	After   map[string]string `json:"after"`  // SHA-256 of those
-	Lists   []listRecord      `json:"lists,omitempty"`
-	Values  []valueRecord     `json:"values,omitempty"`
-	Entries []string          `json:"entries,omitempty"` // of master.cf
+	contents
 	// Passwords are the files that passwords of ours are copies of, with when
 	// they were last changed: who may not read them can see by it whether the
 	// copies are still good.
 	Passwords map[string]string `json:"passwords,omitempty"`
+	// Stages are what the two files may be while Pending is set, beside what
+	// they are to be in the end: a set-up can be cut off at any moment.
+	Stages []contents `json:"stages,omitempty"`
+}
+
+// contents are what of the two files is ours.
+type contents struct {
+	After  map[string]string `json:"after"` // SHA-256 of the two with it
+	Lists  []listRecord      `json:"lists,omitempty"`
+	Values []valueRecord     `json:"values,omitempty"`
+	// Entries of master.cf.
+	Entries []string `json:"entries,omitempty"`
 }
 
 type listRecord struct {
@@ -54,6 +66,76 @@ func decodeRecord(text string) (*record, error) {
 		return nil, fmt.Errorf("this program reads version %d of the file, not version %d", recordVersion, r.Version)
 	}
 	return r, nil
+}
+
+// settle makes the record of a set-up that was cut off one of the files as they
+// are: by what they would be after each of its steps, or, if somebody has edited
+// them since, by all that may be in them.
+func (r *record) settle(main, master conffile.File) {
+	if len(r.Stages) == 0 {
+		return
+	}
+	stages := append([]contents{r.contents}, r.Stages...)
+	r.Stages = nil
+	now := contents{After: maps.Clone(r.After)}
+	at := func(name, text string) int {
+		return slices.IndexFunc(stages, func(c contents) bool { return c.After[name] == sum(text) })
+	}
+	if i := at("main.cf", main.Text); i >= 0 {
+		now.Lists, now.Values, now.After["main.cf"] = stages[i].Lists, stages[i].Values, stages[i].After["main.cf"]
+	} else {
+		for _, s := range stages {
+			now.Lists = joinLists(now.Lists, s.Lists)
+			now.Values = joinValues(now.Values, s.Values, &main)
+		}
+	}
+	if i := at("master.cf", master.Text); i >= 0 {
+		now.Entries, now.After["master.cf"] = stages[i].Entries, stages[i].After["master.cf"]
+	} else {
+		for _, s := range stages {
+			now.Entries = union(now.Entries, s.Entries)
+		}
+	}
+	r.contents = now
+}
+
+// union is a list, and behind it what of another one it lacks.
+func union(list, more []string) []string {
+	list = slices.Clone(list)
+	for _, m := range more {
+		if !slices.ContainsFunc(list, func(have string) bool { return same(have, m) }) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+func joinLists(lists, more []listRecord) []listRecord {
+	lists = slices.Clone(lists)
+	for _, m := range more {
+		i := slices.IndexFunc(lists, func(l listRecord) bool { return l.Name == m.Name })
+		if i < 0 {
+			lists = append(lists, m)
+			continue
+		}
+		lists[i].Elements = union(lists[i].Elements, m.Elements)
+		lists[i].Default = cmp.Or(lists[i].Default, m.Default)
+	}
+	return lists
+}
+
+// joinValues prefers, of two records of one setting, that of what it is now.
+func joinValues(values, more []valueRecord, main *conffile.File) []valueRecord {
+	values = slices.Clone(values)
+	for _, m := range more {
+		i := slices.IndexFunc(values, func(v valueRecord) bool { return v.Name == m.Name })
+		if i < 0 {
+			values = append(values, m)
+		} else if now, set := main.Value(m.Name); set && same(now, m.Value) {
+			values[i] = m
+		}
+	}
+	return values
 }
 
 func (r *record) encode() string {
@@ -111,6 +193,11 @@ func (r *record) undone(main, master conffile.File) (wasMain, wasMaster string, 
 		}
 	}
 	return main.Text, master.Text, warnings
+}
+
+// textsOf are the two files by their names.
+func textsOf(main, master string) map[string]string {
+	return map[string]string{"main.cf": main, "master.cf": master}
 }
 
 func sum(s string) string {

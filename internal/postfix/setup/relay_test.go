@@ -155,7 +155,7 @@ func TestPortTakenLater(t *testing.T) {
 		"for something else": {ours + "submissions inet n - y - - smtpd\n", true},
 	} {
 		env := quiet(settings)
-		env.master, env.old = conffile.File{Text: c.master}, &record{Entries: []string{ours}}
+		env.master, env.old = conffile.File{Text: c.master}, &record{contents: contents{Entries: []string{ours}}}
 		d, err := derive(t.Context(), Requirements{Relay: r, Policy: "unix:/var/spool/postfix/etrnd/policy.sock"}, env)
 		if err != nil {
 			t.Fatal(err)

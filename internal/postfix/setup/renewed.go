@@ -2,6 +2,8 @@ package setup
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,16 +26,21 @@ const resolver = "trivial-rewrite"
 // renewed waits until no process of Postfix's resolver has a table of before
 // open. Where that cannot be seen, or takes too long, Postfix is reloaded, as it
 // has been already for tables that are read as texts.
-func (pl *Plan) renewed(ctx context.Context, changes []change) error {
-	if slices.ContainsFunc(changes, func(c change) bool { return c.kind == textKind }) {
+func (pl *Plan) renewed(ctx context.Context) error {
+	if slices.ContainsFunc(pl.changes, func(c change) bool { return c.kind == textKind }) {
 		return nil // read at the start, and closed
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Join(pl.dir, ownDir))
+	own := filepath.Join(pl.dir, ownDir)
+	dir, err := filepath.EvalSymlinks(own)
+	if errors.Is(err, fs.ErrNotExist) {
+		// It is gone, and what somebody has open there is too.
+		dir, err = filepath.EvalSymlinks(pl.dir)
+		dir = filepath.Join(dir, ownDir)
+	}
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	pl.tell("waiting until Postfix has noticed the new tables")
 	for end := time.Now().Add(noticing); time.Now().Before(end); {
 		stale, err := staleReaders("/proc", dir, "")
 		if err == nil && stale == 0 {

@@ -18,6 +18,7 @@ import (
 	"slices"
 
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/queue"
 )
 
@@ -45,6 +46,8 @@ type Requirements struct {
 	passing, lingering, placed bool
 	// leaving says that all of this is what an undo has to leave.
 	leaving bool
+	// listed is what Postfix's queue has, where that is known already.
+	listed func() []mta.Message
 
 	// QueueNames are listed in fast_flush_domains, so that "ETRN #name" gets
 	// past Postfix's own check on its own port.

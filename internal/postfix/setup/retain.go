@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/etrnd/etrnd/internal/mta"
 	"github.com/etrnd/etrnd/internal/postfix"
-	"github.com/etrnd/etrnd/internal/postfix/conffile"
 )
 
 // Held says what becomes of mail whose queue goes.
@@ -65,29 +63,36 @@ func retain(ctx context.Context, pf *postfix.Instance, req Requirements, env *en
 	for _, r := range scratch.routes {
 		next.keys[folded(r.pattern)] = r.hop
 	}
-	lost := old.loses(next)
+	// Each once, whatever its spellings are.
+	nowhere := map[string]bool{}
+	for _, key := range old.loses(next) {
+		name := oneName(key)
+		was, known := nowhere[name]
+		nowhere[name] = leadsNowhere(old.keys[key]) && (was || !known)
+	}
+	lost := slices.Sorted(maps.Keys(nowhere))
 	if len(lost) == 0 {
 		return l, unknown(req.LetGo, nil)
 	}
 	for _, key := range lost {
-		if !leadsNowhere(old.keys[key]) {
+		if !nowhere[key] {
 			l.gone = append(l.gone, key)
 		}
 	}
 	if req.Unseen {
 		for _, key := range lost {
-			if leadsNowhere(old.keys[key]) {
+			if nowhere[key] {
 				l.routes = append(l.routes, Route{Pattern: key, Deliver: nobody})
 			}
 		}
 		return l, nil
 	}
-	kept, err := inQueue(ctx, pf, old, next, env)
+	kept, err := inQueue(ctx, pf, req, old, next, env)
 	if err != nil {
 		return nil, err
 	}
 	l.lifetime, _ = pf.Lifetime(ctx) // only shown
-	l.part(kept, lost, old, req)
+	l.part(kept, lost, nowhere, req)
 	if req.passing {
 		return l, nil
 	}
@@ -95,8 +100,14 @@ func retain(ctx context.Context, pf *postfix.Instance, req Requirements, env *en
 }
 
 // inQueue is what Postfix has for what goes.
-func inQueue(ctx context.Context, pf *postfix.Instance, old, next *routing, env *environment) ([]Kept, error) {
-	list, err := mta.All(ctx, pf)
+func inQueue(ctx context.Context, pf *postfix.Instance, req Requirements, old, next *routing, env *environment) ([]Kept, error) {
+	var list []mta.Message
+	var err error
+	if req.listed != nil {
+		list = req.listed()
+	} else {
+		list, err = mta.All(ctx, pf)
+	}
 	if err == nil {
 		err = pf.ReadMaildrop(ctx, list)
 	}
@@ -131,8 +142,9 @@ func localsOf(ctx context.Context, env *environment, list []mta.Message) (map[st
 	return env.locals(ctx, slices.Sorted(maps.Keys(domains)))
 }
 
-// part sorts what is kept from what is let go, and makes the routes.
-func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requirements) {
+// part sorts what is kept from what is let go, and makes the routes. Of what is
+// lost nowhere tells whether its route leads there.
+func (l *leavings) part(kept []Kept, lost []string, nowhere map[string]bool, req Requirements) {
 	stay := map[string]bool{}
 	for _, k := range kept {
 		if req.lets(k.Pattern) {
@@ -154,7 +166,7 @@ func (l *leavings) part(kept []Kept, lost []string, old *routing, req Requiremen
 		}
 	}
 	for _, key := range lost {
-		if leadsNowhere(old.keys[key]) && !stay[key] && !req.lets(key) {
+		if nowhere[key] && !stay[key] && !req.lets(key) {
 			if req.lingering {
 				stay[key] = true
 				continue
@@ -176,8 +188,9 @@ func (req *Requirements) lets(key string) bool {
 }
 
 // means reports whether a name that is let go means a key: the key itself, or
-// the domain of an address.
+// the domain of an address, in any spelling.
 func means(name, key string) bool {
+	name, key = oneName(folded(name)), oneName(key)
 	return strings.EqualFold(name, key) || strings.EqualFold(name, key[strings.LastIndexByte(key, '@')+1:])
 }
 
@@ -217,7 +230,7 @@ func (env *environment) transport() string {
 	if len(names) == 0 {
 		return ""
 	}
-	name, _, _ := strings.Cut(names[0], "-to-") // what is pushed with a login
+	name, _, _ := strings.Cut(names[0], toService) // what is pushed with a login
 	for _, suffix := range []string{"-lmtp", "-turn", nobodyService} {
 		name = strings.TrimSuffix(name, suffix)
 	}
@@ -227,14 +240,14 @@ func (env *environment) transport() string {
 // warn tells what the set-up leaves without a queue.
 func (l *leavings) warn(w *warnings, req Requirements) {
 	if len(l.gone) > 0 && !req.Unseen {
-		w.warn("no queue is for these any more, and new mail for them is no longer taken unless Postfix's other settings say so: %s", some(l.gone, 10))
+		w.warn("no queue is for these any more: %s. With this set-up in place new mail for them is no longer taken, unless Postfix's other settings say so", some(l.gone, 10))
 	}
 	if n := sumOf(l.kept); n > 0 {
 		text := ""
 		if oldest := oldestOf(l.kept); l.lifetime > 0 && !oldest.IsZero() && req.Held != HeldOnHold {
 			text = fmt.Sprintf("; Postfix returns the oldest to its sender at %s (maximal_queue_lifetime)", oldest.Add(l.lifetime).UTC().Format("2006-01-02 15:04 MST"))
 		}
-		stays := "It stays held, for nobody, as does what Postfix takes for it from now on, until you say where it goes"
+		stays := "It stays held, for nobody, as does what Postfix may still take for it, until you say where it goes"
 		if req.Held == HeldOnHold {
 			stays = "It is put on hold (postsuper -h), with all other recipients of these messages"
 		}
@@ -244,7 +257,7 @@ func (l *leavings) warn(w *warnings, req Requirements) {
 		w.warn("let go, to where Postfix's other settings send it, is mail for %s", named(l.let, 10))
 	}
 	if len(l.unneeded) > 0 {
-		w.warn("nothing is held any more for %s: the route that kept it goes", some(l.unneeded, 10))
+		w.warn("nothing is held any more for %s: the route that kept it goes with the next --apply or --undo", some(l.unneeded, 10))
 	}
 }
 
@@ -294,67 +307,4 @@ func (pl *Plan) Left() string {
 		lines = append(lines, fmt.Sprintf("  %-31s %s", k.Pattern, nOf(k.Messages, "message")))
 	}
 	return strings.Join(lines, "\n")
-}
-
-// Returned says of what is let go which Postfix would return to its senders, as
-// far as that can be known: where its mail is to go is not here, and by the DNS
-// leads to this host, or nowhere. It may ask the DNS, for some seconds.
-func (pl *Plan) Returned(ctx context.Context) (said []string) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	const most = 20
-	for i, k := range pl.Let {
-		if i == most {
-			return append(said, "the other domains have not been looked up")
-		}
-		if why := pl.returns(ctx, k.Pattern[strings.LastIndexByte(k.Pattern, '@')+1:]); why != "" {
-			said = append(said, fmt.Sprintf("mail that is let go for %s will be returned to its senders: %s", k.Pattern, why))
-		}
-	}
-	return said
-}
-
-// returns tells why mail for a domain would be returned; empty: it may go.
-func (pl *Plan) returns(ctx context.Context, domain string) string {
-	v, err := pl.pf.Settings(ctx, "relayhost", "transport_maps", "myhostname", "default_transport")
-	if err != nil || v["relayhost"] != "" || strings.Contains(v["default_transport"], ":[") {
-		return ""
-	}
-	if local, err := pl.pf.IsLocal(ctx, domain); err != nil || local {
-		return ""
-	}
-	for _, table := range conffile.Words(v["transport_maps"]) {
-		if ourTable("", table) || !strings.Contains(table, ":") {
-			continue
-		}
-		if hops, err := pl.pf.Lookup(ctx, table, []string{domain, "*"}); err != nil || len(hops) > 0 {
-			return ""
-		}
-	}
-	hosts := []string{domain}
-	if mx, err := net.DefaultResolver.LookupMX(ctx, domain); err == nil && len(mx) > 0 {
-		hosts = nil
-		for _, m := range mx {
-			hosts = append(hosts, strings.TrimSuffix(m.Host, "."))
-		}
-	}
-	own, _ := net.InterfaceAddrs()
-	unknown := true
-	for _, h := range hosts {
-		if strings.EqualFold(h, v["myhostname"]) {
-			return "its mail exchanger is this host, and nothing here takes it"
-		}
-		addresses, err := net.DefaultResolver.LookupHost(ctx, h)
-		var dns *net.DNSError
-		if !errors.As(err, &dns) || !dns.IsNotFound {
-			unknown = false
-		}
-		if loopsHere(addresses, own) {
-			return "its mail exchanger is this host, and nothing here takes it"
-		}
-	}
-	if unknown {
-		return "the DNS knows no host for it"
-	}
-	return ""
 }

@@ -51,8 +51,9 @@ func unmoved(t *testing.T, ctx context.Context, pf *postfix.Instance, when strin
 	run(t, ctx, "postqueue", "-f")
 	q := postfixtest.Settled(t, ctx, pf, when+": all of it tried again", func(q postfixtest.Queue) bool {
 		return !slices.ContainsFunc(ids, func(id string) bool {
+			// A listing can miss one that is being moved at that moment.
 			m, there := q[id]
-			return there && m.Queue != "hold" && tries(id) < before[id]+2
+			return !there || m.Queue != "hold" && tries(id) < before[id]+2
 		})
 	})
 	if got := slices.Sorted(maps.Keys(q)); !slices.Equal(got, ids) {

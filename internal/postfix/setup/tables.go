@@ -192,78 +192,6 @@ func indexed(ctx context.Context, pf *postfix.Instance, path string, t table) (b
 	return maps.Equal(have, byKey(linesOf(t.text))), nil
 }
 
-// writeTable puts a table in place: its index if it has one, and then its text.
-// The index is made below work, and what it takes the place of is kept there.
-func writeTable(ctx context.Context, pf *postfix.Instance, work, path string, t table) error {
-	index := indexPath(path, t.kind)
-	if index == "" {
-		return replaceFile(path, t.text, aged())
-	}
-	made := filepath.Join(work, filepath.Base(path))
-	if err := os.WriteFile(made, []byte(t.text), 0o644); err != nil {
-		return err
-	}
-	fresh := filepath.Join(work, filepath.Base(index))
-	if err := removeFile(fresh); err != nil {
-		return err
-	}
-	if err := pf.MakeIndex(ctx, t.kind+":"+made); err != nil {
-		return err
-	}
-	if err := settleIndex(fresh, path); err != nil {
-		return err
-	}
-	if err := keepIndex(work, index); err != nil {
-		return err
-	}
-	if err := os.Rename(fresh, index); err != nil {
-		return err
-	}
-	// The text looks older than the index, which is what postmap(1) and every
-	// reader of the index take for right.
-	return replaceFile(path, t.text, aged())
-}
-
-// keepIndex keeps the index that there is now, the first that is to be kept.
-func keepIndex(work, index string) error {
-	if index == "" {
-		return nil
-	}
-	kept := keptIndex(work, index)
-	if _, err := os.Stat(kept); err == nil {
-		return nil
-	}
-	// A copy: Postfix knows by the count of links that an index is no longer the
-	// one in force.
-	text, err := os.ReadFile(filepath.Clean(index))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(kept, text, atomicfile.Options{Mode: 0o644})
-}
-
-// keptIndex is where the index is kept that a new one has taken the place of.
-func keptIndex(work, index string) string {
-	return filepath.Join(work, filepath.Base(index)+".was")
-}
-
-// restoreTable puts a table back as it was, and needs none of Postfix's commands
-// for that.
-func restoreTable(work string, c change) error {
-	if c.before == nil {
-		return removeTable(c.path)
-	}
-	if index := indexPath(c.path, c.was); index != "" {
-		if err := os.Rename(keptIndex(work, index), index); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return replaceFile(c.path, *c.before, aged())
-}
-
 // workPrefix begins the names of directories in which indexes are made.
 const workPrefix = ".new-"
 
@@ -286,22 +214,19 @@ func settleIndex(index, text string) error {
 	return file.Sync()
 }
 
-// removeTable removes a table with whatever index it has.
-func removeTable(path string) error {
-	errs := []error{removeFile(path)}
-	for _, index := range indexPaths(path) {
-		errs = append(errs, removeFile(index))
-	}
-	return errors.Join(errs...)
-}
-
 // sweep removes what a set-up that was cut off has left.
 func sweep(dir string) {
-	left, err := filepath.Glob(filepath.Join(dir, ownDir, workPrefix+"*"))
-	if err != nil {
-		return // the pattern is well-formed, unless the directory's name is odd
-	}
-	for _, path := range left {
-		_ = os.RemoveAll(path) // it is in nobody's way
+	for _, pattern := range []string{
+		filepath.Join(dir, ownDir, workPrefix+"*"),
+		filepath.Join(dir, ownDir, ".*"+atomicfile.Mark+"*"),
+		filepath.Join(dir, ".main.cf"+atomicfile.Mark+"*"), filepath.Join(dir, ".master.cf"+atomicfile.Mark+"*"),
+	} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			return // the pattern is well-formed, unless the directory's name is odd
+		}
+		for _, path := range left {
+			_ = os.RemoveAll(path) // it is in nobody's way
+		}
 	}
 }
