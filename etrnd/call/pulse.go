@@ -152,6 +152,7 @@ func (p *pulse) feel(ctx context.Context) {
 	for ctx.Err() == nil {
 		if wanted, _ := p.wanted(); !wanted {
 			p.letGo()
+			p.line.pins.lose(0)
 			select {
 			case <-ctx.Done():
 			case <-p.wake:
@@ -274,7 +275,7 @@ func (p *pulse) look(now time.Time) {
 			add(&p.local, a)
 		}
 	}
-	heard, asking, goes, vain := p.heard, false, false, false
+	heard, asking, goes, vain := p.heard, false, false, 0
 	for i := range list {
 		c := &list[i]
 		if !p.crossesLocked(c) {
@@ -291,13 +292,17 @@ func (p *pulse) look(now time.Time) {
 		switch {
 		case !c.Outgoing || c.Ours:
 		case c.Asking && c.Established && c.Heard >= limit:
-			vain = true
+			vain++
 		default:
 			goes = true
 		}
 	}
-	p.vain = vain && !goes && now.Sub(heard) < limit/hushPart // else it may be the line
+	if now.Sub(heard) >= limit/hushPart {
+		vain = 0 // it may be the line
+	}
+	p.vain = vain > 0 && !goes
 	p.mu.Unlock()
+	p.line.pins.lose(vain)
 	p.lives(heard)
 	if asking && p.asking.IsZero() && now.Sub(heard) >= pulseLook {
 		p.asking = now

@@ -233,40 +233,53 @@ func TestDeadLineOfNoCommand(t *testing.T) {
 	}
 }
 
-// The line lives, and whoever takes the mail does not: what goes there is waited for
-// no longer than for a line.
+// The line lives, and whoever takes the mail does not: what goes there does not hold
+// the line, nor does it take the place of something else.
 func TestDeadDestination(t *testing.T) {
 	stray := pushing(0)
 	stray.Local, stray.Stray = netip.MustParseAddrPort("203.0.113.9:40000"), true
 	for _, c := range []struct {
 		name string
 		gone socket.Connection
+		ago  time.Duration // before the line came up
 		also []socket.Connection
 		exit int
 	}{
-		{"a host", pushing(0), nil, api.ExitTempFail},
-		{"an earlier line", stray, nil, api.ExitTempFail},
-		{"and something goes", pushing(0), []socket.Connection{pushing(sec)}, 0},
-		{"and something is awaited", pushing(0), []socket.Connection{sending(2 * time.Minute)}, 0},
+		{"a host", pushing(0), 0, nil, api.ExitTempFail},
+		{"an earlier line", pushing(0), 2 * time.Minute, nil, api.ExitTempFail},
+		{"an earlier line, by another address", stray, 2 * time.Minute, nil, api.ExitTempFail},
+		{"and something goes", pushing(0), 0, []socket.Connection{pushing(sec)}, 0},
+		{"and something is awaited", pushing(0), 0, []socket.Connection{sending(2 * time.Minute)}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inBubble(t, oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly })), func(s *site) {
 				began := time.Now()
 				s.net.listen(func() ([]socket.Connection, error) {
 					gone := c.gone
-					gone.Heard, gone.Asking = time.Since(began), true
+					gone.Heard, gone.Asking = c.ago+time.Since(began), true
 					return append([]socket.Connection{receiving(0), gone}, c.also...), nil
 				})
 				s.hold.each = 10 * time.Minute
 				s.hold.add("hub", 1)
 				s.up()
+				time.Sleep(2 * pulseLook)
+				s.hold.mu.Lock()
+				limits := slices.Clone(s.hold.limits["hub"])
+				s.hold.mu.Unlock()
+				want := 1 // which shows what the line carries
+				if c.ago > 0 {
+					want++
+				}
+				if !slices.Equal(limits, []int{want}) {
+					t.Errorf("%v go at a time, want %d", limits, want)
+				}
 				says := ""
 				if c.exit != 0 {
-					says = "1 message could not be sent: nothing was heard for 1m"
+					says = "1 message could not be sent: nobody answers any more on the connections"
 				}
 				r := s.result(c.exit, says)
-				if c.exit != 0 && time.Duration(r.Line) > socket.Dead+3*pulseLook {
-					t.Errorf("the line was held for %v", time.Duration(r.Line))
+				if most := max(socket.Dead-c.ago, stillMax) + 3*pulseLook; c.exit != 0 && time.Duration(r.Line) > most {
+					t.Errorf("the line was held for %v, want %v", time.Duration(r.Line), most)
 				}
 				s.commands(0, 1)
 			})

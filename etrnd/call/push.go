@@ -29,6 +29,7 @@ type pins struct {
 	seen   int         // calls under way, which see what goes
 	first  int         // messages at a time while nothing is known; 0: one
 	hushed int         // who wants nothing more to go
+	lost   int         // messages that the MTA has on connections that are dead
 }
 
 // nothing is a limit.
@@ -69,7 +70,7 @@ func (p *pins) limitLocked() {
 		n = max(p.first, 1)
 	}
 	if n > 0 {
-		n = max(n/max(len(p.open), 1), 1)
+		n = max(n/max(len(p.open), 1), 1) + p.lost
 	}
 	if p.hushed > 0 {
 		n = nothing
@@ -121,6 +122,17 @@ func (p *pins) measured(pace socket.Pace) {
 	p.pace, p.known, p.guess = pace, true, false
 	p.limitLocked()
 	p.link.showPace(pace, false)
+}
+
+// lose notes how many messages the MTA has on connections that are dead, as those of
+// an earlier line: they take nothing of this one.
+func (p *pins) lose(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost != n {
+		p.lost = n
+		p.limitLocked()
+	}
 }
 
 // hush lets nothing more go until the function that it returns is called: over a

@@ -8,7 +8,6 @@ import (
 
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
-	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // pushes tells whether anything may go out in this call.
@@ -50,10 +49,10 @@ func (o *observed) outbound() verdict {
 			api.ExitTempFail, fmt.Sprintf("%s did not ask for the %s held for it within wait = %v", r.Name, nMessages(p.held), r.Wait),
 			"router-type push-wait holds mail until the other side sends ETRN; push-only sends it at once",
 		})
-	case p.underWay > 0 && o.unheard && o.still >= o.pace.Grace(socket.Dead):
+	case p.underWay > 0 && o.unheard && o.still > stillMax:
 		return verdict{over: true, conclusion: conclusion{
-			api.ExitTempFail, fmt.Sprintf("%s could not be sent: nothing was heard for %v from where they go", nMessages(p.underWay), o.still.Round(time.Second)),
-			"they stay held and go with a later call, when the mail server has given up its connections; its log names them",
+			api.ExitTempFail, fmt.Sprintf("%s could not be sent: nobody answers any more on the connections on which the mail server has them", nMessages(p.underWay)),
+			"they stay held and go with a later call, when the mail server has given up those connections, of an earlier line perhaps",
 		}}
 	case p.underWay > 0 || p.retry > 0:
 	case p.failed > 0:
