@@ -173,7 +173,8 @@ func (l *line) callEnded(ctx context.Context, cl *call) {
 }
 
 // died ends the calls of a line that is dead, and the line, if it is to be hung up.
-// One that nobody hangs up may live again, and nobody would say so.
+// One that nobody hangs up may live again, and nobody would say so: what is held goes
+// on being tried over it, now and then.
 func (l *line) died(ctx context.Context, why deadError) {
 	if len(l.cfg.HangUp) > 0 {
 		l.end(why)

@@ -21,9 +21,6 @@ const (
 	// that one: the sooner, the more questions of ours a living one pays for.
 	hushPart  = 5
 	probePart = 2
-	// knockPause is how often it is tried whether a dead line lives again that nobody
-	// hangs up.
-	knockPause = 5 * time.Minute
 )
 
 // pulse tells whether the line lives, while there are calls. An interface stays up
@@ -42,16 +39,14 @@ type pulse struct {
 	wake chan struct{} // has an element when there are calls again
 
 	// What follows belongs to the goroutine of feel.
-	asking  time.Time      // since when something is asked and not answered; zero: nothing is
-	rtt     time.Duration  // the longest of a connection
-	knocked time.Time      // when we did so last
-	knocks  chan time.Time // when somebody has answered, zero if nobody has; nil: we do not knock
-	hush    func()         // lets the push go on; nil: it does
-	blind   bool           // the kernel tells nothing, which has been logged
+	asking time.Time      // since when something is asked and not answered; zero: nothing is
+	rtt    time.Duration  // the longest of a connection
+	knocks chan time.Time // when somebody has answered, zero if nobody has; nil: we do not knock
+	hush   func()         // lets the push go on; nil: it does
+	blind  bool           // the kernel tells nothing, which has been logged
 
 	mu       sync.Mutex // guards the rest
 	calls    bool       // there are some
-	dead     bool       // it was, and nobody has hung it up
 	local    map[netip.Addr]bool
 	peer     map[netip.Addr]bool
 	answered netip.AddrPort // takes connections; invalid: nobody has shown that
@@ -114,7 +109,7 @@ func (p *pulse) silentAlways() bool {
 // begin has the pulse felt from now on: there are calls.
 func (p *pulse) begin() {
 	p.mu.Lock()
-	p.calls, p.dead, p.vain, p.heard = true, false, false, time.Now()
+	p.calls, p.vain, p.heard = true, false, time.Now()
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
@@ -129,12 +124,11 @@ func (p *pulse) rest() {
 	p.mu.Unlock()
 }
 
-// wanted tells whether the pulse is to be felt, and whether the line was dead when it
-// last was.
-func (p *pulse) wanted() (wanted, dead bool) {
+// wanted tells whether the pulse is to be felt.
+func (p *pulse) wanted() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.calls || p.dead, p.dead
+	return p.calls
 }
 
 // feel ends the calls and the line when it is dead. It lasts until ctx, the line's
@@ -150,7 +144,7 @@ func (p *pulse) feel(ctx context.Context) {
 	look := time.NewTicker(pulseLook)
 	defer look.Stop()
 	for ctx.Err() == nil {
-		if wanted, _ := p.wanted(); !wanted {
+		if !p.wanted() {
 			p.letGo()
 			p.line.pins.lose(0)
 			select {
@@ -174,40 +168,20 @@ func (p *pulse) feel(ctx context.Context) {
 func (p *pulse) beat(ctx context.Context, now time.Time) {
 	p.look(now)
 	silence, limit := p.silence(), p.limit()
-	if silence >= limit/probePart && now.Sub(p.knocked) >= p.pause() && p.knock(ctx, now) && p.asking.IsZero() {
+	if silence >= limit/probePart && p.knock(ctx) && p.asking.IsZero() {
 		p.asking = now
 	}
-	_, dead := p.wanted()
 	switch {
 	case p.asking.IsZero() || silence < limit/hushPart:
 		p.letGo()
-		if dead {
-			p.line.caller.log.Info("the line lives again", "link", p.line.cfg.Name)
-			p.setDead(false)
-		}
 	case p.hush == nil:
 		p.hush = p.line.pins.hush()
 	}
-	if !dead && !p.asking.IsZero() && silence >= limit && now.Sub(p.asking) >= limit/probePart {
+	if !p.asking.IsZero() && silence >= limit && now.Sub(p.asking) >= limit/probePart {
 		p.line.caller.log.Warn("the line is dead", "link", p.line.cfg.Name, "silence", silence.Round(time.Second))
-		p.setDead(true) // and nothing is pushed until it lives
 		p.line.died(ctx, deadError{silence, p.silentAlways()})
+		p.lives(time.Now()) // if the line is kept, it has the same time again
 	}
-}
-
-func (p *pulse) setDead(dead bool) {
-	p.mu.Lock()
-	p.dead = dead
-	p.mu.Unlock()
-}
-
-// pause is the least time between two knocks. A call is not kept waiting; at a dead
-// line that nobody hangs up there is time.
-func (p *pulse) pause() time.Duration {
-	if _, dead := p.wanted(); dead {
-		return knockPause
-	}
-	return 0
 }
 
 // letGo lets the push go on.
@@ -220,7 +194,7 @@ func (p *pulse) letGo() {
 
 // knock asks whether somebody is there who was, if nobody does yet, and reports
 // whether that is known of anybody.
-func (p *pulse) knock(ctx context.Context, now time.Time) bool {
+func (p *pulse) knock(ctx context.Context) bool {
 	p.mu.Lock()
 	at := p.answered
 	p.mu.Unlock()
@@ -228,7 +202,7 @@ func (p *pulse) knock(ctx context.Context, now time.Time) bool {
 		return at.IsValid()
 	}
 	answered := make(chan time.Time, 1)
-	p.knocks, p.knocked = answered, now
+	p.knocks = answered
 	go func() { // feel waits for it
 		conn, err := p.line.caller.network.DialContext(ctx, "tcp", at.String())
 		if err == nil {

@@ -179,58 +179,36 @@ func TestNothingGoesOverASilentLine(t *testing.T) {
 	})
 }
 
-// A line that nobody hangs up is kept when it is dead: nothing is pushed until it
-// lives again, by itself or since somebody calls.
+// A line that nobody hangs up is kept when it is dead, with its queues open: its calls
+// end, and it may live again without a word.
 func TestDeadLineOfNoCommand(t *testing.T) {
-	for _, again := range []string{"by a connection", "as a knock shows", "by a call"} {
-		t.Run(again, func(t *testing.T) {
-			cfg := oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly }))
-			cfg.Links[0].Dial, cfg.Links[0].HangUp = nil, nil
-			inBubble(t, cfg, func(s *site) {
-				var lives atomic.Bool
-				began := time.Now()
-				s.net.listen(func() ([]socket.Connection, error) {
-					switch {
-					case lives.Load():
-						return []socket.Connection{pushing(0)}, nil
-					case time.Since(began) > 5*time.Minute:
-						return nil, nil // the MTA has given it up
-					}
-					return []socket.Connection{pushing(time.Since(began))}, nil
-				})
-				s.net.host("198.51.100.7:25", func(net.Conn) {})
-				s.net.vanish(true)
-				s.hold.each = 10 * time.Minute
-				s.hold.add("hub", 1)
-				s.up()
-				s.result(api.ExitTempFail, "the line is dead")
-				limits := func() []int {
-					s.hold.mu.Lock()
-					defer s.hold.mu.Unlock()
-					return slices.Clone(s.hold.limits["hub"])
-				}
-				time.Sleep(time.Hour)
-				s.state(api.LinkUp)
-				if l := limits(); !slices.Equal(l, []int{0}) || s.hold.pinned("hub") != 1 {
-					t.Errorf("on a dead line as many go: %v", l)
-				}
-				switch again {
-				case "by a connection":
-					lives.Store(true)
-					time.Sleep(2 * pulseLook)
-				case "as a knock shows":
-					s.net.vanish(false)
-					time.Sleep(knockPause + 3*time.Minute)
-				case "by a call":
-					s.call("hub")
-					time.Sleep(2 * pulseLook)
-				}
-				if l := limits(); slices.Contains(l, 0) {
-					t.Errorf("nothing goes over a line that lives again: %v", l)
-				}
-			})
+	cfg := oneLink(remote("hub", func(r *config.Remote) { r.RouterType = config.PushOnly }))
+	cfg.Links[0].Dial, cfg.Links[0].HangUp = nil, nil
+	inBubble(t, cfg, func(s *site) {
+		var lives atomic.Bool
+		began := time.Now()
+		s.net.listen(func() ([]socket.Connection, error) {
+			if lives.Load() {
+				return []socket.Connection{pushing(0)}, nil
+			}
+			return []socket.Connection{pushing(time.Since(began))}, nil
 		})
-	}
+		s.hold.each = 10 * time.Minute
+		s.hold.add("hub", 1)
+		s.up()
+		s.result(api.ExitTempFail, "the line is dead")
+		time.Sleep(2 * pulseLook)
+		s.state(api.LinkUp)
+		s.hold.mu.Lock()
+		limits, pinned := slices.Clone(s.hold.limits["hub"]), s.hold.pins["hub"]
+		s.hold.mu.Unlock()
+		if pinned != 1 || slices.Contains(limits, 0) {
+			t.Errorf("the queue is open %d times, and %v go at a time", pinned, limits)
+		}
+		lives.Store(true)
+		s.call("hub")
+		s.check(s.results(2)[1], 0, "")
+	})
 }
 
 // The line lives, and whoever takes the mail does not: what goes there does not hold
