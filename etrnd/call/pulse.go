@@ -40,7 +40,7 @@ type pulse struct {
 
 	// What follows belongs to the goroutine of feel.
 	asking time.Time      // since when something is asked and not answered; zero: nothing is
-	rtt    time.Duration  // the longest of a connection
+	rtt    time.Duration  // the shortest of a connection: longer ones wait behind others
 	knocks chan time.Time // when somebody has answered, zero if nobody has; nil: we do not knock
 	hush   func()         // lets the push go on; nil: it does
 	blind  bool           // the kernel tells nothing, which has been logged
@@ -258,7 +258,9 @@ func (p *pulse) look(now time.Time) {
 		asking = asking || c.Asking
 		if c.Established {
 			heard = latest(heard, now.Add(-c.Heard))
-			p.rtt = max(p.rtt, c.MinRTT)
+			if c.MinRTT > 0 && (p.rtt == 0 || c.MinRTT < p.rtt) {
+				p.rtt = c.MinRTT
+			}
 			if c.Outgoing && !p.answered.IsValid() {
 				p.answered = c.Peer
 			}

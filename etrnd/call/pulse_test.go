@@ -47,6 +47,10 @@ func TestDeadLine(t *testing.T) {
 		c.MinRTT = 2 * sec
 		return c
 	}
+	behind := func(c socket.Connection) socket.Connection { // others, on their way
+		c.MinRTT = 30 * sec
+		return c
+	}
 	near := receiving(0)
 	near.Local, near.Peer, near.Near = netip.MustParseAddrPort("192.0.2.2:25"), netip.MustParseAddrPort("192.0.2.77:40000"), true
 	elsewhere := pushing(0)
@@ -65,7 +69,7 @@ func TestDeadLine(t *testing.T) {
 			return []socket.Connection{pushing(d)}
 		}},
 		{name: "long round trips", gone: true, dead: socket.Dead + 40*sec, heard: func(d time.Duration) []socket.Connection {
-			return []socket.Connection{far(pushing(d))}
+			return []socket.Connection{far(pushing(d)), behind(far(pushing(d)))}
 		}},
 		{name: "others live, and not by the line", gone: true, dead: socket.Dead, heard: func(d time.Duration) []socket.Connection {
 			return []socket.Connection{pushing(d), near, elsewhere}
