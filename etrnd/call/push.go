@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/socket"
 )
@@ -339,6 +340,14 @@ func (p *pushSeen) add(s hold.State) {
 	if s.Reason != "" {
 		p.reason = s.Reason
 	}
+}
+
+// unsent is what has been tried and is back.
+func (p *pushSeen) unsent() *api.Unsent {
+	if p.failed == 0 {
+		return nil
+	}
+	return &api.Unsent{Messages: p.failed, Reason: p.reason}
 }
 
 // stillness is how long the push queues have been as they are.
