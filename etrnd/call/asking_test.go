@@ -561,3 +561,16 @@ func TestStrangersOverTheLink(t *testing.T) {
 		})
 	}
 }
+
+// A remote that says that it has mail, and does not say how much, and sends none: that
+// is not done.
+func TestAnnouncedUncounted(t *testing.T) {
+	for _, reply := range []string{"252 OK, pending messages for node site started", "253 OK, some pending messages for node site started"} {
+		inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+			s.hubSays(reply)
+			s.up()
+			r := s.result(75, reply)
+			s.took("the call", time.Duration(r.Line), 2*time.Minute)
+		})
+	}
+}

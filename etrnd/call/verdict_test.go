@@ -271,6 +271,8 @@ func TestInbound(t *testing.T) {
 	one, two, unknown := []question{etrn("253:1")}, []question{etrn("253:2")}, []question{etrn("250")}
 	busy := []question{etrn("458")}
 	wait := ends{75, "1 of 2 messages have come, and no more within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
+	some := []question{etrn("252")}
+	none := ends{75, "hub has said that it has mail, and not how much (252 said), and none has come within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
 	blindly := ends{75, "nobody could see whether mail came: etrn-milter did not report, so the line was kept for wait = 1m0s", "start etrn-milter"}
 	for _, c := range []struct {
 		name  string
@@ -341,6 +343,20 @@ func TestInbound(t *testing.T) {
 		{"nothing yet", unknown, in(0, 0, 0), 4 * sec, want{waiting: "mail to begin to come in", look: 1 * sec}},
 		{"nothing yet: it may have tried in vain (no count)", unknown, in(0, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"nothing came: nobody said that there was something", unknown, in(0, 0, 0), 60 * sec, want{over: true}},
+
+		// It has said that there is something, and not how much.
+		{"252, and nothing yet", some, in(0, 0, 0), 4 * sec, want{waiting: "mail to come in; 0 messages have come", look: 1 * sec}},
+		{"252, and nothing came", some, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"253 that cannot be read, and nothing came", []question{etrn("253")}, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "hub has said that it has mail, and not how much (253 said), and none has come within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
+		{"252, and sessions without a message", some, Counts{Connected: true, Any: true}, 60 * sec, want{over: true, ends: ends{75, none.err, "hub.example.net connects, but no message was taken from it"}}},
+		{"252, and sessions without a message: ask", some, Counts{Connected: true, Any: true}, 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"252 for one of two names, and nothing came", []question{etrn("252", "250")}, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"252, and then 250, which says less", []question{etrn("252"), etrn("250")}, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"252, and then 251: it has gone", []question{etrn("252"), etrn("251:0")}, in(0, 0, 0), 5 * sec, want{over: true}},
+		{"252, and something came", some, in(1, 0, 0), 5 * sec, want{over: true}},
+		{"a number beside 252, and fewer came", []question{etrn("253:3", "252")}, in(2, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"a number beside 252, and fewer came, and no more", []question{etrn("253:3", "252")}, in(2, 0, 0), 60 * sec, want{over: true, ends: ends{75, "2 messages have come of at least 3, and no more within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
+		{"a number beside 252, and as many came", []question{etrn("253:3", "252")}, in(3, 0, 0), 5 * sec, want{over: true}},
 		{"something, a moment ago", unknown, in(1, 0, 0), 2 * sec, want{waiting: "more mail to come in; 1 message has come", look: 3 * sec}},
 		{"idle: that was it", unknown, in(2, 0, 0), 5 * sec, want{over: true}},
 		{"idle, with an open session", unknown, in(2, 1, 0), 5 * sec, want{waiting: "more mail to come in; 2 messages have come", look: 5 * sec}},
