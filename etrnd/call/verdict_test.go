@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
@@ -493,9 +494,17 @@ func TestOutbound(t *testing.T) {
 		{"one failed, the other is on its way", config.PushOnly, observed{push: listed(pushSeen{held: 2, underWay: 1, failed: 1, reason: "lost"})}, want{waiting: "2 messages to go out"}},
 		{"one failed and is tried again", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, retry: 1, reason: "lost"}), still: time.Hour}, want{waiting: "1 message to go out"}},
 		{"one failed", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, reason: "lost"})}, want{over: true, ends: ends{75, "1 message could not be sent: lost", "go with the next call"}}},
+		{"one failed, as the mail server keeps it for nobody", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, reason: hold.ReasonNobody})}, want{over: true, ends: ends{75, "1 message could not be sent: held for nobody: the mail server is not set up for its queue any more", "is etrnd to be reloaded"}}},
 		{"two failed of three held", config.PullPush, observed{push: listed(pushSeen{held: 3, failed: 2, reason: "lost"})}, want{over: true, ends: ends{75, "2 messages could not be sent: lost", "go with the next call"}}},
 		{"held, and about to be released", config.PushOnly, observed{push: listed(pushSeen{held: 1}), still: 30 * sec}, want{waiting: "1 message to go out"}},
 		{"held, and nobody does anything", config.PushOnly, observed{push: listed(pushSeen{held: 1}), still: 30*sec + 1}, want{over: true, ends: ends{75, "1 message held, not sent, and the mail server does not say why", "look at mailq"}}},
+
+		// The configuration was changed meanwhile.
+		{"some are not for the remote any more", config.PushOnly, observed{push: listed(pushSeen{away: 3}), sent: 2}, want{over: true, ends: ends{75, "3 messages not sent: no longer for hub since the configuration was changed during the call", "stays held"}}},
+		{"some are not, others are on their way", config.PushOnly, observed{push: listed(pushSeen{away: 3, held: 1, underWay: 1})}, want{waiting: "1 message to go out"}},
+		{"some are not, others have failed", config.PushOnly, observed{push: listed(pushSeen{away: 3, held: 1, failed: 1, reason: "lost"})}, want{over: true, ends: ends{75, "1 message could not be sent: lost", "go with the next call"}}},
+		{"some are not, of what is not pushed", config.PullOnly, observed{push: listed(pushSeen{away: 3})}, want{over: true}},
+		{"the queue had gone before the call began", config.PushOnly, observed{push: listed(pushSeen{}), gone: []string{"out"}}, want{over: true, ends: ends{75, "nothing sent of queue out: the configuration was changed before the link was up, and has it no longer", "stays held"}}},
 
 		// Push-wait: the other side asks for it.
 		{"not asked for", config.PushWait, observed{push: listed(pushSeen{held: 2}), waited: 20 * sec}, want{waiting: "hub to ask for 2 messages", look: 40 * sec}},
@@ -528,6 +537,7 @@ func TestToSend(t *testing.T) {
 		known  bool
 	}{
 		{"some have gone, some are held", config.PushOnly, pushSeen{listed: true, held: 3}, 5, true},
+		{"some are not for the remote any more", config.PushOnly, pushSeen{listed: true, held: 3, away: 4}, 9, true},
 		{"not listed yet", config.PushOnly, pushSeen{held: 3}, 5, false},
 		{"cannot be listed", config.PushOnly, pushSeen{listed: true, held: 3, err: "no"}, 5, false},
 		{"nothing goes in this call", config.PullOnly, pushSeen{listed: true, held: 3}, 5, false},
