@@ -45,7 +45,7 @@ name = "hub"
 link = "loopback"
 host = "hub.example.net:366"
 router-type = "pull-only"
-request = ["site.example"]
+request = ["hub.example.net"]
 tls = "require"
 tls-ca = "/etc/etrnd/hub.pem"
 `
@@ -221,6 +221,37 @@ func TestUnits(t *testing.T) {
 	}
 	if out := m.must("journalctl -u etrnd -u etrn-milter -o cat"); strings.Contains(out, "time=") || strings.Contains(out, "<6>") {
 		t.Errorf("the journal has\n%s", out)
+	}
+	sees(m)
+}
+
+// sees checks that etrnd in its sandbox sees the connections that cross a line: it
+// says so in a call where it does not, as without netlink.
+func sees(m *machine) {
+	m.t.Helper()
+	m.must(`cat >>/etc/etrnd/etrnd.toml <<'END'
+[[remote]]
+name = "mute"
+link = "loopback"
+host = "127.0.0.1:3666"
+router-type = "pull-only"
+request = ["#mute"]
+request-timeout = "7s"
+END
+perl -MIO::Socket::INET -e 'alarm 300; my $l = IO::Socket::INET->new(LocalAddr => "127.0.0.1:3666", Listen => 5) or die; my @c; while (my $c = $l->accept) { push @c, $c }' >/dev/null 2>&1 &`)
+	blind := func() bool {
+		m.must("systemctl restart etrnd")
+		if out, err := m.run("etrnctl call mute --wait"); err == nil || !strings.Contains(err.Error(), "no answer for 7s") {
+			m.t.Errorf("the call of a remote that says nothing: %v\n%s", err, out)
+		}
+		return strings.Contains(m.must("journalctl -u etrnd -o cat"), "shows only by knocking")
+	}
+	if blind() {
+		m.t.Error("the sandbox hides the machine's connections")
+	}
+	m.must("mkdir -p /run/systemd/system/etrnd.service.d; printf '[Service]\\nRestrictAddressFamilies=\\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\\n' >/run/systemd/system/etrnd.service.d/blind.conf; systemctl daemon-reload")
+	if !blind() {
+		m.t.Error("etrnd sees connections without netlink, or does not say that it does not")
 	}
 }
 

@@ -205,7 +205,7 @@ var (
 
 	good = api.CallResult{
 		CallRef: hub, RouterType: "pull-push", Start: noon.Add(-72 * time.Second), End: noon, Line: api.Seconds(72 * time.Second),
-		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1, OnHold: 2, Refused: &api.Refused{Messages: 2, Recipients: 1, Reply: "452 4.3.1 Insufficient system storage"},
+		In: api.Progress{Messages: 14, Bytes: 32345, Expected: 14}, Out: api.Progress{Messages: 3, Bytes: 2100345, Expected: 3}, Duplicates: 1, Unsent: &api.Unsent{Messages: 1, Reason: "SASL authentication failed: 535 5.7.8 Error"}, OnHold: 2, Refused: &api.Refused{Messages: 2, Recipients: 1, Reply: "452 4.3.1 Insufficient system storage"},
 		Replies: []api.Reply{
 			{Name: "site.example", Code: 251, Text: "OK, no messages waiting for node site.example", Count: 0},
 			{Name: "#site", Code: 253, Text: "OK, 14 pending messages for node #site started", Count: 14},

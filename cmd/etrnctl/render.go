@@ -394,6 +394,9 @@ func (a *app) renderResult(p *printer, r api.CallResult) {
 		}
 		p.f("  refused here  %s: %s\n", text, no.Reply)
 	}
+	if no := r.Unsent; no != nil && !strings.Contains(r.Error, no.Reason) {
+		p.f("  not sent  %s: %s\n", count(no.Messages, "message"), no.Reason)
+	}
 	if r.OnHold > 0 {
 		p.f("  stays %s, on hold (postsuper -h)\n", count(r.OnHold, "message"))
 	}

@@ -71,7 +71,8 @@ type shown struct {
 	dups    int
 	refused *api.Refused
 	out     api.Progress
-	onHold  int    // messages that do not go, for that
+	onHold  int // messages that do not go, for that
+	unsent  *api.Unsent
 	clear   string // what is to be said of TLS that failed; empty: nothing
 }
 
@@ -126,7 +127,7 @@ func (cl *call) result() api.CallResult {
 	}
 	return api.CallResult{
 		CallRef: cl.ref, RouterType: string(cl.remote.RouterType), Start: start, End: ev.Time, Line: ev.Line,
-		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, OnHold: cl.shown.onHold, Refused: ev.Refused, Unasked: unasked, Replies: replies,
+		In: ev.In, Out: ev.Out, Duplicates: cl.shown.dups, Unsent: cl.shown.unsent, OnHold: cl.shown.onHold, Refused: ev.Refused, Unasked: unasked, Replies: replies,
 		Error: cl.end.err, Hint: cl.hint(cl.end.hint), Exit: cl.end.exit,
 	}
 }
@@ -231,7 +232,7 @@ func (cl *call) look(ctx context.Context) verdict {
 		if o.turned != nil && !v.over {
 			s.in.Bytes += o.in.Coming
 		}
-		s.dups, s.refused = o.in.Duplicates, o.in.refusals()
+		s.dups, s.refused, s.unsent = o.in.Duplicates, o.in.refusals(), o.push.unsent()
 		s.out.Messages, s.out.Bytes = sent.Messages, sent.Bytes
 		if n, known := o.toSend(); known {
 			s.out.Expected, s.onHold = n, o.push.onHold

@@ -115,6 +115,19 @@ func TestLineIsNotHeldLonger(t *testing.T) {
 	}
 }
 
+// One error of two is that of the call, and what the other was is in the result.
+func TestUnsent(t *testing.T) {
+	inBubble(t, oneLink(remote("hub", func(*config.Remote) {})), func(s *site) {
+		s.hold.reason = "host mail.hub.example said: 535 5.7.8 Error: authentication failed"
+		s.hold.add("hub", 3)
+		s.up() // nobody listens there
+		r := s.result(75, "request to hub: connect")
+		if r.Unsent == nil || r.Unsent.Messages != 3 || r.Unsent.Reason != s.hold.reason {
+			t.Errorf("unsent: %+v", r.Unsent)
+		}
+	})
+}
+
 // What goes out holds the line until it has gone, or until it is plain that it
 // does not go.
 func TestPush(t *testing.T) {

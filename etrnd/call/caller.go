@@ -4,12 +4,13 @@
 // A call does what Domino's does: it requests what the remote holds (RFC 1985),
 // then releases what is held here, waits for what comes and goes, and hangs up.
 // In this order, since on a thin line the dialogue does not get through between
-// mail that goes out. What moves mail is the
-// MTA on either side; the call only watches, so that the line is up no second
-// longer than needed and is not hung up while mail is moving. Three things
-// tell it: the counts in the replies, the milter's view of inbound sessions,
-// and the MTA's queue. Timers only bound them. What follows from what was seen
-// is decided in verdict*.go and ending.go, by functions of nothing else.
+// mail that goes out. What moves mail is the MTA on either side; the call only
+// watches, so that the line is up no second longer than needed and is not hung up
+// while mail is moving. Three things tell it: the counts in the replies, the
+// milter's view of inbound sessions, and the MTA's queue. Timers only bound them;
+// that the line is dead shows in the machine's connections (pulse.go). What follows
+// from what was seen is decided in verdict*.go and ending.go, by functions of
+// nothing else.
 //
 // The package has no schedule and keeps no mail.
 //
@@ -21,6 +22,8 @@
 //   - Each line has a goroutine, which dials, waits for the calls, drains and
 //     hangs up; Caller.Run waits for all of them. It begins its work when the
 //     link's line before it has ended.
+//   - One more goroutine of the line feels its pulse while there are calls, and ends
+//     them when it is dead. pulse.mu stands apart.
 //   - Each call has a goroutine, to which the call's fields belong; the line
 //     waits for it, and has them before and after. A turned connection has one
 //     more, which the call waits for.
@@ -59,7 +62,7 @@ type Holder interface {
 	// Pin opens queues until unpin is called.
 	Pin(sels ...queue.Selection) (unpin func())
 	// Limit bounds how many messages of a queue the MTA tries at a time, until
-	// undo is called.
+	// undo is called; 0: no more of them.
 	Limit(queue string, n int) (undo func())
 	// Follow follows queues through changes of the configuration.
 	Follow(queues ...string) (states func() []hold.State, stop func())

@@ -30,23 +30,27 @@ type line struct {
 	calling  sync.WaitGroup          // the goroutines of calls
 	dialling sync.WaitGroup          // that of the command to dial
 	pins     pins
+	pulse    pulse
 	ended    chan struct{} // closed when nothing of the line goes on
 	failed   error         // why it could not be hung up; for those who have seen ended
 
 	// The link's mu guards the rest.
-	begun   context.Context // of the calls; nil before there may be any
-	later   context.Context // of those who wait to call again; set before begun
-	calls   []*call         // that are not filed
-	active  int             // calls that run
-	ordered *config.Link    // an operator has said to hang up, by this command
-	over    bool            // it takes no order any more
+	begun   context.Context         // of the calls; nil before there may be any
+	endThem context.CancelCauseFunc // of begun
+	later   context.Context         // of those who wait to call again; set before begun
+	calls   []*call                 // that are not filed
+	active  int                     // calls that run
+	ordered *config.Link            // an operator has said to hang up, by this command
+	over    bool                    // it takes no order any more
 }
 
 func newLine(ln *link, cfg config.Link) *line {
-	return &line{
+	l := &line{
 		link: ln, caller: ln.caller, cfg: cfg, hooked: make(chan struct{}), left: make(chan struct{}, 1),
 		pins: pins{hold: ln.caller.hold, link: ln, open: map[string]*pin{}}, ended: make(chan struct{}),
 	}
+	l.pulse.line, l.pulse.wake = l, make(chan struct{}, 1)
+	return l
 }
 
 // run is the life of the line. One without a command to hang up stays, and its
@@ -128,7 +132,8 @@ func (l *line) refsLocked() []api.CallRef {
 func (l *line) begin(ctx context.Context) {
 	l.link.mu.Lock()
 	defer l.link.mu.Unlock()
-	l.begun = ctx
+	l.begun, l.endThem = context.WithCancelCause(ctx)
+	l.calling.Go(func() { l.pulse.feel(l.later) })
 	for _, cl := range l.calls {
 		l.launchLocked(cl)
 	}
@@ -136,7 +141,9 @@ func (l *line) begin(ctx context.Context) {
 
 func (l *line) launchLocked(cl *call) {
 	ctx := l.begun
-	l.active++
+	if l.active++; l.active == 1 {
+		l.pulse.begin()
+	}
 	l.calling.Go(func() {
 		cl.run(ctx)
 		l.callEnded(ctx, cl)
@@ -145,7 +152,9 @@ func (l *line) launchLocked(cl *call) {
 
 func (l *line) callEnded(ctx context.Context, cl *call) {
 	l.link.mu.Lock()
-	l.active--
+	if l.active--; l.active == 0 {
+		l.pulse.rest()
+	}
 	keep := l.standingLocked(context.Cause(ctx)).keeps()
 	if !keep {
 		l.calls = slices.DeleteFunc(l.calls, func(other *call) bool { return other == cl })
@@ -161,6 +170,21 @@ func (l *line) callEnded(ctx context.Context, cl *call) {
 	case l.left <- struct{}{}:
 	default:
 	}
+}
+
+// died ends the calls of a line that is dead, and the line, if it is to be hung up.
+// One that nobody hangs up may live again, and nobody would say so: what is held goes
+// on being tried over it, now and then.
+func (l *line) died(ctx context.Context, why deadError) {
+	if len(l.cfg.HangUp) > 0 {
+		l.end(why)
+		return
+	}
+	l.link.mu.Lock()
+	end := l.endThem
+	l.begun, l.endThem = context.WithCancelCause(ctx)
+	l.link.mu.Unlock()
+	end(why)
 }
 
 // callWhenOpen makes a call again that could not ask for mail, since the local
@@ -239,7 +263,7 @@ func (l *line) drain(ctx context.Context) {
 	defer limit.Stop()
 	for ctx.Err() == nil {
 		changed := l.caller.hold.Changed()
-		if !l.pins.moving() {
+		if !l.pins.moving() || l.pulse.inVain() {
 			return
 		}
 		if at, _, err := l.caller.hold.Listed(); err != nil && time.Since(at) >= mtaGrace && !l.mtaListens(ctx) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/internal/config"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // Modem brings links up and takes them down.
@@ -37,6 +38,8 @@ type Interface struct {
 type Network interface {
 	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Connections are those of this machine, whosever they are.
+	Connections() ([]socket.Connection, error)
 }
 
 // machine is the Network of this machine.
@@ -50,6 +53,8 @@ func (machine) DialContext(ctx context.Context, network, addr string) (net.Conn,
 func (machine) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, network, host)
 }
+
+func (machine) Connections() ([]socket.Connection, error) { return socket.Connections() }
 
 // present reports whether an interface of the link is up and has an address.
 // A link without interfaces and without a command to dial is always up: there

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/etrnd/etrnd/etrnd/hold"
+	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/socket"
 )
@@ -28,14 +29,19 @@ type pins struct {
 	guess  bool        // pace is of what has gone, and of no dialogue
 	seen   int         // calls under way, which see what goes
 	first  int         // messages at a time while nothing is known; 0: one
+	hushed int         // who wants nothing more to go
+	lost   int         // messages that the MTA has on connections that are dead
 }
+
+// nothing is a limit.
+const nothing = -1
 
 // pin is a queue that is open.
 type pin struct {
 	states  func() []hold.State // of that queue, whatever it is called now
 	stop    func()              // to follow it
 	unpin   func()
-	limit   int // 0: none
+	limit   int // 0: none; or nothing
 	unlimit func()
 }
 
@@ -69,7 +75,10 @@ func (p *pins) limitLocked() {
 		n = max(p.first, 1)
 	}
 	if n > 0 {
-		n = max(n/max(len(p.open), 1), 1)
+		n = max(n/max(len(p.open), 1), 1) + p.lost
+	}
+	if p.hushed > 0 {
+		n = nothing
 	}
 	for _, pin := range p.open {
 		if pin.limit == n {
@@ -77,8 +86,8 @@ func (p *pins) limitLocked() {
 		}
 		old := pin.unlimit
 		pin.limit, pin.unlimit = n, func() {}
-		if n > 0 {
-			pin.unlimit = p.hold.Limit(pin.name(), n)
+		if n != 0 {
+			pin.unlimit = p.hold.Limit(pin.name(), max(n, 0))
 		}
 		old()
 	}
@@ -118,6 +127,30 @@ func (p *pins) measured(pace socket.Pace) {
 	p.pace, p.known, p.guess = pace, true, false
 	p.limitLocked()
 	p.link.showPace(pace, false)
+}
+
+// lose notes how many messages the MTA has on connections that are dead, as those of
+// an earlier line: they take nothing of this one.
+func (p *pins) lose(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost != n {
+		p.lost = n
+		p.limitLocked()
+	}
+}
+
+// hush lets nothing more go until the function that it returns is called: over a
+// line that shows no life it would only come back.
+func (p *pins) hush() (unhush func()) {
+	change := func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.hushed += n
+		p.limitLocked()
+	}
+	change(1)
+	return sync.OnceFunc(func() { change(-1) })
 }
 
 // watch notes that a call is under way. The function that it returns ends that.
@@ -278,6 +311,7 @@ func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
 	o.sent = sent.Messages
 	cl.line.pins.carried(sent, cl.busy.until(time.Now(), o.push.underWay > 0, o.sent))
 	o.still = cl.still.since(o.push, o.sent)
+	o.unheard = cl.line.pulse.inVain()
 	return sent
 }
 
@@ -311,6 +345,14 @@ func (p *pushSeen) add(s hold.State) {
 	if s.Reason != "" {
 		p.reason = s.Reason
 	}
+}
+
+// unsent is what has been tried and is back.
+func (p *pushSeen) unsent() *api.Unsent {
+	if p.failed == 0 {
+		return nil
+	}
+	return &api.Unsent{Messages: p.failed, Reason: p.reason}
 }
 
 // stillness is how long the push queues have been as they are.

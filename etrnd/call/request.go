@@ -396,6 +396,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := cl.caller.network.DialContext(ctx, network, addr)
 			if err == nil {
+				cl.line.pulse.connected(conn)
 				cl.senders.connected(conn, cl.caller.modem.Interfaces(&cl.line.cfg))
 				m := socket.NewMeter(conn)
 				cl.mu.Lock()

@@ -18,13 +18,20 @@ const shutTime = 5 * time.Second
 
 // shut takes out of names those of which the local MTA would refuse the mail that
 // the remote brings. Where it refuses for good, asking would have that mail returned
-// to its senders. Whose mail comes by "@domain" and "#queue" nobody here knows.
+// to its senders. Whose mail comes by "@domain" and "#queue" nobody here knows; but
+// one by which a domain comes that is asked for by its own name, too, brings the mail
+// of that.
 func (cl *call) shut(ctx context.Context, names []string) (open, shut []string) {
 	ctx, cancel := context.WithTimeout(ctx, shutTime)
 	defer cancel()
 	from := cl.senders.networks()
+	refused := map[string]bool{}
 	for _, name := range names {
-		if cl.refused(ctx, name, from) {
+		refused[name] = cl.refused(ctx, name, from)
+	}
+	for _, name := range names {
+		brings := strings.HasPrefix(name, "@") && slices.ContainsFunc(names, func(n string) bool { return refused[n] && asksFor(name, n) })
+		if refused[name] || brings {
 			shut = append(shut, name)
 		} else {
 			open = append(open, name)
@@ -52,6 +59,8 @@ func (cl *call) refused(ctx context.Context, name string, from []netip.Prefix) b
 type shutError struct{ error }
 
 func shutOf(names []string) shutError {
+	// A name for a domain and those below it is among them for the sake of another.
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasPrefix(n, "@") })
 	return shutError{fmt.Errorf("the local mail server refuses mail for %s: %s neither its own nor among those that it relays for", strings.Join(names, ", "), isAre(names))}
 }
 

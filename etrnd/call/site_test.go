@@ -23,6 +23,7 @@ import (
 	"github.com/etrnd/etrnd/internal/config"
 	"github.com/etrnd/etrnd/internal/queue"
 	"github.com/etrnd/etrnd/internal/report"
+	"github.com/etrnd/etrnd/internal/socket"
 )
 
 // site is a Caller on a virtual clock, with everything around it made up.
@@ -360,7 +361,35 @@ func (s *site) hungUpAt() time.Time {
 type fakeNet struct {
 	asked func()
 	mu    sync.Mutex
-	hosts map[string]func(net.Conn) // by address; none: nobody is there
+	hosts map[string]func(net.Conn)           // by address; none: nobody is there
+	heard func() ([]socket.Connection, error) // what the kernel says; nil: the line lives
+	gone  bool                                // nothing is answered any more
+}
+
+// Connections are those of the machine.
+func (n *fakeNet) Connections() ([]socket.Connection, error) {
+	n.asked()
+	n.mu.Lock()
+	heard := n.heard
+	n.mu.Unlock()
+	if heard == nil {
+		return []socket.Connection{{Local: netip.MustParseAddrPort("192.0.2.2:25"), Peer: netip.AddrPortFrom(hubAddr, 40000), Established: true}}, nil
+	}
+	return heard()
+}
+
+// listen has a function say what the kernel says.
+func (n *fakeNet) listen(heard func() ([]socket.Connection, error)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.heard = heard
+}
+
+// vanish has nobody answer who connects to another host.
+func (n *fakeNet) vanish(gone bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gone = gone
 }
 
 // host has a function talk to those who connect to an address.
@@ -373,8 +402,16 @@ func (n *fakeNet) host(addr string, talk func(net.Conn)) {
 func (n *fakeNet) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
 	n.asked()
 	n.mu.Lock()
-	talk := n.hosts[addr]
+	talk, gone := n.hosts[addr], n.gone
 	n.mu.Unlock()
+	if gone && addr != "127.0.0.1:25" {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(127 * sec): // as long as Linux tries it
+			return nil, errors.New("connection timed out")
+		}
+	}
 	if talk == nil {
 		return nil, errors.New("connection refused")
 	}

@@ -63,6 +63,7 @@ type observed struct {
 	unlisted time.Duration // of waited, since the MTA last listed its queue
 	stopped  time.Duration // of waited, for how long the MTA has neither listed its queue nor listened
 	still    time.Duration // since push or sent was another
+	unheard  bool          // no connection over which something goes out is answered any more
 }
 
 // turnedSeen is how a turned connection stands.
@@ -169,6 +170,12 @@ type dialError struct{ error }
 // cutOff is the conclusion of a call that was ended from outside.
 func cutOff(why error) conclusion {
 	hint := "what has not gone stays held and goes with the next call"
+	if dead, ok := why.(deadError); ok {
+		hint = "what has not come or gone stays held, for the next call"
+		if dead.always {
+			hint = "nobody has answered since the line came up: does it carry anything, and are the host of the remote and where its mail goes right? " + hint
+		}
+	}
 	if dial, ok := why.(dialError); ok {
 		switch dial.error.(type) {
 		case listenerError:

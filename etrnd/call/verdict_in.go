@@ -141,8 +141,9 @@ func (o *observed) settled() verdict {
 	switch {
 	case o.stale < need:
 		return verdict{waiting: "the last message to settle", look: need - o.stale}
-	case o.in.Refused > 0:
-		// What was refused would be sent again, and refused again.
+	case o.in.Refused > 0 && !o.in.Why.Lasting():
+		// What was refused for the moment would be sent again, and refused again;
+		// and it may count twice, where the other side has tried two addresses.
 		return o.idle()
 	case o.proven():
 		return o.silent()

@@ -73,6 +73,11 @@ func (o *observed) going() verdict {
 			api.ExitTempFail, fmt.Sprintf("%s did not ask for the %s held for it within wait = %v", r.Name, nMessages(p.held), r.Wait),
 			"router-type push-wait holds mail until the other side sends ETRN; push-only sends it at once",
 		})
+	case p.underWay > 0 && o.unheard && o.still > stillMax:
+		return verdict{over: true, conclusion: conclusion{
+			api.ExitTempFail, fmt.Sprintf("%s could not be sent: nobody answers any more on the connections on which the mail server has them", nMessages(p.underWay)),
+			"they stay held and go with a later call, when the mail server has given up those connections, of an earlier line perhaps",
+		}}
 	case p.underWay > 0 || p.retry > 0:
 	case p.failed > 0:
 		hint := "they stay held and go with the next call"

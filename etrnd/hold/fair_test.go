@@ -185,6 +185,27 @@ func TestLimit(t *testing.T) {
 	})
 }
 
+// Nothing is a limit, too: of the queue that has it no message is tried, and of the
+// others as many as before.
+func TestLimitOfNothing(t *testing.T) {
+	list := append(heldFor(300, "a@acme.example"), msg("B", "deferred", mta.ReasonHeld, "b@beta.example"))
+	run(t, testSet(t), list, func(t *testing.T, m *running) {
+		undo := m.Limit("acme", 0)
+		defer m.Pin(queue.Selection{Queue: "acme"})()
+		defer m.Pin(queue.Selection{Queue: "beta"})()
+		time.Sleep(time.Hour)
+		if a, b := m.must(t, "acme"), m.must(t, "beta"); a.Left.Messages != 0 || a.InHand != 0 || b.Messages != 0 {
+			t.Errorf("acme %+v, beta %+v", a, b)
+		}
+		undo()
+		time.Sleep(time.Minute)
+		if s := m.must(t, "acme"); s.Messages != 0 {
+			t.Errorf("at the end: %+v", s)
+		}
+		m.mta.sentOnce(t, 301)
+	})
+}
+
 // A domain is flushed whole only when the MTA has a place for all of it.
 func TestDomainThatDoesNotFit(t *testing.T) {
 	run(t, testSet(t), heldFor(1000, "a@acme.example"), func(t *testing.T, m *running) {

@@ -122,6 +122,9 @@ func (m *Manager) placesLocked(q *queueIndex) int {
 		may = m.firstWindowLocked()
 	}
 	for _, n := range q.flow.limits {
+		if *n == 0 {
+			return 0
+		}
 		may = min(may, *n)
 	}
 	if q.flow.line > 0 {
@@ -188,14 +191,15 @@ func (m *Manager) adjustLocked() {
 
 // Limit bounds how many messages of a queue the MTA has in hand at one time,
 // for as long as the function that it returns has not been called: for a line
-// that more than so many connections at once would choke. The least of several
-// limits of a queue holds. What the MTA has in hand already stays there.
+// that more than so many connections at once would choke, or, with 0, over which
+// nothing gets through. The least of several limits of a queue holds. What the MTA
+// has in hand already stays there.
 func (m *Manager) Limit(queue string, inHand int) (undo func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	q := m.index.queue(queue)
 	limit := new(int)
-	*limit = max(inHand, 1)
+	*limit = max(inHand, 0)
 	q.flow.limits = append(q.flow.limits, limit)
 	return sync.OnceFunc(func() {
 		m.mu.Lock()

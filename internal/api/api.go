@@ -237,6 +237,8 @@ type CallResult struct {
 	// when the remote had sent one and had not heard that it was taken; it may also
 	// have been sent twice by its sender. They are counted in In too.
 	Duplicates int `json:"duplicates"`
+	// Unsent is what was tried and could not be sent; nil: nothing.
+	Unsent *Unsent `json:"unsent,omitempty"`
 	// OnHold is how many messages that would have gone out stay because an
 	// administrator has put them on hold.
 	OnHold  int      `json:"on_hold"`
@@ -248,6 +250,12 @@ type CallResult struct {
 	Error   string   `json:"error,omitempty"` // empty: all went well
 	Hint    string   `json:"hint,omitempty"`
 	Exit    int      `json:"exit"` // 0, 69, 75 or 78
+}
+
+// Unsent is what has not gone out although it was tried. It stays held.
+type Unsent struct {
+	Messages int    `json:"messages"`
+	Reason   string `json:"reason"` // as the local mail server gives it, of the last one
 }
 
 // Refused is what the local mail server has refused of what came. A message that

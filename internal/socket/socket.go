@@ -1,6 +1,7 @@
-// Package socket is what the kernel knows of a TCP connection, and what it can be
-// told about it: how soon a line that is dead is noticed, when the peer was last
-// heard, and what the line is doing. It neither opens nor serves connections.
+// Package socket is what the kernel knows of TCP connections, and what it can be
+// told about one of ours: how soon a line that is dead is noticed, when the peer
+// was last heard, and what the line is doing. It neither opens nor serves
+// connections.
 //
 // A connection may be wrapped: whatever has NetConn, as TLS does, is looked
 // through. On one without a descriptor nothing is known and nothing is set.
@@ -108,14 +109,18 @@ func InfoOf(conn net.Conn) (info Info, ok bool) {
 		if err != nil {
 			return
 		}
-		info, ok = Info{
-			Heard:   time.Duration(min(i.Last_ack_recv, i.Last_data_recv)) * time.Millisecond,
-			RTT:     time.Duration(i.Rtt) * time.Microsecond,
-			MinRTT:  time.Duration(i.Min_rtt) * time.Microsecond,
-			Unacked: int(i.Unacked),
-		}, true
+		info, ok = toInfo(i), true
 	})
 	return info, ok
+}
+
+func toInfo(i *unix.TCPInfo) Info {
+	return Info{
+		Heard:   time.Duration(min(i.Last_ack_recv, i.Last_data_recv)) * time.Millisecond,
+		RTT:     time.Duration(i.Rtt) * time.Microsecond,
+		MinRTT:  time.Duration(i.Min_rtt) * time.Microsecond,
+		Unacked: int(i.Unacked),
+	}
 }
 
 // HungUp reports whether the peer has closed a connection on which it has
