@@ -209,7 +209,7 @@ func (a *app) client(cmdline bool) (*control.Client, error) {
 }
 
 func readable(file string) bool {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a named pipe
 	if err == nil {
 		f.Close()
 	}

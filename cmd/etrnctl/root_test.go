@@ -22,7 +22,8 @@ func TestSetupPostfix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Postfix(ctx, testbed.PostfixOptions{}); err != nil {
+	mta, err := h.Postfix(ctx, testbed.PostfixOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(
@@ -102,6 +103,31 @@ func TestSetupPostfix(t *testing.T) {
 	if out, err := h.Command(ctx, "/usr/local/bin/etrnctl", "setup", "postfix", "--undo").As("nobody").CombinedOutput(); err == nil || !strings.Contains(string(out), "permission denied") || !strings.Contains(string(out), "try it as root") {
 		t.Errorf("as nobody: %v\n%s", err, out)
 	}
+	// A new domain alone takes no reload; but nobody notices it in a Postfix that is
+	// stopped, and whoever finds a set-up under way can do his own when it is done.
+	queue := func(domain string) {
+		t.Helper()
+		text := fmt.Sprintf("hostname = \"hub.example.net\"\n[[queue]]\nname = \"acme\"\ndomains = [\"acme.example\", \".acme.example\", %q]\ndeliver = \"smtp:[mail.acme.example]\"\nclients = [\"192.0.2.0/24\"]\n", domain)
+		if err := h.WriteFile("/etc/etrnd/etrnd.toml", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	queue("new.example")
+	out, err := h.Command(ctx, "flock", "/etc/postfix", "/usr/local/bin/etrnctl", "setup", "postfix", "--apply").CombinedOutput()
+	var ended *exec.ExitError
+	if !errors.As(err, &ended) || ended.ExitCode() != api.ExitTempFail || !strings.Contains(string(out), "another set-up") || !strings.Contains(string(out), "look at a new plan") {
+		t.Errorf("a set-up beside another one: %v\n%s", err, out)
+	}
+	setup("it notices the new tables within ten seconds, without a reload\n", "--apply")
+	queue("newer.example")
+	if err := mta.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	setup("Postfix is set up for /etc/etrnd/etrnd.toml; it does not run, and goes by that when it is started\n", "--apply")
+	if err := mta.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+
 	setup("Postfix is as it was before the set-up\n", "--undo")
 	if conf() != before {
 		t.Error("--undo has not restored everything")

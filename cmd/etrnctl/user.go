@@ -141,11 +141,10 @@ func (a *app) keep(path, name string, edit func(*users.File) error) error {
 
 // tryEdit makes an edit that is not kept.
 func (a *app) tryEdit(path string, edit func(*users.File) error) error {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	f, err := users.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = users.Parse(path, nil)
 	}
-	f, err := users.Parse(path, data)
 	if err != nil {
 		return err
 	}
@@ -177,14 +176,10 @@ func (a *app) edited(path, name string, err error) error {
 }
 
 func (a *app) listUsers(path string) error {
-	data, err := os.ReadFile(path)
+	f, err := users.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return api.Errorf(api.ExitConfig, "etrnctl user add NAME makes it", "there is no users file %s", path)
 	}
-	if err != nil {
-		return a.edited(path, "", err)
-	}
-	f, err := users.Parse(path, data)
 	if err != nil {
 		return a.edited(path, "", err)
 	}

@@ -40,7 +40,8 @@ type (
 type answers struct {
 	made    bool     // mail may come
 	counted bool     // all of it was counted
-	total   int      // messages in all, if it was
+	total   int      // messages in all, if it was; else those that were
+	pending string   // a reply that says that there is mail, and not how much; empty: none does
 	busy    []string // names that were always put off, and for which nothing was done
 	why     string   // the last reply that put one off
 }
@@ -70,7 +71,7 @@ func (o *observed) answers() (a answers) {
 				order = append(order, r.Name)
 			case o.questions[i].atrn, r.Code != 458 && !r.OK():
 				continue // what is refused now was not when it was first asked for
-			case r.Count < 0 && last.Count >= 0, r.Code == 458:
+			case r.Count < 0 && last.Count >= 0, r.Code == 250 && last.OK(), r.Code == 458:
 				continue // it says less than the one before
 			}
 			byName[r.Name] = latest{i, r}
@@ -89,6 +90,9 @@ func (o *observed) answers() (a answers) {
 			continue
 		case r.Count < 0:
 			a.made, a.counted = true, false
+			if r.Code != 250 {
+				a.pending = fmt.Sprintf("%d %s", r.Code, r.Text)
+			}
 		default:
 			a.made = true
 			announced[r.asked] += r.Count
@@ -109,6 +113,14 @@ func (o *observed) answers() (a answers) {
 	}
 	a.counted = a.counted && a.made
 	return a
+}
+
+// least is how many messages there are at least, by what the remote has said.
+func (a answers) least() int {
+	if a.pending != "" {
+		return max(a.total, 1)
+	}
+	return a.total
 }
 
 // putOff tells whether the remote did nothing about the question.

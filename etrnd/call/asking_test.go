@@ -342,6 +342,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{"not now", receive.Refusal{Class: receive.Temporary, Reply: "452 4.3.1 Insufficient system storage"}, nil, 75, `the local mail server refused mail of hub: "452 4.3.1 Insufficient system storage"; 1 message has come, 6 refused here`},
 		{"never, since it is not for here", receive.Refusal{Class: receive.Own, Reply: "450 4.7.1 Mail for this domain was not asked for in this session"}, nil, 69, `mail of hub that this site has not asked for was refused: "450 4.7.1 Mail`},
+		{"never, for its form", receive.Refusal{Class: receive.Form, Reply: "450 4.1.3 Recipient address cannot be passed on"}, nil, 69, `mail of hub was refused for the form of an address or of the message: "450 4.1.3 Rec`},
 		{"never, for all that comes", receive.Refusal{Class: receive.Gate, Reply: "550 Client host rejected"}, nil, 69, `"550 Client host rejected"`},
 		{"never, and then it broke", receive.Refusal{Class: receive.Gate, Reply: "550 Client host rejected"}, receive.ErrClosed, 69, `"550 Client host rejected"`},
 		{"the mail itself, which its senders hear of", receive.Refusal{Class: receive.Permanent, Reply: "550 5.1.1 unknown"}, nil, 0, ""},
@@ -558,6 +559,19 @@ func TestStrangersOverTheLink(t *testing.T) {
 					t.Errorf("result %+v", r)
 				}
 			})
+		})
+	}
+}
+
+// A remote that says that it has mail, and does not say how much, and sends none: that
+// is not done.
+func TestAnnouncedUncounted(t *testing.T) {
+	for _, reply := range []string{"252 OK, pending messages for node site started", "253 OK, some pending messages for node site started"} {
+		inBubble(t, oneLink(remote("hub", nil)), func(s *site) {
+			s.hubSays(reply)
+			s.up()
+			r := s.result(75, reply)
+			s.took("the call", time.Duration(r.Line), 2*time.Minute)
 		})
 	}
 }

@@ -31,7 +31,10 @@ type call struct {
 
 	senders   *senders
 	tally     *Tally
-	before    hold.Left       // of the push queues, when the call began
+	states    func() []hold.State // of the push queues, whatever they are called now
+	unfollow  func()
+	before    hold.Left       // of them, when the call began
+	gone      []string        // those that were in the configuration no more by then
 	pushing   sync.Once       // releases the push queues
 	pushed    time.Time       // when they were released
 	dialogued chan struct{}   // closed when the remote was asked, or will not be
@@ -50,7 +53,7 @@ type call struct {
 	busy    busyTime
 	came    time.Time // when the last message had come, at the last look
 	coming  busyTime  // since then
-	gone    time.Time // since when the local MTA has not been there; zero: it is
+	mtaGone time.Time // since when the local MTA has not been there; zero: it is
 	stopped bool      // which has ended the call
 	end     conclusion
 
@@ -141,6 +144,7 @@ func (cl *call) run(ctx context.Context) {
 	defer cl.tally.Close()
 	defer cl.stopServing(cancel)
 	cl.begin()
+	defer cl.unfollow()
 	cl.serving.Go(func() { cl.pushMeanwhile(ctx) })
 	cl.pull(ctx)
 	close(cl.dialogued)
@@ -244,13 +248,13 @@ func (cl *call) look(ctx context.Context) verdict {
 // queue is there, and one that need not listen may be.
 func (cl *call) goneFor(ctx context.Context, unlisted bool) time.Duration {
 	if !unlisted || !cl.remote.RouterType.Pulls() || cl.line.mtaListens(ctx) {
-		cl.gone = time.Time{}
+		cl.mtaGone = time.Time{}
 		return 0
 	}
-	if cl.gone.IsZero() {
-		cl.gone = time.Now()
+	if cl.mtaGone.IsZero() {
+		cl.mtaGone = time.Now()
 	}
-	return time.Since(cl.gone)
+	return time.Since(cl.mtaGone)
 }
 
 func latest(times ...time.Time) (last time.Time) {

@@ -64,7 +64,8 @@ type Holder interface {
 	// Limit bounds how many messages of a queue the MTA tries at a time, until
 	// undo is called; 0: no more of them.
 	Limit(queue string, n int) (undo func())
-	State(queue string) (hold.State, bool)
+	// Follow follows queues through changes of the configuration.
+	Follow(queues ...string) (states func() []hold.State, stop func())
 	// Listed is when the MTA's queue was last listed, and why the last try
 	// failed.
 	Listed() (at time.Time, took time.Duration, err error)

@@ -183,7 +183,7 @@ func TestLostDownHook(t *testing.T) {
 		// arrives goes at once.
 		s.hold.add("hub", 1)
 		time.Sleep(sec)
-		if st, _ := s.hold.State("hub"); st.Messages != 0 || s.hold.pinned("hub") == 0 {
+		if st := s.hold.state("hub"); st.Messages != 0 || s.hold.pinned("hub") == 0 {
 			t.Errorf("held: %+v", st)
 		}
 		s.call("hub")
@@ -814,7 +814,7 @@ func TestDrain(t *testing.T) {
 			time.AfterFunc(2*time.Minute-sec, func() { s.hold.add("hub", 1) }) // the call of hub has ended long ago
 			s.results(2)
 			s.took("the line was held", s.hungUpAt().Sub(start), 2*time.Minute-sec+20*sec)
-			if st, _ := s.hold.State("hub"); st.Messages != 0 {
+			if st := s.hold.state("hub"); st.Messages != 0 {
 				t.Errorf("held: %+v", st)
 			}
 		})

@@ -38,6 +38,8 @@ const nothing = -1
 
 // pin is a queue that is open.
 type pin struct {
+	states  func() []hold.State // of that queue, whatever it is called now
+	stop    func()              // to follow it
 	unpin   func()
 	limit   int // 0: none; or nothing
 	unlimit func()
@@ -49,13 +51,15 @@ func (p *pins) add(queues []string) {
 	defer p.mu.Unlock()
 	for _, q := range queues {
 		if p.open[q] == nil {
-			p.open[q] = &pin{unpin: func() {}, unlimit: func() {}}
+			one := &pin{unpin: func() {}, unlimit: func() {}}
+			one.states, one.stop = p.hold.Follow(q)
+			p.open[q] = one
 		}
 	}
 	p.limitLocked() // before anything goes
 	for _, q := range queues {
 		old := p.open[q].unpin
-		p.open[q].unpin = p.hold.Pin(queue.Selection{Queue: q})
+		p.open[q].unpin = p.hold.Pin(queue.Selection{Queue: p.open[q].name()})
 		old()
 	}
 }
@@ -76,14 +80,14 @@ func (p *pins) limitLocked() {
 	if p.hushed > 0 {
 		n = nothing
 	}
-	for q, pin := range p.open {
+	for _, pin := range p.open {
 		if pin.limit == n {
 			continue
 		}
 		old := pin.unlimit
 		pin.limit, pin.unlimit = n, func() {}
 		if n != 0 {
-			pin.unlimit = p.hold.Limit(q, max(n, 0))
+			pin.unlimit = p.hold.Limit(pin.name(), max(n, 0))
 		}
 		old()
 	}
@@ -209,22 +213,18 @@ func (p *pins) shown() socket.Pace {
 
 // moving tells whether anything is under way in them.
 func (p *pins) moving() bool {
-	for _, q := range p.names() {
-		if st, ok := p.hold.State(q); ok && st.UnderWay > 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pin := range p.open {
+		if pin.states()[0].UnderWay > 0 {
 			return true
 		}
 	}
 	return false
 }
 
-func (p *pins) names() (list []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for q := range p.open {
-		list = append(list, q)
-	}
-	return list
-}
+// name is what the queue is called now.
+func (p *pin) name() string { return p.states()[0].Queue }
 
 // shut closes them: what is still held stays held.
 func (p *pins) shut() {
@@ -233,15 +233,20 @@ func (p *pins) shut() {
 	for _, pin := range p.open {
 		pin.unpin()
 		pin.unlimit()
+		pin.stop()
 	}
 	p.open = map[string]*pin{}
 }
 
 // begin notes how everything stands as the call begins.
 func (cl *call) begin() {
-	for _, s := range cl.pushQueues() {
+	cl.states, cl.unfollow = cl.caller.hold.Follow(cl.remote.PushQueues...)
+	for _, s := range cl.states() {
 		cl.before.Messages += s.Left.Messages
 		cl.before.Bytes += s.Left.Bytes
+		if s.Gone {
+			cl.gone = append(cl.gone, s.Queue)
+		}
 	}
 	cl.show(func(s *shown) { s.began = time.Now() })
 }
@@ -251,9 +256,16 @@ func (cl *call) begin() {
 func (cl *call) push() {
 	cl.pushing.Do(func() {
 		cl.pushed = time.Now()
-		if cl.remote.RouterType.Pushes() {
-			cl.line.pins.add(cl.remote.PushQueues)
+		if !cl.remote.RouterType.Pushes() {
+			return
 		}
+		var queues []string
+		for _, s := range cl.states() {
+			if !s.Gone {
+				queues = append(queues, s.Queue)
+			}
+		}
+		cl.line.pins.add(queues)
 	})
 }
 
@@ -287,13 +299,15 @@ func (cl *call) lookAtPush(o *observed) (sent hold.Left) {
 	if err != nil {
 		o.push.err = err.Error()
 	}
-	for _, s := range cl.pushQueues() {
+	for _, s := range cl.states() {
 		o.push.add(s)
 		sent.Messages += s.Left.Messages
 		sent.Bytes += s.Left.Bytes
 	}
-	sent.Messages -= cl.before.Messages
-	sent.Bytes -= cl.before.Bytes
+	// Less than none: what had been counted for another call was stored anew.
+	sent.Messages = max(sent.Messages-cl.before.Messages, 0)
+	sent.Bytes = max(sent.Bytes-cl.before.Bytes, 0)
+	o.gone = cl.gone
 	o.sent = sent.Messages
 	cl.line.pins.carried(sent, cl.busy.until(time.Now(), o.push.underWay > 0, o.sent))
 	o.still = cl.still.since(o.push, o.sent)
@@ -319,20 +333,11 @@ func (b *busyTime) until(now time.Time, going bool, sent int) time.Duration {
 	return b.sum
 }
 
-// pushQueues is how the queues stand that go out in this call.
-func (cl *call) pushQueues() (states []hold.State) {
-	for _, name := range cl.remote.PushQueues {
-		if s, ok := cl.caller.hold.State(name); ok {
-			states = append(states, s)
-		}
-	}
-	return states
-}
-
 // add sums up one more queue.
 func (p *pushSeen) add(s hold.State) {
 	p.held += s.Messages - s.OnHold
 	p.onHold += s.OnHold
+	p.away += s.Away.Messages
 	p.underWay += s.UnderWay
 	p.failed += s.Failed
 	p.retry += s.Retry

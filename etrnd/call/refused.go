@@ -23,6 +23,9 @@ func (o *observed) refused() conclusion {
 	case receive.Own:
 		text = fmt.Sprintf("mail of %s that this site has not asked for was refused: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
 		return conclusion{api.ExitUnavailable, text, "if it is for this site, its domain belongs into request; what was refused stays held at " + o.remote.Host + ", and etrnd's log tells which"}
+	case receive.Form:
+		text = fmt.Sprintf("mail of %s was refused for the form of an address or of the message: %q; %s", o.remote.Name, o.in.Why.Reply, o.came())
+		return conclusion{api.ExitUnavailable, text, "it cannot be passed on to the local mail server in this form without a risk, or not at all; what was refused stays held at " + o.remote.Host + ", and etrnd's log tells which: its postmaster has to deal with it"}
 	case receive.Temporary:
 		return conclusion{api.ExitTempFail, text, "what was refused stays held at " + o.remote.Host + " and comes with the next call; the log of the local mail server tells why"}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -416,7 +415,7 @@ func (cl *call) options() (odmr.ClientOptions, error) {
 	if r.User == "" {
 		return o, nil
 	}
-	secret, err := os.ReadFile(r.PasswordFile)
+	secret, err := config.ReadReferred(r.PasswordFile)
 	if err != nil {
 		return o, fmt.Errorf("remote %s: password-file: %w; etrnctl check, as root, says how to mend it", r.Name, err)
 	}

@@ -560,14 +560,28 @@ func (h *fakeHold) Limit(q string, n int) func() {
 	}
 }
 
-func (h *fakeHold) State(q string) (hold.State, bool) {
+func (h *fakeHold) Follow(queues ...string) (func() []hold.State, func()) {
 	h.asked()
-	if h.looked != nil {
-		h.looked()
-	}
+	return func() (list []hold.State) {
+		h.asked()
+		if h.looked != nil {
+			h.looked()
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, q := range queues {
+			s := h.states[q]
+			s.Queue = q
+			list = append(list, s)
+		}
+		return list
+	}, h.asked
+}
+
+func (h *fakeHold) state(q string) hold.State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.states[q], true
+	return h.states[q]
 }
 
 func (h *fakeHold) Listed() (time.Time, time.Duration, error) {

@@ -58,6 +58,7 @@ type observed struct {
 	door      receive.Refusal // what the local MTA said of mail that had not come yet
 
 	push     pushSeen
+	gone     []string      // push queues that were in the configuration no more when the call began
 	sent     int           // messages that have left the push queues
 	unlisted time.Duration // of waited, since the MTA last listed its queue
 	stopped  time.Duration // of waited, for how long the MTA has neither listed its queue nor listened
@@ -82,6 +83,7 @@ type pushSeen struct {
 
 	held     int // messages, those that an administrator put on hold left out
 	onHold   int // those
+	away     int // messages that a change of the configuration has taken out of the queues
 	underWay int // of these, released and being tried
 	failed   int // of these, tried and back
 	retry    int // of failed, about to be tried a second time

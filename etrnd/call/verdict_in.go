@@ -52,10 +52,15 @@ func (o *observed) overOthers() verdict {
 		return o.settled()
 	case a.counted && o.recipientsCounted():
 		return o.idle()
-	case a.counted || !o.in.Any:
+	case a.counted || !o.in.Any || o.short(a):
 		return o.missing(a)
 	}
 	return o.idle()
+}
+
+// short tells whether less has come than the remote has said that there is.
+func (o *observed) short(a answers) bool {
+	return o.in.Messages+o.in.Refused < a.least() && o.in.To+o.in.Refused+o.in.Rejected < a.least()
 }
 
 // idle judges inbound when nobody says how much is to come.
@@ -174,9 +179,17 @@ func (o *observed) evaded() bool {
 // have tried in vain: a firewall that opens late, an MTA that was full.
 func (o *observed) missing(a answers) verdict {
 	wait, end, waiting := o.remote.Wait, conclusion{}, "mail to begin to come in"
-	if a.counted {
+	if a.counted || o.short(a) {
+		text := fmt.Sprintf("%s, and no more within wait = %v", o.came(), wait)
+		switch {
+		case a.counted:
+		case a.total > 0:
+			text = fmt.Sprintf("%s of at least %d, and no more within wait = %v", o.came(), a.total, wait)
+		default:
+			text = fmt.Sprintf("%s has said that it has mail, and not how much (%s), and none has come within wait = %v", o.remote.Name, a.pending, wait)
+		}
 		end = conclusion{
-			api.ExitTempFail, fmt.Sprintf("%s, and no more within wait = %v", o.came(), wait),
+			api.ExitTempFail, text,
 			"can " + o.remote.Host + " reach this host's port 25? its log tells where it tried to deliver",
 		}
 		if o.in.Any && o.in.Seen == 0 {

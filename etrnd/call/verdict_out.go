@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/internal/api"
 	"github.com/etrnd/etrnd/internal/config"
 )
@@ -17,7 +18,7 @@ func (o *observed) pushes() bool {
 
 // toSend is how many messages go out in this call, as far as that is known.
 func (o *observed) toSend() (n int, known bool) {
-	return o.sent + o.push.held, o.pushes() && o.push.err == "" && o.push.listed
+	return o.sent + o.push.held + o.push.away, o.pushes() && o.push.err == "" && o.push.listed
 }
 
 // doorClosed tells whether the local MTA was not there for what would come in: a
@@ -31,6 +32,29 @@ func (o *observed) doorClosed() bool {
 
 // outbound judges whether mail is still going.
 func (o *observed) outbound() verdict {
+	v := o.going()
+	if v.over {
+		v.conclusion = firstBad(v.conclusion, o.changed())
+	}
+	return v
+}
+
+// changed is the conclusion when the configuration is not what it was when the call
+// was made, and mail has not gone for that.
+func (o *observed) changed() conclusion {
+	const hint = "what was to go stays held: etrnctl queues shows for whom, and with --nobody what is held for nobody"
+	switch {
+	case !o.pushes():
+	case o.push.away > 0:
+		return conclusion{api.ExitTempFail, fmt.Sprintf("%s not sent: no longer for %s since the configuration was changed during the call", nMessages(o.push.away), o.remote.Name), hint}
+	case len(o.gone) > 0:
+		return conclusion{api.ExitTempFail, fmt.Sprintf("nothing sent of queue %s: the configuration was changed before the link was up, and has it no longer", strings.Join(o.gone, ", ")), hint}
+	}
+	return conclusion{}
+}
+
+// going judges it by the queues.
+func (o *observed) going() verdict {
 	p, r := &o.push, o.remote
 	asked := !r.RouterType.Pushes() // what is held goes when the other side asks for it
 	switch {
@@ -57,6 +81,9 @@ func (o *observed) outbound() verdict {
 	case p.underWay > 0 || p.retry > 0:
 	case p.failed > 0:
 		hint := "they stay held and go with the next call"
+		if p.reason == hold.ReasonNobody {
+			hint = "they stay held; is etrnd to be reloaded, or Postfix to be set up? etrnctl status tells"
+		}
 		if strings.HasPrefix(p.reason, "SASL authentication failed") {
 			// Postfix logs in with its copy, which the call does not use.
 			hint = "they stay held; check user and password-file, and run etrnctl setup postfix --apply after a change: Postfix has a copy"

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etrnd/etrnd/etrnd/hold"
 	"github.com/etrnd/etrnd/etrnd/odmr"
 	"github.com/etrnd/etrnd/etrnd/receive"
 	"github.com/etrnd/etrnd/internal/api"
@@ -271,6 +272,8 @@ func TestInbound(t *testing.T) {
 	one, two, unknown := []question{etrn("253:1")}, []question{etrn("253:2")}, []question{etrn("250")}
 	busy := []question{etrn("458")}
 	wait := ends{75, "1 of 2 messages have come, and no more within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
+	some := []question{etrn("252")}
+	none := ends{75, "hub has said that it has mail, and not how much (252 said), and none has come within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}
 	blindly := ends{75, "nobody could see whether mail came: etrn-milter did not report, so the line was kept for wait = 1m0s", "start etrn-milter"}
 	for _, c := range []struct {
 		name  string
@@ -341,6 +344,20 @@ func TestInbound(t *testing.T) {
 		{"nothing yet", unknown, in(0, 0, 0), 4 * sec, want{waiting: "mail to begin to come in", look: 1 * sec}},
 		{"nothing yet: it may have tried in vain (no count)", unknown, in(0, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
 		{"nothing came: nobody said that there was something", unknown, in(0, 0, 0), 60 * sec, want{over: true}},
+
+		// It has said that there is something, and not how much.
+		{"252, and nothing yet", some, in(0, 0, 0), 4 * sec, want{waiting: "mail to come in; 0 messages have come", look: 1 * sec}},
+		{"252, and nothing came", some, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"253 that cannot be read, and nothing came", []question{etrn("253")}, in(0, 0, 0), 60 * sec, want{over: true, ends: ends{75, "hub has said that it has mail, and not how much (253 said), and none has come within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
+		{"252, and sessions without a message", some, Counts{Connected: true, Any: true}, 60 * sec, want{over: true, ends: ends{75, none.err, "hub.example.net connects, but no message was taken from it"}}},
+		{"252, and sessions without a message: ask", some, Counts{Connected: true, Any: true}, 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"252 for one of two names, and nothing came", []question{etrn("252", "250")}, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"252, and then 250, which says less", []question{etrn("252"), etrn("250")}, in(0, 0, 0), 60 * sec, want{over: true, ends: none}},
+		{"252, and then 251: it has gone", []question{etrn("252"), etrn("251:0")}, in(0, 0, 0), 5 * sec, want{over: true}},
+		{"252, and something came", some, in(1, 0, 0), 5 * sec, want{over: true}},
+		{"a number beside 252, and fewer came", []question{etrn("253:3", "252")}, in(2, 0, 0), 5 * sec, want{ask: true, waiting: "the remote to say what it still has"}},
+		{"a number beside 252, and fewer came, and no more", []question{etrn("253:3", "252")}, in(2, 0, 0), 60 * sec, want{over: true, ends: ends{75, "2 messages have come of at least 3, and no more within wait = 1m0s", "can hub.example.net reach this host's port 25? its log"}}},
+		{"a number beside 252, and as many came", []question{etrn("253:3", "252")}, in(3, 0, 0), 5 * sec, want{over: true}},
 		{"something, a moment ago", unknown, in(1, 0, 0), 2 * sec, want{waiting: "more mail to come in; 1 message has come", look: 3 * sec}},
 		{"idle: that was it", unknown, in(2, 0, 0), 5 * sec, want{over: true}},
 		{"idle, with an open session", unknown, in(2, 1, 0), 5 * sec, want{waiting: "more mail to come in; 2 messages have come", look: 5 * sec}},
@@ -477,9 +494,17 @@ func TestOutbound(t *testing.T) {
 		{"one failed, the other is on its way", config.PushOnly, observed{push: listed(pushSeen{held: 2, underWay: 1, failed: 1, reason: "lost"})}, want{waiting: "2 messages to go out"}},
 		{"one failed and is tried again", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, retry: 1, reason: "lost"}), still: time.Hour}, want{waiting: "1 message to go out"}},
 		{"one failed", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, reason: "lost"})}, want{over: true, ends: ends{75, "1 message could not be sent: lost", "go with the next call"}}},
+		{"one failed, as the mail server keeps it for nobody", config.PushOnly, observed{push: listed(pushSeen{held: 1, failed: 1, reason: hold.ReasonNobody})}, want{over: true, ends: ends{75, "1 message could not be sent: held for nobody: the mail server is not set up for its queue any more", "is etrnd to be reloaded"}}},
 		{"two failed of three held", config.PullPush, observed{push: listed(pushSeen{held: 3, failed: 2, reason: "lost"})}, want{over: true, ends: ends{75, "2 messages could not be sent: lost", "go with the next call"}}},
 		{"held, and about to be released", config.PushOnly, observed{push: listed(pushSeen{held: 1}), still: 30 * sec}, want{waiting: "1 message to go out"}},
 		{"held, and nobody does anything", config.PushOnly, observed{push: listed(pushSeen{held: 1}), still: 30*sec + 1}, want{over: true, ends: ends{75, "1 message held, not sent, and the mail server does not say why", "look at mailq"}}},
+
+		// The configuration was changed meanwhile.
+		{"some are not for the remote any more", config.PushOnly, observed{push: listed(pushSeen{away: 3}), sent: 2}, want{over: true, ends: ends{75, "3 messages not sent: no longer for hub since the configuration was changed during the call", "stays held"}}},
+		{"some are not, others are on their way", config.PushOnly, observed{push: listed(pushSeen{away: 3, held: 1, underWay: 1})}, want{waiting: "1 message to go out"}},
+		{"some are not, others have failed", config.PushOnly, observed{push: listed(pushSeen{away: 3, held: 1, failed: 1, reason: "lost"})}, want{over: true, ends: ends{75, "1 message could not be sent: lost", "go with the next call"}}},
+		{"some are not, of what is not pushed", config.PullOnly, observed{push: listed(pushSeen{away: 3})}, want{over: true}},
+		{"the queue had gone before the call began", config.PushOnly, observed{push: listed(pushSeen{}), gone: []string{"out"}}, want{over: true, ends: ends{75, "nothing sent of queue out: the configuration was changed before the link was up, and has it no longer", "stays held"}}},
 
 		// Push-wait: the other side asks for it.
 		{"not asked for", config.PushWait, observed{push: listed(pushSeen{held: 2}), waited: 20 * sec}, want{waiting: "hub to ask for 2 messages", look: 40 * sec}},
@@ -512,6 +537,7 @@ func TestToSend(t *testing.T) {
 		known  bool
 	}{
 		{"some have gone, some are held", config.PushOnly, pushSeen{listed: true, held: 3}, 5, true},
+		{"some are not for the remote any more", config.PushOnly, pushSeen{listed: true, held: 3, away: 4}, 9, true},
 		{"not listed yet", config.PushOnly, pushSeen{held: 3}, 5, false},
 		{"cannot be listed", config.PushOnly, pushSeen{listed: true, held: 3, err: "no"}, 5, false},
 		{"nothing goes in this call", config.PullOnly, pushSeen{listed: true, held: 3}, 5, false},

@@ -204,7 +204,6 @@ func (m *Manager) Limit(queue string, inHand int) (undo func()) {
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		q := m.index.queue(queue)
 		q.flow.limits = slices.DeleteFunc(q.flow.limits, func(l *int) bool { return l == limit })
 		m.touchedLocked()
 	})

@@ -77,6 +77,8 @@ type Manager struct {
 	active   int                      // messages that the MTA has in hand at most; 0: not known
 
 	listings  uint16                    // compared, in a circle; of the goroutine that lists
+	went      []trace                   // what was counted as gone lately
+	back      []trace                   // what was there before under another id, and is not accounted for
 	putBy     struct{ before, now int } // messages that listings have shown to be put by; likewise
 	sight     sight                     // what is known of listings to those who wait for one
 	listAt    time.Time                 // when the next listing is due
@@ -115,6 +117,10 @@ type State struct {
 	Released time.Time // the last release; zero: none since the start
 	Left     Left
 	Known    bool // false until the MTA's queue has been listed
+
+	// Of a queue that is followed only:
+	Gone bool // it is in the configuration no more
+	Away Left // what is in it no more though it was not delivered: another's, or nobody's
 }
 
 // Left counts what has left the MTA's queue after a release: delivered, or
@@ -226,11 +232,15 @@ func (m *Manager) statesOf(queues []queue.Queue, states *[statesChunk]State) {
 }
 
 func (m *Manager) stateLocked(name string, now time.Time) State {
-	s := State{Queue: name, Known: !m.listed.IsZero()}
 	q := m.index.queues[name]
 	if q == nil {
-		return s
+		return State{Queue: name, Known: !m.listed.IsZero()}
 	}
+	return m.stateOfLocked(q, now)
+}
+
+func (m *Manager) stateOfLocked(q *queueIndex, now time.Time) State {
+	s := State{Queue: q.name, Known: !m.listed.IsZero()}
 	s.Messages, s.Bytes = len(q.messages), q.bytes
 	if s.Messages > 0 {
 		s.Oldest = time.UnixMicro(q.messages[0].message.arrived)

@@ -53,10 +53,14 @@ type queueIndex struct {
 	inRound int    // where it is in index.rounds, while anything is ready
 	flow    flow
 
-	window   *window // nil: shut
-	left     Left
-	released time.Time // the last release
-	linked   uint32    // the call of link that saw this queue last
+	window *window // nil: shut
+	// followers are those who follow the queue, and away what has left it meanwhile
+	// undelivered: sizes of messages, by the MTA's id.
+	followers int
+	away      map[string]int64
+	left      Left
+	released  time.Time // the last release
+	linked    uint32    // the call of link that saw this queue last
 }
 
 // domainIndex is one domain of a queue. The empty domain stands for what no
@@ -200,6 +204,7 @@ func (ix *index) link(msg *message, now time.Time) {
 		}
 		q.linked = ix.links
 		heap.Push(&q.messages, p)
+		delete(q.away, msg.id)
 		q.bytes += msg.size
 		q.count[classWaiting]++
 	}
@@ -353,7 +358,7 @@ func (ix *index) rebuilt(now time.Time) index {
 	fresh.made = ix.made
 	for name, q := range ix.queues {
 		// The same place in memory: attempts know their queues by it.
-		*q = queueIndex{name: name, made: q.made, window: q.window, left: q.left, released: q.released, flow: flow{limits: q.flow.limits, line: q.flow.line}}
+		*q = queueIndex{name: name, made: q.made, window: q.window, followers: q.followers, away: q.away, left: q.left, released: q.released, flow: flow{limits: q.flow.limits, line: q.flow.line}}
 		fresh.queues[name] = q
 	}
 	for _, msg := range ix.messages {

@@ -400,11 +400,21 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 	if l.place == requeued && (msg == nil || msg.arrived != arrived) {
 		return false // it is about to be taken in, and is seen then
 	}
-	if !ours(groups) && (msg == nil || !msg.wanted()) {
+	if !ours(groups) && (msg == nil || !msg.wanted() && msg.setAge == m.setAge) {
 		return false // none of ours, or its recipients have all been served
 	}
 	if msg == nil {
 		msg = &message{id: l.id}
+		m.backLocked(l.id, arrived, l.size, groups, now)
+	}
+	resorted := msg.setAge != m.setAge
+	stays := resorted && m.resortLocked(msg, l.place, groups, start)
+	if !stays {
+		msg.setAge = m.setAge
+	}
+	if !ours(groups) && !msg.wanted() {
+		m.index.remove(msg) // another configuration has it for nobody
+		return true
 	}
 	moved = msg.place != l.place || msg.recipients() != recipients(groups)
 	if msg.place == unlisted {
@@ -417,8 +427,6 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 		}
 	}
 	msg.place, msg.missing, msg.listing = l.place, false, m.listings
-	resorted := msg.setAge != m.setAge
-	msg.setAge = m.setAge
 	if !msg.consistsOf(groups) || msg.arrived != arrived || msg.size != l.size {
 		m.replaceLocked(msg, groups, arrived, l.size, resorted, now)
 	}
@@ -427,11 +435,12 @@ func (m *Manager) compareLocked(l entry, groups []group, start, now time.Time) (
 		m.putBy.now++
 	}
 	if msg.place == requeued {
+		m.leavesLocked(msg, now)
 		m.keepOpenLocked(msg, now)
 	}
 	// Not only what is new: a message may come off hold, or get under an open
 	// window by a reload.
-	if a := msg.attempt; a == nil || a.want == nil && a.failed == "" {
+	if a := msg.attempt; !stays && (a == nil || a.want == nil && a.failed == "") {
 		m.openLocked(msg, now)
 	}
 	if !ours(groups) && !msg.wanted() {
@@ -501,7 +510,7 @@ func (m *Manager) compareAbsent(set *queue.Set, start time.Time) (moved bool) {
 // goneLocked takes out a message that has left the MTA's queue, and counts it
 // if it was released and tried: what waited for its turn was deleted.
 func (m *Manager) goneLocked(msg *message) {
-	if msg.wanted() && msg.begun() {
+	if msg.wanted() && msg.begun() && !m.isBackLocked(msg, time.Now()) {
 		for q := range msg.queues() {
 			q.left.add(msg)
 			msg.through(q)

@@ -115,7 +115,15 @@ func recipients(groups []group) (n int) {
 var (
 	noReason = unique.Make("")
 	held     = unique.Make(mta.ReasonHeld) // waits for its release, and for nothing else
+	astray   = unique.Make(mta.ReasonNobody)
 )
+
+// ReasonNobody is the Reason of a State when the MTA keeps the mail for nobody, as it
+// is set up: for another configuration than the present one.
+const ReasonNobody = mta.ReasonNobody
+
+// waits reports whether mail waits on our account, and was not tried.
+func waits(reason unique.Handle[string]) bool { return reason == held || reason == astray }
 
 func tried(reason unique.Handle[string]) bool { return reason != noReason && reason != held }
 
@@ -372,7 +380,9 @@ func (a *attempt) end(msg *message, reason string, now time.Time) {
 		}
 		return
 	}
-	a.failures++
+	if a.failures++; reason == mta.ReasonNobody {
+		a.failures = max(a.failures, 2) // at once it would be the same
+	}
 	a.due = now.Add(retryDelay(int(a.failures)))
 }
 
@@ -397,12 +407,17 @@ func (msg *message) drop(q *queueIndex, kept bool) {
 			a.due = time.Time{} // not tried again
 		}
 	}
-	if !a.want.has(q) {
+	begun := !a.flushed.IsZero() && msg.place != deferred
+	if a.want.has(q) && begun && len(a.want) == 1 {
+		a.due, a.last = time.Time{}, true
 		return
 	}
-	begun := !a.flushed.IsZero() && msg.place != deferred
-	if begun && len(a.want) == 1 {
-		a.due, a.last = time.Time{}, true
+	a.unwant(q)
+}
+
+// unwant ends a release for one queue.
+func (a *attempt) unwant(q *queueIndex) {
+	if !a.want.has(q) {
 		return
 	}
 	a.want = slices.DeleteFunc(a.want, func(w *queueIndex) bool { return w == q })

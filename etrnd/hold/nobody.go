@@ -62,13 +62,13 @@ func (n *nobody) counts(g group) bool {
 		return false
 	}
 	if n.routed == nil {
-		return g.reason == held
+		return waits(g.reason)
 	}
 	if n.ours == nil {
 		n.ours = n.routed()
 	}
 	ours, surely := n.ours(g.domain)
-	return ours && (surely || g.reason == held)
+	return ours && (surely || waits(g.reason))
 }
 
 // add counts a message, whose recipients are sorted into groups.

@@ -24,7 +24,7 @@ func (m *Manager) renameLocked(next *queue.Set) {
 	}
 	for from, to := range renamed {
 		q := m.index.queues[from]
-		if q == nil || m.index.queues[to] != nil {
+		if other := m.index.queues[to]; q == nil || other != nil && !other.idle() {
 			// Nothing is known of it; or it is back under a name that it had
 			// before, and the next listing sorts its mail in there.
 			continue
@@ -41,6 +41,11 @@ func (m *Manager) renameLocked(next *queue.Set) {
 			}
 		}
 	}
+}
+
+// idle reports whether nothing depends on what is known of a queue.
+func (q *queueIndex) idle() bool {
+	return len(q.messages) == 0 && q.flow.inHand == 0 && len(q.flow.limits) == 0 && q.window == nil && q.followers == 0
 }
 
 func byExactName(set *queue.Set) map[string]queue.Queue {

@@ -187,3 +187,74 @@ func TestManyPutBy(t *testing.T) {
 		}
 	})
 }
+
+// What was requeued and taken in between two listings has not gone either, in whatever
+// order its two ids are noticed.
+func TestRequeuedUnseen(t *testing.T) {
+	for name, c := range map[string]struct {
+		place    string // where its old id was last seen
+		grows    int64
+		left     int  // that are counted at the end
+		listed   int  // listings that show neither
+		maildrop bool // it was seen there
+	}{
+		"active, so that it is missed at once": {"active", 130, 2, 0, false},
+		"deferred: missed later":               {"deferred", 130, 2, 0, false},
+		"seen later, too":                      {"active", 130, 2, 2, false},
+		"another message, which is larger":     {"active", 5000, 3, 0, false},
+		"another message, which is smaller":    {"active", -1, 3, 0, false},
+		"seen in maildrop":                     {"active", 130, 2, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := manager(t)
+				m.active = 20000
+				at := time.Now().Add(-time.Hour).Truncate(time.Second)
+				one := func(id, where, reason string, grows int64) mta.Message {
+					l := msg(id, where, reason, "a@acme.example")
+					l.Arrived, l.Size = at, 1000+grows
+					return l
+				}
+				m.listing(one("A", "deferred", mta.ReasonHeld, 0), one("S", "deferred", mta.ReasonHeld, 0))
+				m.Pin(queue.Selection{Queue: "acme"})
+				m.flushNow()
+				time.Sleep(time.Second)
+				reason := ""
+				if c.place == "deferred" {
+					reason = mta.ReasonHeld
+				}
+				m.listing(one("A", c.place, reason, 0), one("S", "active", "", 0))
+				time.Sleep(time.Second)
+				m.listing(one("A", c.place, reason, 0)) // S has gone, just like that
+				if s := m.must(t, "acme"); s.Left.Messages != 1 {
+					t.Fatalf("one has gone: %+v", s)
+				}
+				if c.maildrop {
+					time.Sleep(time.Second)
+					m.listing(one("A", "maildrop", "", 0))
+				}
+				for range c.listed {
+					time.Sleep(time.Second)
+					m.listing()
+				}
+				for range 3 {
+					time.Sleep(time.Second)
+					m.listing(one("B", "deferred", mta.ReasonHeld, c.grows))
+				}
+				if s := m.must(t, "acme"); s.Messages != 1 || s.Left.Messages != c.left-1 {
+					t.Errorf("it is back: %+v", s)
+				}
+				m.flushNow()
+				time.Sleep(time.Second)
+				m.listing(one("B", "active", "", c.grows))
+				for range 2 {
+					time.Sleep(time.Second)
+					m.listing()
+				}
+				if s := m.must(t, "acme"); s.Messages != 0 || s.Left.Messages != c.left {
+					t.Errorf("in the end: %+v", s)
+				}
+			})
+		})
+	}
+}

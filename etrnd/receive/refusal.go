@@ -16,6 +16,7 @@ const (
 	Nothing   Class = iota // was refused
 	Permanent              // the recipient or the message: it goes back to its sender
 	Own                    // the gate has refused it, as it is not for here: it stays with the provider
+	Form                   // the gate has refused how it is written, as it would be unsafe here: likewise
 	Temporary              // it stays with the provider, and comes again
 	// Gate is a refusal of this connection to the local MTA, whatever the mail:
 	// a list of clients or networks, a name that is not found, a domain that the
@@ -36,10 +37,13 @@ func (r Refusal) Lasting() bool { return strings.HasPrefix(r.Reply, "5") }
 
 // why is what a refusal of our own means for the mail.
 func (r refusal) why() Refusal {
-	if strings.HasPrefix(string(r), "5") {
+	switch {
+	case strings.HasPrefix(string(r), "5"):
 		return Refusal{Permanent, string(r)}
+	case r == notAsked:
+		return Refusal{Own, string(r)}
 	}
-	return Refusal{Own, string(r)}
+	return Refusal{Form, string(r)}
 }
 
 // Graver is which of two refusals tells more: the first of the graver class.

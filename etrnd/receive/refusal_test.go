@@ -256,3 +256,27 @@ func TestDoor(t *testing.T) {
 }
 
 func says(text string) func(string) string { return func(string) string { return text } }
+
+// A refusal of ours says whether nobody here has asked for the mail, or whether it is
+// how it is written.
+func TestOwnRefusals(t *testing.T) {
+	srv := New(Options{Domains: []string{"acme.example"}})
+	for path, want := range map[string]Class{
+		"a@other.example":            Own,
+		"a@[192.0.2.1]":              Own,
+		`"a@x.example"@acme.example`: Form,
+		"a%x.example@acme.example":   Form,
+		"a@acme.example.":            Form,
+		"postmaster":                 Form,
+		"a>@acme.example":            Form,
+	} {
+		if _, _, no := srv.recipient("TO:<"+path+">", everything, true); no.why().Class != want {
+			t.Errorf("RCPT TO:<%s>: %q is of class %v, want %v", path, no, no.why().Class, want)
+		}
+	}
+	for _, from := range []string{`<"a<b"@x.example>`, "<a b@x.example>", "<a@x.example> BODY=BINARYMIME"} {
+		if _, _, no := mail("FROM:"+from, nil); no.why().Class != Form {
+			t.Errorf("MAIL FROM:%s: %q", from, no)
+		}
+	}
+}

@@ -15,7 +15,7 @@ const (
 	badSyntax    refusal = "501 5.5.4 Syntax error in parameters"
 	badPath      refusal = "451 4.5.2 Syntax error in the address"
 	badSender    refusal = "451 4.1.7 Sender address cannot be passed on"
-	badRecipient refusal = "450 4.1.3 Recipient address cannot be passed on: expected a plain local part and a domain"
+	badRecipient refusal = "450 4.1.3 Recipient address cannot be passed on, since it may mean another one here"
 	notAsked     refusal = "450 4.7.1 Mail for this domain was not asked for in this session"
 	notBinary    refusal = "451 4.6.1 BINARYMIME is not offered here"
 )
@@ -88,8 +88,11 @@ func (s *Server) recipient(arg string, offered esmtp.Offers, utf8 bool) (line, t
 	// RFC 5321 gives local parts no meaning, but MTAs do: user%other.example
 	// and other.example!user go on to the other host once the domain has been
 	// found to be their own, and quotes do not keep them from it.
+	// The same holds for "user@other.example" in quotes.
 	if !esmtp.PlainLocalPart(local, "%!") {
-		return "", path, badRecipient
+		if local, ok = esmtp.Requote(local, "%!@"); !ok {
+			return "", path, badRecipient
+		}
 	}
 	path = local + "@" + d
 	var words, texts []string

@@ -59,6 +59,10 @@ func TestRecipients(t *testing.T) {
 		`"john doe"@acme.example`:              `"john doe"@acme.example`,
 		"a..b@acme.example":                    `"a..b"@acme.example`,
 		".a.@acme.example":                     `".a."@acme.example`,
+		`"a\"b"@acme.example`:                  `"a\"b"@acme.example`,
+		`"a\\b"@acme.example`:                  `"a\\b"@acme.example`,
+		`"a\ b"@acme.example`:                  `"a b"@acme.example`,
+		`"a,b"@acme.example`:                   `"a,b"@acme.example`,
 		"@x.test,@acme.example:a@acme.example": "a@acme.example",
 		// Spellings of the domain: MTAs differ in what they make of them.
 		"a@\uff41cme.example":     "a@acme.example",
@@ -70,10 +74,10 @@ func TestRecipients(t *testing.T) {
 		"a@XN--BCHER-KVA.example": "a@xn--bcher-kva.example",
 		"p\u00e9@acme.example":    "p\u00e9@acme.example",
 		// And what may mean something else to somebody.
-		`"a,b"@acme.example`:                       "",
 		`"a@b"@acme.example`:                       "",
 		`"a@other.example"@acme.example`:           "",
-		`"a\ b"@acme.example`:                      "",
+		`"\\a"@acme.example`:                       "",
+		`":a"@acme.example`:                        "",
 		"a%other.example@acme.example":             "",
 		"other.example!a@acme.example":             "",
 		`"a%b"@acme.example`:                       "",

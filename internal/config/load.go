@@ -78,6 +78,9 @@ func loadHint(err error) string {
 	return ""
 }
 
+// ReadReferred reads a file that the configuration names, as readFile does.
+func ReadReferred(path string) ([]byte, error) { return readFile(path, maxReferred) }
+
 // readFile reads a regular file of at most max bytes. Anything else, a FIFO
 // for example, could block the start of a daemon.
 func readFile(path string, max int64) ([]byte, error) {

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 )
 
 // TLSConfig has the roots, the certificate and the name of the remote, from the
@@ -15,7 +14,7 @@ func (r *Remote) TLSConfig() (*tls.Config, error) {
 		c.ServerName = r.Host
 	}
 	if r.TLSCA != "" {
-		pem, err := os.ReadFile(r.TLSCA)
+		pem, err := ReadReferred(r.TLSCA)
 		if err != nil {
 			return nil, fmt.Errorf("remote %s: tls-ca: %w", r.Name, err)
 		}

@@ -116,6 +116,35 @@ func LocalPart(s string) bool {
 	})
 }
 
+// Requote writes a local part in quotes with no more backslashes than it needs: the
+// pair of one and a character means that character (RFC 5321, section 4.1.2). ok is
+// false for one that is not in quotes, that MTAs are known to read in another way,
+// or that holds a character of except: "<" and ">" may end a path, ":" begins what
+// some take for a command to them, and so does a backslash at the beginning.
+func Requote(s, except string) (quoted string, ok bool) {
+	if !LocalPart(s) || !strings.HasPrefix(s, `"`) {
+		return "", false
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	pair := false
+	for i, r := range s[1 : len(s)-1] {
+		switch {
+		case r == '\\' && !pair:
+			pair = true
+			continue
+		case r == '"' && !pair, r == '\\' && i == 1, r == ':', strings.ContainsRune(except, r):
+			return "", false
+		case r == '"', r == '\\':
+			b.WriteByte('\\')
+		}
+		b.WriteRune(r)
+		pair = false
+	}
+	b.WriteByte('"')
+	return b.String(), !pair
+}
+
 // DomainOrLiteral reports whether what stands behind "@" is a domain name or an
 // address in brackets (RFC 5321, section 4.1.3), which some hosts leave out.
 func DomainOrLiteral(s string) bool {

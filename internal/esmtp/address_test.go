@@ -36,6 +36,37 @@ func TestCutPath(t *testing.T) {
 	}
 }
 
+func TestRequote(t *testing.T) {
+	for in, want := range map[string]string{
+		`"a\"b"`:      `"a\"b"`,
+		`"a\\b"`:      `"a\\b"`,
+		`"\a\ \b"`:    `"a b"`,
+		`"a,b;(c)"`:   `"a,b;(c)"`,
+		`"[x]"`:       `"[x]"`,
+		"\"\u00fc,\"": "\"\u00fc,\"",
+		`"\""`:        `"\""`,
+		// And what means something else to somebody.
+		`a"b`:          "",
+		`"a"b"`:        "",
+		`"a\"`:         "",
+		`""`:           "",
+		`"`:            "",
+		`"\\a"`:        "",
+		`":include:a"`: "",
+		`"a@b"`:        "",
+		`"a\@b"`:       "",
+		`"a\%b"`:       "",
+		`"a<b"`:        "",
+		"\"a\tb\"":     "",
+		"\"a\\\r\"":    "",
+		"\"\xff\"":     "",
+	} {
+		if got, ok := Requote(in, "%!@"); got != want && ok || ok != (want != "") {
+			t.Errorf("%s: %s, %v, want %s", in, got, ok, want)
+		}
+	}
+}
+
 func TestMailboxes(t *testing.T) {
 	for _, c := range []struct {
 		path          string

@@ -147,6 +147,10 @@ type Recipient struct {
 // configuration, as opposed to one that was tried and failed.
 const ReasonHeld = "deferred transport"
 
+// ReasonNobody is the Reason of a recipient whose mail the MTA keeps for nobody, as
+// it is set up: that for its queue has been taken out. A release does not change it.
+const ReasonNobody = "held for nobody: the mail server is not set up for its queue any more"
+
 // SplitHeader is the field with which the milter marks a message that has
 // recipients in more than one queue, for an MTA that is set up to make it one
 // message for each recipient. The milter removes it from whatever comes in.

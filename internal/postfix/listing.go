@@ -174,8 +174,10 @@ func parseMessage(line []byte) (mta.Message, error) {
 // reasonFor is why a recipient waits, by the reason that Postfix gives.
 func reasonFor(said string) string {
 	switch {
-	case said == deferredTransport || forNobody(said):
+	case said == deferredTransport:
 		return mta.ReasonHeld
+	case forNobody(said):
+		return mta.ReasonNobody
 	case len(said) > maxReason:
 		return strings.ToValidUTF8(said[:maxReason], "")
 	}

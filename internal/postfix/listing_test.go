@@ -43,7 +43,7 @@ func TestParseListing(t *testing.T) {
 		// An attempt that led to where mail for nobody waits has changed nothing.
 		"for nobody": {
 			`{"queue_name": "deferred", "queue_id": "A1", "arrival_time": 1, "message_size": 1, "forced_expire": false, "sender": "x", "recipients": [{"address": "a@gone.example", "delay_reason": "connect to hub.example[` + NobodySocket + `]: No such file or directory"}]}`,
-			[]mta.Message{{ID: "A1", Queue: "deferred", Arrived: time.Unix(1, 0), Size: 1, Sender: "x", Recipients: []mta.Recipient{{Address: "a@gone.example", Reason: mta.ReasonHeld}}}}, 0,
+			[]mta.Message{{ID: "A1", Queue: "deferred", Arrived: time.Unix(1, 0), Size: 1, Sender: "x", Recipients: []mta.Recipient{{Address: "a@gone.example", Reason: mta.ReasonNobody}}}}, 0,
 		},
 		// Reasons hold text of remote servers and are cut between characters.
 		"long reason": {

@@ -367,13 +367,16 @@ func ReadFrom(open func(path string) (*os.File, error), path string) (*File, err
 	return Parse(path, data)
 }
 
-// read reads a regular file of a bounded size.
-func read(path string) ([]byte, fs.FileMode, error) {
-	// O_NONBLOCK: a named pipe in place of the file must not hold up the daemon.
-	return readBy(func(path string) (*os.File, error) {
-		return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	}, path)
+// ReadFile reads a users file.
+func ReadFile(path string) (*File, error) { return ReadFrom(open, path) }
+
+// open does not wait: a named pipe in place of the file must not hold up anybody.
+func open(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
+
+// read reads a regular file of a bounded size.
+func read(path string) ([]byte, fs.FileMode, error) { return readBy(open, path) }
 
 func readBy(open func(string) (*os.File, error), path string) ([]byte, fs.FileMode, error) {
 	f, err := open(path)
@@ -386,7 +389,7 @@ func readBy(open func(string) (*os.File, error), path string) ([]byte, fs.FileMo
 		return nil, 0, fmt.Errorf("users file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("users file: %s is not a regular file", path)
+		return nil, 0, fmt.Errorf("users file: %s is %s and not a regular file", path, kind(info.Mode()))
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
@@ -396,6 +399,19 @@ func readBy(open func(string) (*os.File, error), path string) ([]byte, fs.FileMo
 		return nil, 0, fmt.Errorf("users file: %s is larger than %d MiB", path, maxFile>>20)
 	}
 	return data, info.Mode(), nil
+}
+
+// kind says what a file is that is no regular one.
+func kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
 }
 
 // Edit reads the file, lets edit change it, and replaces it at once, keeping

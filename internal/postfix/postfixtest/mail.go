@@ -106,14 +106,16 @@ func Released(t *testing.T, ctx context.Context, m mta.MTA, domains, ids []strin
 // no others.
 func Held(m mta.Message, n int) bool {
 	return m.Queue == "deferred" && len(m.Recipients) == n &&
-		!slices.ContainsFunc(m.Recipients, func(r mta.Recipient) bool { return r.Reason != mta.ReasonHeld })
+		!slices.ContainsFunc(m.Recipients, func(r mta.Recipient) bool { return r.Reason != mta.ReasonHeld && r.Reason != mta.ReasonNobody })
 }
 
 // Failed reports whether a message has been tried and is deferred, for n
 // recipients and no others.
 func Failed(m mta.Message, n int) bool {
 	return m.Queue == "deferred" && len(m.Recipients) == n &&
-		!slices.ContainsFunc(m.Recipients, func(r mta.Recipient) bool { return r.Reason == "" || r.Reason == mta.ReasonHeld })
+		!slices.ContainsFunc(m.Recipients, func(r mta.Recipient) bool {
+			return r.Reason == "" || r.Reason == mta.ReasonHeld || r.Reason == mta.ReasonNobody
+		})
 }
 
 // A Sink is a remote that takes all mail, and tells what it got.
